@@ -1,0 +1,28 @@
+//! Every decision of Sluicegate, as plain structs and functions: no actix, no I/O, time as an argument.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`types`], [`record`] | the vocabulary: IDs, times, records |
+//! | [`message_id`], [`pointer`] | what makes a record the same message again; its key |
+//! | [`ranges`], [`key_queues`] | which offsets are finished; which record of which key goes next |
+//! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
+//! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
+//! | [`verdict`], [`expr`] | what an answer means |
+//! | [`mask`] | what must not be shown (I9) |
+//! | [`ledger`] | the ledger's entries and their fold: what is known of every message |
+
+pub mod backoff;
+pub mod breaker;
+pub mod expr;
+pub mod flood;
+pub mod key_queues;
+pub mod ledger;
+pub mod limiter;
+pub mod mask;
+pub mod message_id;
+pub mod pointer;
+pub mod ranges;
+pub mod record;
+pub mod turnstile;
+pub mod types;
+pub mod verdict;

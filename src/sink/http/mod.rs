@@ -1,0 +1,3 @@
+//! Placeholder.
+/// The HTTP sink.
+pub struct HttpSink;

@@ -1,0 +1,155 @@
+//! Sinks map their world onto the [`Verdict`] and nothing else.
+//!
+//! The way of an attempt: [`Sink::prepare`] (pure: templates, no I/O), [`Sink::connect`] (a connection in hand; a
+//! failure here is no doubt), then slot and intent, then [`Sink::send`], which asks its `gate` once, right before
+//! the first byte, and reports what came of it.
+
+pub mod http;
+
+use crate::core::record::Record;
+use crate::core::types::{MessageId, Time};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything an attempt is made of.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u32,
+    /// The record.
+    pub record: Record,
+    /// The message.
+    pub id: MessageId,
+    /// The readable ID (up to 1 KiB of it).
+    pub readable: bytes::Bytes,
+    /// Which round, from 1.
+    pub round: u32,
+    /// Which attempt of the round, from 1.
+    pub attempt: u32,
+    /// Idempotency-Key of the round; none: derived from the message ID and round ([`idempotency_key`]).
+    pub idempotency_key: Option<Arc<str>>,
+}
+
+/// The Idempotency-Key of a message's round: the ID in hex, from the second round on with the round behind a dash.
+pub fn idempotency_key(id: MessageId, round: u32) -> String {
+    if round <= 1 {
+        id.to_string()
+    } else {
+        format!("{id}-{round}")
+    }
+}
+
+/// What an attempt means. Every sink maps its own world onto these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The partner took it.
+    Delivered,
+    /// Certainly not taken; worth another attempt.
+    TryLater,
+    /// Certainly not taken; credentials are refused: the partner is paused, the message waits.
+    Pause,
+    /// Certainly not taken, and never will be.
+    Refused,
+    /// May or may not have been taken: the partner's doubt policy decides (I3).
+    Unknown(DoubtCause),
+}
+
+/// Why an outcome is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoubtCause {
+    /// The process, or the actor with the request in hand, ended between intent and outcome.
+    Crash,
+    /// Timeout or reset after the request was written.
+    Timeout,
+    /// A gateway answered for a partner that may have taken it.
+    Gateway,
+}
+
+/// What came of one attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// What it means.
+    pub verdict: Verdict,
+    /// Status code; 0 where there was none.
+    pub status: u16,
+    /// What is told about a verdict other than `Delivered`; none on the hot path.
+    pub detail: Option<Box<AnswerDetail>>,
+    /// What the partner said about pace; none on the hot path.
+    pub pace: Option<Box<Pace>>,
+}
+
+/// Why, in words fit for logs and dead letters: masked and cut to a bound (I9).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AnswerDetail {
+    /// A stable code, a colon, the detail: `refused: 422 email is not valid`.
+    pub reason: String,
+    /// First bytes of the answer.
+    pub answer: String,
+}
+
+/// What the partner said about pace: applies to the message (`not_before`) and to the partner as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pace {
+    /// Retry-After, already bounded: this message not before then.
+    pub retry_after: Option<Duration>,
+    /// The partner as a whole: nothing starts before then (429, 503 with Retry-After; RateLimit with nothing left).
+    pub pause: Option<Duration>,
+    /// RateLimit: so many more requests may start ...
+    pub remaining: Option<u64>,
+    /// ... within so long from now.
+    pub reset: Option<Duration>,
+}
+
+/// What [`Sink::send`] did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sent {
+    /// The request was written, or may have been; this is what came of it.
+    Answered(Answer),
+    /// The gate said no right before the first byte: nothing was written.
+    Stopped,
+    /// Nothing was written: no connection could be had any more. The answer says `TryLater`.
+    NeverWritten(Answer),
+}
+
+/// A record from which no request can be made: a template that fails, a URL that is none. The message is dead.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct PrepareError(pub String);
+
+/// Asked once, on the thread that writes, right before the first byte: slot still valid, lease not over, lane
+/// still ours (I2, I5, I7). It notes the start.
+pub type Gate<'a> = &'a mut dyn FnMut() -> bool;
+
+/// Figures of a sink.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SinkStats {
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections made.
+    pub connected: u64,
+    /// Connects that failed.
+    pub connect_failures: u64,
+    /// Idle connections found closed by the partner when they were needed.
+    pub stale: u64,
+}
+
+/// Where a look-up says a message in doubt stands (`verify`).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verified {
+    /// The partner has it.
+    Delivered,
+    /// The partner has never seen it.
+    NeverSeen,
+    /// The look-up could not be made or answered "try later": ask again.
+    AskAgain(String),
+    /// Any other answer: park.
+    Unclear(String),
+}
+
+pub use http::HttpSink as Sink;
+
+/// When an attempt was made, for rules that need it.
+#[derive(Clone, Copy, Debug)]
+pub struct SentAt(pub Time);
