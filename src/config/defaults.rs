@@ -76,7 +76,11 @@ impl Default for NodeConfig {
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        Self { admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)), probes: None, token: None }
+        Self {
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)),
+            probes: None,
+            token: None,
+        }
     }
 }
 
@@ -135,7 +139,11 @@ impl Default for RestartConfig {
 
 impl Default for LoggingConfig {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Auto, sample: 0 }
+        Self {
+            level: "info".into(),
+            format: LogFormat::Auto,
+            sample: 0,
+        }
     }
 }
 
@@ -160,7 +168,11 @@ impl Default for DoubtConfig {
 impl DoubtConfig {
     /// The same policy whatever the cause.
     pub const fn all(policy: DoubtPolicy) -> Self {
-        Self { crash: policy, timeout: policy, gateway: policy }
+        Self {
+            crash: policy,
+            timeout: policy,
+            gateway: policy,
+        }
     }
 
     /// Whether any cause goes by this policy.
@@ -171,26 +183,41 @@ impl DoubtConfig {
 
 impl Default for BreakerConfig {
     fn default() -> Self {
-        Self { failures: 20, open: Duration::from_secs(1), longest: MINUTE, probes: 1 }
+        Self {
+            failures: 20,
+            open: Duration::from_secs(1),
+            longest: MINUTE,
+            probes: 1,
+        }
     }
 }
 
 impl FloodConfig {
     /// The guards of a partner with this many requests in flight.
     pub fn for_concurrency(concurrency: usize) -> Self {
-        Self { dead_in_a_row: 1_000, doubts_in_a_row: u32::try_from(concurrency).unwrap_or(u32::MAX) }
+        Self {
+            dead_in_a_row: 1_000,
+            doubts_in_a_row: u32::try_from(concurrency).unwrap_or(u32::MAX),
+        }
     }
 }
 
 impl Default for DedupConfig {
     fn default() -> Self {
-        Self { retention: 8 * DAY, bucket: DAY, cache: 64 * MIB }
+        Self {
+            retention: 8 * DAY,
+            bucket: DAY,
+            cache: 64 * MIB,
+        }
     }
 }
 
 /// Whether a URL template is the record's value and nothing else (a record that is just a URL).
 pub fn url_is_the_value(url: &str) -> bool {
-    let inner = url.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
+    let inner = url
+        .trim()
+        .strip_prefix("{{")
+        .and_then(|rest| rest.strip_suffix("}}"));
     inner.is_some_and(|name| name.trim().trim_matches('-').trim() == "value")
 }
 
@@ -276,6 +303,9 @@ impl TopicConfig {
 impl DeliverConfig {
     /// Everything to one partner.
     pub fn to(partner: impl Into<String>) -> Self {
-        Self { partner: PartnerRef::Named(partner.into()), when: None }
+        Self {
+            partner: PartnerRef::Named(partner.into()),
+            when: None,
+        }
     }
 }
