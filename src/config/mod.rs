@@ -2,6 +2,9 @@
 //! Only this folder (and `main`) reads files of settings and the environment.
 
 pub mod defaults;
+pub mod finding;
 pub mod model;
+pub mod units;
 
+pub use finding::{Finding, Severity};
 pub use model::*;
