@@ -403,11 +403,24 @@ pub(super) fn origin_of<'a>(
     }
 }
 
+/// Which keys are printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Every key, defaults too.
+    All,
+    /// What files or environment say.
+    Set,
+}
+
 /// The effective configuration as text.
-pub(super) fn print(config: &Config, origins: &BTreeMap<String, Origin>, show: Show) -> String {
+pub(super) fn print(config: &Config, origins: &BTreeMap<String, Origin>, show: Show, which: Which) -> String {
     let mut text = String::new();
     let mut section = String::new();
     for entry in entries(config, show) {
+        let origin = origin_of(origins, &entry.section, &entry.key);
+        if which == Which::Set && origin.is_none() {
+            continue;
+        }
         if entry.section != section {
             if !section.is_empty() {
                 text.push('\n');
@@ -417,7 +430,6 @@ pub(super) fn print(config: &Config, origins: &BTreeMap<String, Origin>, show: S
         }
         match entry.value {
             Some(value) => {
-                let origin = origin_of(origins, &entry.section, &entry.key);
                 let origin = origin.map_or_else(|| "default".to_owned(), ToString::to_string);
                 text.push_str(&format!(
                     "{} = {value}  # {}\n",

@@ -1,7 +1,7 @@
 //! Loading: files and environment in, one checked [`Config`] out, or every mistake at once.
 
 use super::check::{self, Machine};
-use super::effective::{self, Show};
+use super::effective::{self, Show, Which};
 use super::finding::{Finding, Severity};
 use super::model::Config;
 use super::read::Reader;
@@ -37,7 +37,12 @@ impl fmt::Debug for Loaded {
 impl Loaded {
     /// The effective configuration as TOML: every key, its value, where that comes from; credentials masked.
     pub fn effective(&self) -> String {
-        effective::print(&self.config, &self.sources, Show::Masked)
+        effective::print(&self.config, &self.sources, Show::Masked, Which::All)
+    }
+
+    /// The part of [`Loaded::effective`] that files and environment say; all other keys stand at their defaults.
+    pub fn effective_set(&self) -> String {
+        effective::print(&self.config, &self.sources, Show::Masked, Which::Set)
     }
 
     /// The same as one object: dotted key to `{ value, source }`.

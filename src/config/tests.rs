@@ -1,7 +1,7 @@
 //! The loader as a whole: what loads, what is refused, and how it is told.
 
 use super::check::Machine;
-use super::effective::{self, Show};
+use super::effective::{self, Show, Which};
 use super::load::load_on;
 use super::read::Reader;
 use super::*;
@@ -481,7 +481,7 @@ fn every_choice_of_the_table_is_taken() {
 fn the_effective_configuration_reads_back_the_same() {
     for text in [SECTION_9, EVERYTHING, SMALL, include_str!("../../actors.toml")] {
         let loaded = good(text);
-        let plain = effective::print(&loaded.config, &loaded.sources, Show::Plain);
+        let plain = effective::print(&loaded.config, &loaded.sources, Show::Plain, Which::All);
         let again = good(&plain);
         assert_eq!(again.config, loaded.config, "{plain}");
     }
@@ -515,6 +515,11 @@ fn the_effective_configuration_masks_and_tells_where_from() {
     let json = loaded.effective_json();
     assert_eq!(json["partners.p.concurrency"]["value"], 64);
     assert_eq!(json["partners.p.concurrency"]["source"], "default");
+    let set = loaded.effective_set();
+    assert!(
+        set.contains("method = \"POST\"") && !set.contains("# default") && !set.contains("planted"),
+        "{set}"
+    );
     assert!(
         json["partners.p.method"]["source"]
             .as_str()
@@ -573,7 +578,7 @@ fn every_form_of_limits_is_taken() {
     };
     let named = LimitRef::Named("a".to_owned());
     assert_eq!(limits(""), []);
-    assert_eq!(limits("limits = 'a'"), [named.clone()]);
+    assert_eq!(limits("limits = 'a'"), std::slice::from_ref(&named));
     assert_eq!(limits("limits = '5/s'"), [own(None)]);
     assert_eq!(limits("limits = ['5/s']"), [own(None)]);
     assert_eq!(limits("limits = ['a', '5/s']"), [named, own(None)]);
