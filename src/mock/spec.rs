@@ -1,6 +1,7 @@
 //! Text forms: how latencies, faults, rates, fields and phases are written on the command line, in an options file
 //! and in `POST /control`. Each parses with [`std::str::FromStr`] and prints back as it was written.
 
+use crate::config::{self, units};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -45,50 +46,22 @@ macro_rules! by_text {
     };
 }
 
-/// A span of time: `250us`, `20ms`, `1.5s`, `2m`, `1h`.
+/// A span of time, as in the configuration: `250us`, `20ms`, `1.5s`, `2m`, `1h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Span(pub Duration);
 
-/// Nanoseconds of each unit, the largest first for printing.
-const UNITS: [(&str, u128); 6] = [
-    ("h", 3_600_000_000_000),
-    ("m", 60_000_000_000),
-    ("s", 1_000_000_000),
-    ("ms", 1_000_000),
-    ("us", 1_000),
-    ("ns", 1),
-];
-
 impl FromStr for Span {
     type Err = SpecError;
     fn from_str(text: &str) -> Result<Self, SpecError> {
-        const EXPECTED: &str = "a span of time such as 20ms, 1.5s or 2m";
-        let at = text
-            .find(|c: char| c.is_ascii_alphabetic())
-            .ok_or_else(|| wrong(text, EXPECTED))?;
-        let (number, unit) = text.split_at(at);
-        let (_, nanos) = UNITS
-            .iter()
-            .find(|(name, _)| *name == unit.trim())
-            .ok_or_else(|| wrong(text, EXPECTED))?;
-        let number: f64 = number.trim().parse().map_err(|_| wrong(text, EXPECTED))?;
-        let seconds = number * (*nanos as f64) / 1e9;
-        Duration::try_from_secs_f64(seconds)
+        units::parse_duration(text)
             .map(Span)
-            .map_err(|_| wrong(text, EXPECTED))
+            .map_err(|_| wrong(text, "a span of time such as 20ms, 1.5s or 2m"))
     }
 }
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nanos = self.0.as_nanos();
-        match UNITS
-            .iter()
-            .find(|(_, unit)| nanos >= *unit && nanos.is_multiple_of(*unit))
-        {
-            Some((name, unit)) => write!(f, "{}{name}", nanos / unit),
-            None => f.write_str("0s"),
-        }
+        f.write_str(&units::duration(self.0))
     }
 }
 by_text!(Span);
@@ -171,19 +144,13 @@ pub struct Rate {
 impl FromStr for Rate {
     type Err = SpecError;
     fn from_str(text: &str) -> Result<Self, SpecError> {
-        const EXPECTED: &str = "a rate such as 500/s, 20000/min or 10/250ms";
-        let (count, window) = text.split_once('/').ok_or_else(|| wrong(text, EXPECTED))?;
-        let count: usize = count.trim().parse().map_err(|_| wrong(text, EXPECTED))?;
-        let window = match window.trim() {
-            "s" | "sec" | "second" => Duration::from_secs(1),
-            "m" | "min" | "minute" => Duration::from_secs(60),
-            "h" | "hour" => Duration::from_secs(3_600),
-            other => other.parse::<Span>().map_err(|_| wrong(text, EXPECTED))?.0,
-        };
-        if count == 0 || window.is_zero() {
-            return Err(wrong(text, EXPECTED));
+        match units::parse_rate(text) {
+            Ok(config::Rate::Sliding { count, window }) if count > 0 && !window.is_zero() => {
+                let count = usize::try_from(count).unwrap_or(usize::MAX);
+                Ok(Rate { count, window })
+            }
+            _ => Err(wrong(text, "a rate such as 500/s, 20000/min or 10/250ms")),
         }
-        Ok(Rate { count, window })
     }
 }
 impl fmt::Display for Rate {
