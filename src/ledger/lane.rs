@@ -44,9 +44,14 @@ pub struct Committed {
 impl Committed {
     /// To be called when the entries are folded and the dedup store has taken them.
     pub fn folded(self, lane: &Lane) {
-        lane.shared.backlog.fetch_sub(self.entries.len() as u64, Ordering::Relaxed);
+        lane.shared
+            .backlog
+            .fetch_sub(self.entries.len() as u64, Ordering::Relaxed);
         if self.receipt.stream == Stream::Outcomes {
-            self.receipt.port.folded.store(self.receipt.last, Ordering::Release);
+            self.receipt
+                .port
+                .folded
+                .store(self.receipt.last, Ordering::Release);
         }
     }
 }
@@ -94,9 +99,22 @@ impl Lane {
         fatal: Box<dyn Fn(LogError) + Send + Sync>,
     ) -> (Lane, mpsc::UnboundedReceiver<Committed>) {
         let (feed, receiver) = mpsc::unbounded_channel();
-        let shared =
-            LaneShared { log, partition, tenure, life, clock, feed, backlog: AtomicU64::new(0), fatal };
-        (Lane { shared: Arc::new(shared) }, receiver)
+        let shared = LaneShared {
+            log,
+            partition,
+            tenure,
+            life,
+            clock,
+            feed,
+            backlog: AtomicU64::new(0),
+            fatal,
+        };
+        (
+            Lane {
+                shared: Arc::new(shared),
+            },
+            receiver,
+        )
     }
 
     /// The run of this process.
@@ -166,8 +184,17 @@ struct Pending {
 
 impl Pending {
     fn new(reserve: bool, last: u64) -> Self {
-        let batch = if reserve { Batch::from_reserve() } else { Batch::new() };
-        Self { batch, entries: Vec::new(), first: last + 1, last }
+        let batch = if reserve {
+            Batch::from_reserve()
+        } else {
+            Batch::new()
+        };
+        Self {
+            batch,
+            entries: Vec::new(),
+            first: last + 1,
+            last,
+        }
     }
 }
 
@@ -228,7 +255,10 @@ impl LanePort {
     }
 
     fn append(&self, body: Body, stream: Stream) -> u64 {
-        let entry = Entry { tenure: self.lane.shared.tenure, body };
+        let entry = Entry {
+            tenure: self.lane.shared.tenure,
+            body,
+        };
         let now = self.lane.shared.clock.now();
         let (number, first, large) = {
             let state = &mut *self.state.borrow_mut();
@@ -238,10 +268,16 @@ impl LanePort {
                 Stream::Outcomes => &mut state.outcomes,
                 Stream::Intents => &mut state.intents,
             };
-            pending.batch.push(self.lane.shared.partition, now, None, &state.scratch, &[]);
+            pending
+                .batch
+                .push(self.lane.shared.partition, now, None, &state.scratch, &[]);
             pending.entries.push(entry);
             pending.last += 1;
-            (pending.last, pending.entries.len() == 1, pending.batch.bytes() > EARLY_FLUSH_BYTES)
+            (
+                pending.last,
+                pending.entries.len() == 1,
+                pending.batch.bytes() > EARLY_FLUSH_BYTES,
+            )
         };
         if large {
             self.flush();
@@ -271,7 +307,12 @@ impl LanePort {
             let next = Pending::new(stream == Stream::Outcomes, slot.last);
             std::mem::replace(slot, next)
         };
-        let Pending { batch, entries, first, last } = pending;
+        let Pending {
+            batch,
+            entries,
+            first,
+            last,
+        } = pending;
         let lane = self.lane.shared.clone();
         let port = self.shared.clone();
         lane.backlog.fetch_add(entries.len() as u64, Ordering::Relaxed);
@@ -279,9 +320,17 @@ impl LanePort {
         let done = move |result: Result<crate::log::Appended, LogError>| match result {
             Ok(appended) => {
                 let base = appended.bases.first().map_or(0, |b| b.1);
-                let receipt = Receipt { port: port.clone(), stream, last };
+                let receipt = Receipt {
+                    port: port.clone(),
+                    stream,
+                    last,
+                };
                 // The receiver is gone only when the process ends.
-                let _ = lane.feed.send(Committed { base, entries, receipt });
+                let _ = lane.feed.send(Committed {
+                    base,
+                    entries,
+                    receipt,
+                });
                 let durable = match stream {
                     Stream::Outcomes => &port.outcomes,
                     Stream::Intents => &port.intents,
@@ -295,7 +344,11 @@ impl LanePort {
                 if no_room && stream == Stream::Intents {
                     let mut refused = port.refused.lock();
                     let error = LaneError::NoRoom(error);
-                    refused.push(Refused { from: first, to: last, error });
+                    refused.push(Refused {
+                        from: first,
+                        to: last,
+                        error,
+                    });
                     let excess = refused.len().saturating_sub(REFUSED_KEPT);
                     refused.drain(..excess);
                     drop(refused);
@@ -325,7 +378,11 @@ impl LanePort {
 
     /// Waits until the intent of this number is durable, or was refused.
     pub fn durable(self: &Rc<Self>, number: u64) -> Durable {
-        Durable { port: self.clone(), number, registered: None }
+        Durable {
+            port: self.clone(),
+            number,
+            registered: None,
+        }
     }
 
     /// The number up to which outcomes are durable *and* folded: look-ups know them.
@@ -359,12 +416,19 @@ impl Future for Durable {
         if shared.intents.load(Ordering::Acquire) >= self.number {
             let number = self.number;
             let refused = shared.refused.lock();
-            let error = refused.iter().find(|r| r.from <= number && number <= r.to).map(|r| r.error.clone());
+            let error = refused
+                .iter()
+                .find(|r| r.from <= number && number <= r.to)
+                .map(|r| r.error.clone());
             return Poll::Ready(error.map_or(Ok(()), Err));
         }
         // Being woken is a hint to look again: registering twice costs one wake, never a lost one.
         if !self.registered.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            self.port.state.borrow_mut().waiters.push_back((self.number, cx.waker().clone()));
+            self.port
+                .state
+                .borrow_mut()
+                .waiters
+                .push_back((self.number, cx.waker().clone()));
             self.registered = Some(cx.waker().clone());
         }
         Poll::Pending

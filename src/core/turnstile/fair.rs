@@ -11,6 +11,7 @@ pub(super) struct FairSet {
 }
 
 impl FairSet {
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
