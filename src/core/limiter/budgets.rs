@@ -1,6 +1,7 @@
 //! All budgets of a node, by the hash of their names. Several partners may draw from one.
 
-use super::{HashedMap, LimitError, Limiter, RatesChanged, VALIDITY};
+use super::sharing::{Turns, YIELD};
+use super::{HashedMap, LimitError, Limiter, MAX_INSTANCES, RatesChanged, VALIDITY};
 use crate::config::model::LimitConfig;
 use crate::core::ledger::entry::BudgetDraw;
 use crate::core::ledger::fold::UsedSlots;
@@ -13,6 +14,8 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct BudgetTable {
     limiters: HashedMap<u64, Limiter>,
+    /// Turns at budgets that several partners draw from.
+    shared: HashedMap<u64, HashedMap<u64, Turns>>,
 }
 
 impl BudgetTable {
@@ -35,9 +38,19 @@ impl BudgetTable {
         }
     }
 
+    /// Says whether several partners draw from a budget: then they take turns.
+    pub fn set_shared(&mut self, budget: u64, shared: bool) {
+        if shared {
+            self.shared.entry(budget).or_default();
+        } else {
+            self.shared.remove(&budget);
+        }
+    }
+
     /// Removes a budget: nothing is limited by it any more.
     pub fn remove(&mut self, budget: u64) {
         self.limiters.remove(&budget);
+        self.shared.remove(&budget);
     }
 
     /// One budget.
@@ -59,12 +72,13 @@ impl BudgetTable {
         }
     }
 
-    /// The earliest slot that all these budgets allow, and the one of them that is last to allow it (none if
-    /// nothing but the present keeps it back). The slot's validity does not end before `now + lead`: what must be
-    /// done before the start takes that long.
+    /// The earliest slot that all these budgets allow the partner `who`, and the one of them that is last to allow
+    /// it (none if nothing but the present keeps it back). The slot's validity does not end before `now + lead`:
+    /// what must be done before the start takes that long. A slot later than that is a claim at a shared budget.
     #[inline]
     pub fn earliest(
         &mut self,
+        who: u32,
         draws: &[BudgetDraw],
         now: Time,
         lead: Duration,
@@ -80,12 +94,44 @@ impl BudgetTable {
                 }
             }
         }
+        if !self.shared.is_empty() {
+            self.heed_turns(who, draws, now, now.plus(lead), &mut slot, &mut last);
+        }
         (slot, last)
     }
 
-    /// Draws one start from all these budgets. Returns for how long the slot is valid; none: nothing limits it.
+    fn heed_turns(
+        &mut self,
+        who: u32,
+        draws: &[BudgetDraw],
+        now: Time,
+        horizon: Time,
+        slot: &mut Time,
+        last: &mut Option<BudgetDraw>,
+    ) {
+        for draw in draws {
+            let Some(turns) = self.shared.get_mut(&draw.budget) else {
+                continue;
+            };
+            if *slot > horizon {
+                if *last == Some(*draw) {
+                    turns.entry(draw.by).or_default().claim(who, *slot);
+                }
+            } else if turns
+                .get_mut(&draw.by)
+                .is_some_and(|t| t.must_yield(who, horizon, now))
+            {
+                *slot = horizon.plus(YIELD);
+                *last = Some(*draw);
+                return;
+            }
+        }
+    }
+
+    /// Draws one start of the partner `who` from all these budgets. Returns for how long the slot is valid; none:
+    /// nothing limits it.
     #[inline]
-    pub fn take(&mut self, draws: &[BudgetDraw], slot: Time) -> Option<Duration> {
+    pub fn take(&mut self, who: u32, draws: &[BudgetDraw], slot: Time) -> Option<Duration> {
         let mut valid = None;
         for draw in draws {
             if let Some(limiter) = self.limiters.get_mut(&draw.budget)
@@ -93,6 +139,16 @@ impl BudgetTable {
             {
                 limiter.take(draw.by, slot);
                 valid = Some(valid.unwrap_or(VALIDITY).min(limiter.validity()));
+            }
+        }
+        if !self.shared.is_empty() {
+            for draw in draws {
+                if let Some(turns) = self.shared.get_mut(&draw.budget) {
+                    if turns.len() >= MAX_INSTANCES {
+                        turns.retain(|_, t| !t.is_idle(slot));
+                    }
+                    turns.entry(draw.by).or_default().took(who);
+                }
             }
         }
         valid

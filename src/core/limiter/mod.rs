@@ -15,6 +15,7 @@
 
 mod budgets;
 mod calendar;
+mod sharing;
 mod sliding;
 #[cfg(test)]
 mod tests;

@@ -71,6 +71,8 @@ pub struct Granted {
 /// The gate to one partner. See the module.
 #[derive(Debug)]
 pub struct Turnstile {
+    /// The partner, as budgets know it that several partners share.
+    who: u32,
     breaker: Breaker,
     outage: OutageClock,
     in_use: u32,
@@ -135,8 +137,10 @@ enum Gate {
 
 impl Turnstile {
     /// An open gate without waiting tickets. The number of places is the breaker settings' `concurrency`.
-    pub fn new(settings: BreakerSettings, now: Time) -> Self {
+    /// `who`: a number of the partner that no other one has.
+    pub fn new(who: u32, settings: BreakerSettings, now: Time) -> Self {
         Self {
+            who,
             breaker: Breaker::new(settings),
             outage: OutageClock::new(now),
             in_use: 0,
@@ -179,7 +183,12 @@ impl Turnstile {
         if not_before > now.plus(lead) {
             return None;
         }
-        let (at, _) = budgets.earliest(draws, not_before, lead.saturating_sub(not_before.since(now)));
+        let (at, _) = budgets.earliest(
+            self.who,
+            draws,
+            not_before,
+            lead.saturating_sub(not_before.since(now)),
+        );
         if at > now.plus(lead) {
             return None;
         }
@@ -290,6 +299,7 @@ impl Turnstile {
             return false;
         }
         let (at, last) = budgets.earliest(
+            self.who,
             &line.draws,
             not_before,
             lead.saturating_sub(not_before.since(now)),
@@ -492,7 +502,7 @@ impl Turnstile {
         let valid = if draws.is_empty() {
             None
         } else {
-            budgets.take(&draws, at)
+            budgets.take(self.who, &draws, at)
         };
         self.in_use += 1;
         self.started += 1;
