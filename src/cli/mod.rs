@@ -161,7 +161,7 @@ pub enum Command {
     /// The whole system on this machine in one go
     Demo(demo::Args),
     /// The stand-in partner used by demo, tests and benchmarks
-    Mock(mock::Args),
+    Mock(Box<mock::Args>),
     /// Print shell completions
     Completions(completions::Args),
     /// Print the manual page
@@ -241,7 +241,7 @@ fn dispatch(command: Command, global: &Global) -> Result<Exit, CliError> {
         Command::Check(args) => check::run(args, global),
         Command::Render(args) => render::run(args, global),
         Command::Demo(args) => demo::run(args, global),
-        Command::Mock(args) => mock::run(args, global),
+        Command::Mock(args) => mock::run(*args, global),
         Command::Completions(args) => completions::run(args, global),
         Command::Man(args) => man::run(args, global),
         Command::Version(args) => version::run(args, global),

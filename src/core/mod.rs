@@ -23,6 +23,7 @@ pub mod message_id;
 pub mod pointer;
 pub mod ranges;
 pub mod record;
+pub mod restart;
 pub mod turnstile;
 pub mod types;
 pub mod verdict;

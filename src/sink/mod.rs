@@ -1,7 +1,7 @@
 //! Sinks map their world onto the [`Verdict`] and nothing else.
 //!
-//! The way of an attempt: [`Sink::prepare`] (pure: templates, no I/O), [`Sink::connect`] (a connection in hand; a
-//! failure here is no doubt), then slot and intent, then [`Sink::send`], which asks its `gate` once, right before
+//! The way of an attempt: `Sink::prepare` (pure: templates, no I/O), `Sink::connect` (a connection in hand; a
+//! failure here is no doubt), then slot and intent, then `Sink::send`, which asks its `gate` once, right before
 //! the first byte, and reports what came of it.
 
 pub mod http;
@@ -102,7 +102,7 @@ pub struct Pace {
     pub reset: Option<Duration>,
 }
 
-/// What [`Sink::send`] did.
+/// What `Sink::send` did.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sent {
     /// The request was written, or may have been; this is what came of it.
