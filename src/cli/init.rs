@@ -151,7 +151,7 @@ mod tests {
             run(args("http://127.0.0.1:1/hook", "50/s"), &global).unwrap(),
             Exit::Done
         );
-        let loaded = config::load(&[file.clone()], std::iter::empty()).unwrap();
+        let loaded = config::load(std::slice::from_ref(&file), std::iter::empty()).unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         assert_eq!(loaded.config.topics["eu.orders"].deliver.len(), 1);
 

@@ -129,6 +129,10 @@ fn url_template(node: &Node) -> Result<String, Expected> {
             || head.starts_with("https://");
         return if good { Ok(text) } else { Err(expected.into()) };
     }
+    // The parser would drop line ends and encode spaces in silence.
+    if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err("expected an address without spaces and line ends".into());
+    }
     match url::Url::parse(start) {
         Ok(url) if ["http", "https"].contains(&url.scheme()) && url.has_host() => Ok(text),
         _ => Err(expected.into()),
