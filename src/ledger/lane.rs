@@ -1,0 +1,1 @@
+//! Group commit: the one writer of a lane.
