@@ -51,7 +51,9 @@ use crate::core::types::{MessageId, Offset, RouteId, RoutePartition};
 use bytes::Bytes;
 
 pub use read::decode;
+pub(crate) use read::skip_rule as read_skip_rule;
 pub use write::encode;
+pub(crate) use write::skip_rule as write_skip_rule;
 
 /// The format byte of every entry this version writes, and the highest it reads.
 pub const FORMAT: u8 = 1;
