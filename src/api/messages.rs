@@ -9,9 +9,9 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
-    /// Readable message ID, or 32 hex digits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    /// Any of these: readable message IDs, or 32 hex digits each. At most [`FILTER_IDS`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<String>,
     /// Name of the partner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partner: Option<String>,
@@ -44,7 +44,18 @@ pub struct Filter {
     pub limit: Option<usize>,
 }
 
+/// Most IDs one filter names.
+pub const FILTER_IDS: usize = 10_000;
+
 impl Filter {
+    /// The filter that picks this ID.
+    pub fn of_id(id: impl Into<String>) -> Self {
+        Self {
+            ids: vec![id.into()],
+            ..Self::default()
+        }
+    }
+
     /// Whether it takes everything.
     pub fn is_empty(&self) -> bool {
         Filter {

@@ -39,20 +39,18 @@ pub enum Query {
     },
     /// What became of a message, in every route.
     Story {
-        /// Readable ID, or 32 hex digits.
-        id: String,
+        /// One ID; topic, partner and partition narrow it down.
+        filter: Filter,
     },
     /// What the dedup store and the ledger say of an ID.
     DedupGet {
         /// Readable ID, or 32 hex digits; topic, partner and partition narrow it down.
         filter: Filter,
     },
-    /// Remembered IDs, page by page.
+    /// Remembered IDs, newest first, up to the filter's limit. All of them: `/api/dedup/export`.
     DedupList {
-        /// Partner, topic, partition, since, until and limit apply.
+        /// IDs, partner, topic, partition, since, until and limit apply.
         filter: Filter,
-        /// Where the last page ended.
-        after: Option<String>,
     },
     /// Figures of the dedup store.
     DedupStats,
@@ -83,11 +81,8 @@ pub enum Reply {
 pub struct Page<T> {
     /// The rows.
     pub rows: Vec<T>,
-    /// More rows match than `limit` let through.
+    /// More rows match than the limit let through.
     pub more: bool,
-    /// Where the next page begins, where paging is possible.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<String>,
 }
 
 /// One record to append to a topic: `send`.

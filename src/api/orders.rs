@@ -173,6 +173,9 @@ pub struct OrderReport {
     pub stale: u64,
     /// Messages that match but cannot be touched, with the reason in `notes`.
     pub refused: u64,
+    /// More match than one order takes: give it again for the rest.
+    #[serde(default)]
+    pub more: bool,
     /// How many by partner and reason.
     pub groups: Vec<Group>,
     /// The first of them.

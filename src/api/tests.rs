@@ -121,7 +121,6 @@ fn orders_and_queries_survive_their_json_form() {
     let reply = Reply::Messages(Page {
         rows: vec![MessageRow::default()],
         more: false,
-        after: None,
     });
     let text = serde_json::to_string(&reply).unwrap();
     assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply);

@@ -6,5 +6,6 @@
 pub mod every;
 pub mod logging;
 pub mod metrics;
+pub mod text;
 
 pub use metrics::{Metrics, PartnerMetrics};

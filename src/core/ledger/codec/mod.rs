@@ -18,7 +18,7 @@
 //!  6 delivered  outcome | readable, to the end
 //!  7 later      outcome | when → not before signed | when → first try signed | key u64 | reason text
 //!  8 dead, 9 parked, 10 skipped                      outcome | kept
-//! 11 waiting    message | offset varint | tries | not before varint | kept
+//! 11 waiting    message | offset varint | tries | when u64 | when → not before signed | kept
 //! 12 position   place | leader epoch, position varint | high water signed from position |
 //!               count varint | ranges: start signed from the end before (first: position), end signed from start …
 //! 13 opened     message | round varint | when u64 | idempotency key text
@@ -201,15 +201,16 @@ pub fn cut_bytes(bytes: &Bytes, max: usize) -> Bytes {
 }
 
 impl Entry {
-    /// The same entry said again at the lane's end, so that what is before it can go. An entry that was carried
-    /// already keeps the offset of the first one.
-    pub fn carry(self, original: Offset) -> Body {
-        match self.body {
-            carried @ Body::Carried { .. } => carried,
-            _ => Body::Carried {
-                original,
-                entry: Box::new(self),
-            },
+    /// What says this entry, read at `offset`, once more at the lane's end, so that what is before it can go. Of an
+    /// entry that is carried itself the repeated one is taken out: carried entries never nest.
+    pub fn carry(self, offset: Offset) -> Body {
+        let entry = match self.body {
+            Body::Carried { entry, .. } => entry,
+            _ => Box::new(self),
+        };
+        Body::Carried {
+            original: offset,
+            entry,
         }
     }
 }

@@ -58,13 +58,15 @@ fn entry(src: &Bytes, r: &mut Reader<'_>, outermost: bool) -> Result<Entry, Code
             let (id, at) = message(r)?;
             let offset = r.varint()?;
             let (attempts, round) = tries(r)?;
+            let when = Time(r.u64()?);
             Body::Waiting(Waiting {
                 at,
                 id,
                 offset,
                 round,
                 attempts,
-                not_before: Time(r.varint()?),
+                when,
+                not_before: Time(r.delta(when.0)?),
                 kept: Box::new(kept(src, r)?),
             })
         }

@@ -5,8 +5,8 @@ use super::super::wire::*;
 use super::*;
 use crate::core::types::Time;
 
-/// Appends an entry's byte form. Texts beyond their bounds are cut; a carried entry inside a carried one is
-/// written as the inner one.
+/// Appends an entry's byte form. Texts beyond their bounds are cut; of a carried entry inside a carried one only
+/// the innermost is written.
 pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
     out.reserve(112);
     let start = |out: &mut Vec<u8>, kind: u8| {
@@ -64,7 +64,8 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
             message(out, w.at, w.id);
             put_varint(out, w.offset);
             tries(out, w.attempts, w.round);
-            put_varint(out, w.not_before.0);
+            put_u64(out, w.when.0);
+            put_delta(out, w.when.0, w.not_before.0);
             kept(out, &w.kept);
         }
         Body::Position(p) => {
@@ -106,14 +107,15 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
         }
         Body::Carried {
             original,
-            entry: inner,
+            entry: carried,
         } => {
-            if matches!(inner.body, Body::Carried { .. }) {
-                return encode(inner, out);
-            }
             start(out, kind::CARRIED);
             put_varint(out, *original);
-            encode(inner, out);
+            let mut innermost = carried;
+            while let Body::Carried { entry, .. } = &innermost.body {
+                innermost = entry;
+            }
+            encode(innermost, out);
         }
         Body::Unknown { kind, bytes } => {
             start(out, *kind);
