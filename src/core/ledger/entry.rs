@@ -51,7 +51,8 @@ pub enum Body {
     },
     /// An entry repeated, so that the segments before it can go.
     Carried {
-        /// The offset of the entry it repeats. It never overrides what a newer entry said.
+        /// The offset of the entry it repeats (of the last one that carried it, if it was carried before). It never
+        /// overrides what a newer entry said.
         original: Offset,
         /// The repeated entry.
         entry: Box<Entry>,
@@ -234,6 +235,8 @@ pub struct Waiting {
     pub round: u32,
     /// Attempts made in this round so far.
     pub attempts: u32,
+    /// When this was said, by the node's clock.
+    pub when: Time,
     /// Not before this time.
     pub not_before: Time,
     /// The message.
