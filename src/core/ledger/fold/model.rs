@@ -789,14 +789,14 @@ fn each(count: u64, what: impl Fn(u64)) {
 
 #[test]
 fn the_fold_agrees_with_the_oracle() {
-    each(from_env("SLUICEGATE_FOLD_HISTORIES", 40_000), |seed| {
+    each(from_env("SLUICEGATE_FOLD_HISTORIES", 15_000), |seed| {
         history(seed, false)
     });
 }
 
 #[test]
 fn the_fold_from_a_checkpoint_equals_the_fold_from_the_start_at_every_offset() {
-    each(from_env("SLUICEGATE_FOLD_HISTORIES", 40_000) / 20, |seed| {
+    each(from_env("SLUICEGATE_FOLD_HISTORIES", 15_000) / 20, |seed| {
         history(seed ^ 0x5eed_0000, true)
     });
 }
@@ -934,7 +934,7 @@ impl Lane {
 /// A lane that was trimmed, behind what had to be carried, folds to the same: three times over.
 #[test]
 fn a_trimmed_lane_folds_to_the_same() {
-    each(from_env("SLUICEGATE_FOLD_HISTORIES", 40_000) / 20, |seed| {
+    each(from_env("SLUICEGATE_FOLD_HISTORIES", 15_000) / 20, |seed| {
         let mut maker = Maker::new(seed);
         maker.lawful = true;
         let mut lane = Lane {
