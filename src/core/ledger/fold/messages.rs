@@ -209,11 +209,6 @@ impl PartitionState {
             None if self.is_over(o.id, o.round, o.offset) => return,
             None => {}
         }
-        let opened = self
-            .messages
-            .get(&o.id)
-            .filter(|m| m.round == o.round)
-            .map_or(0, |m| m.opened);
         self.finish(o.offset);
         let (state_now, count) = match state {
             FinishedState::Dead => (MessageState::Dead, &mut self.counts.dead),
@@ -233,7 +228,7 @@ impl PartitionState {
                 since: o.when,
                 status: o.status,
                 payload: payload(at, kept),
-                opened,
+                opened: 0,
                 carried,
             },
         );
@@ -315,11 +310,12 @@ impl PartitionState {
     }
 
     /// Whether a carried entry that lies before the start of this fold adds to what is known of a message: nothing
-    /// is known, or only what was carried before it, in the order of the originals.
+    /// is known, or only what was carried before it.
     fn adds(&self, id: MessageId, round: u32) -> bool {
-        self.messages
-            .get(&id)
-            .is_none_or(|m| m.carried || m.round < round)
+        match self.messages.get(&id) {
+            Some(m) => m.round < round || (m.round == round && m.carried),
+            None => true,
+        }
     }
 
     pub(super) fn carried_intent(&mut self, i: &Intent) {
@@ -372,7 +368,8 @@ impl PartitionState {
         w: &Waiting,
         ops: &mut Vec<StoreOp>,
     ) {
-        if news && self.adds(w.id, w.round) {
+        // Where something of its round is known already, that says more than this first copy.
+        if news && self.messages.get(&w.id).is_none_or(|m| m.round < w.round) {
             self.waiting(at, w, true, ops);
         } else {
             self.move_payload(at, original, w.id, &w.kept);
@@ -452,6 +449,7 @@ impl PartitionState {
         }
         for &(start, end) in &p.finished {
             self.finished.insert_range(start.max(self.position), end);
+            self.high_water = self.high_water.max(end);
         }
         // Also drops what lies below the position now.
         self.position = self.finished.advance(self.position);

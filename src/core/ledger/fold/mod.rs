@@ -27,9 +27,10 @@
 //!
 //! **Carried** entries repeat one that lies before. If this fold has folded that one itself, only the place of its
 //! payload moves; else it is applied, unless something newer than carried entries is known of the message. Nothing
-//! is counted twice. A commit that carries holds, in the order of the originals, every entry before the trim point of
-//! which [`LaneState::must_carry`] says so and those of [`LaneState::opened_behind`], then fresh `Position`s and, last, fresh `Used`s, which fill up what the
-//! carried intents lack.
+//! is counted twice. A commit that carries holds every entry before the trim point of which
+//! [`LaneState::must_carry`] says so and those of [`LaneState::opened_behind`], first those with a payload, then the
+//! others, each in the order of their offsets; then fresh `Position`s and, last, fresh `Used`s, which fill up what
+//! the carried intents lack.
 //!
 //! **Tenures.** On one machine there is one writer, so every entry is accepted in the order of the log. With Kafka
 //! the fence comes before the `owner` entry: behind it no entry of an earlier tenure can land but those that the
@@ -187,7 +188,8 @@ pub struct Message {
     pub status: u16,
     /// Offset of the ledger entry that holds its payload, and the payload's size; none while only the topic has it.
     pub payload: Option<(Offset, u32)>,
-    /// Offset of the ledger entry that opened its round and fixes its Idempotency-Key; 0 in the first round.
+    /// Offset of the ledger entry that opened its round and fixes its Idempotency-Key; 0 in the first round, and
+    /// once the round is closed: the kept message names the key then.
     pub opened: Offset,
     /// Whether all that is known of it was carried: the fold started behind the entries themselves.
     pub carried: bool,

@@ -102,8 +102,11 @@ impl LaneState {
             }),
             Body::Outcome(o) => message(&o.at, &o.id).is_some_and(|m| match &o.kind {
                 OutcomeKind::Delivered { .. } => false,
-                OutcomeKind::Later { .. } => {
-                    matches!(m.state, MessageState::Later { .. })
+                OutcomeKind::Later { not_before, .. } => {
+                    m.state
+                        == MessageState::Later {
+                            not_before: *not_before,
+                        }
                         && (m.round, m.attempts) == (o.round, o.attempts)
                 }
                 _ => m.payload.is_some_and(|p| p.0 == offset),
