@@ -7,4 +7,5 @@ pub mod item;
 pub mod lifeline;
 pub mod limiter;
 pub mod memory;
+pub mod partition;
 pub mod subpartition;

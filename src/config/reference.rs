@@ -264,7 +264,7 @@ written. Text is taken as it stands; counts, lists and tables as TOML writes the
 | duration | `200ms`, `2s`, `5m`, `24h`, `8d`, `1h30m`; a bare number is refused |
 | size | `512MiB`, `64KiB` (1,024s), `10KB` (1,000s), `100B` |
 | rate | `500/s`, `20000/min`, `10/250ms`, `7/day`: any sliding window of that length; `1000000/day@Europe/London`: from midnight to midnight of a zone |
-| template | `{{ }}` over `value`, `key`, `headers`, `topic`, `partition`, `offset`, `time`, `id`, `attempt`, `partner`, `source` and `secret('name')` |
+| template | `{{ }}` over `value`, `key`, `headers`, `topic`, `partition`, `offset`, `time`, `id`, `message_id`, `attempt`, `partner`, `source`, `idempotency_key` and `secret('name')` |
 
 Names of sections are letters, digits, `.`, `_` and `-`, at most 200 bytes.
 ";

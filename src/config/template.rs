@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 /// Names that a template can use. `secret` is a function.
-pub const TEMPLATE_NAMES: [&str; 12] = [
+pub const TEMPLATE_NAMES: [&str; 14] = [
     "value",
     "key",
     "headers",
@@ -16,9 +16,11 @@ pub const TEMPLATE_NAMES: [&str; 12] = [
     "offset",
     "time",
     "id",
+    "message_id",
     "attempt",
     "partner",
     "source",
+    "idempotency_key",
     "secret",
 ];
 

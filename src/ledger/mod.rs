@@ -18,3 +18,4 @@ pub mod checkpoint;
 pub mod lane;
 pub mod payload;
 pub mod restore;
+pub mod desk;

@@ -330,6 +330,14 @@ pub enum Action {
         /// Why.
         reason: String,
     },
+    /// Who ordered what for many messages at once: stands before the entries that carry the order out, and changes
+    /// nothing by itself.
+    Audit {
+        /// The order in words: verb and filter.
+        order: String,
+        /// How many messages it touched.
+        touched: u64,
+    },
     /// A pause or stop ends.
     Resume {
         /// Name of the partner; empty: a route.

@@ -34,7 +34,8 @@
 //! action   1 forget: message | 2 mark: message, offset varint | 3 drop: message |
 //!          4 skip add: rule varint, topic text, 1 u8 and partner text or 0 u8, 0 u8 key or 1 u8 ID, its bytes,
 //!            reason text, made u64, expires varint (0: never, else + 1) | 5 skip remove: rule varint |
-//!          6 pause: partner text, 1 u8 and route u64 or 0 u8, reason text | 7 resume: partner text, route as in 6
+//!          6 pause: partner text, 1 u8 and route u64 or 0 u8, reason text | 7 resume: partner text, route as in 6 |
+//!          8 audit: order text, touched varint
 //! ```
 //! An intent takes about 75 bytes, a delivered outcome 54 and its readable ID. Readable IDs, reasons, answers and
 //! the words of a command are cut to the bounds below as they are written; a payload never is.
@@ -98,6 +99,7 @@ pub(super) mod action {
     pub const SKIP_REMOVE: u8 = 5;
     pub const PAUSE: u8 = 6;
     pub const RESUME: u8 = 7;
+    pub const AUDIT: u8 = 8;
 }
 
 /// Why bytes are no entry of the ledger. The node stops: the log has checksums, so this is no torn write.

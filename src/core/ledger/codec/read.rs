@@ -290,6 +290,10 @@ fn act(src: &Bytes, r: &mut Reader<'_>) -> Result<Action, CodecError> {
             let (partner, route) = pause(r)?;
             Action::Resume { partner, route }
         }
+        action::AUDIT => Action::Audit {
+            order: r.text()?,
+            touched: r.varint()?,
+        },
         _ => return Err(CodecError::Malformed("an action")),
     })
 }

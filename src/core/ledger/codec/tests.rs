@@ -134,6 +134,7 @@ fn actions() -> impl Strategy<Value = Action> {
             reason
         }),
         paused().prop_map(|(partner, route)| Action::Resume { partner, route }),
+        (".{0,9}", any::<u64>()).prop_map(|(order, touched)| Action::Audit { order, touched }),
     ]
 }
 

@@ -257,6 +257,11 @@ fn act(out: &mut Vec<u8>, a: &Action) {
             pause(out, partner, *route);
             put_bytes(out, cut(reason, REASON_MAX).as_bytes());
         }
+        Action::Audit { order, touched } => {
+            out.push(action::AUDIT);
+            put_bytes(out, cut(order, WORDS_MAX).as_bytes());
+            put_varint(out, *touched);
+        }
         Action::Resume { partner, route } => {
             out.push(action::RESUME);
             pause(out, partner, *route);

@@ -411,6 +411,7 @@ impl LaneState {
                     None => self.paused.insert(partner.clone(), pause),
                 };
             }
+            Action::Audit { .. } => {}
             Action::Resume { partner, route } => {
                 match route {
                     Some(route) => self.stopped.remove(route),
@@ -464,6 +465,7 @@ impl LaneState {
             // What these undid may have been done again since.
             Action::Forget { .. }
             | Action::Drop { .. }
+            | Action::Audit { .. }
             | Action::Resume { .. }
             | Action::SkipRemove { .. } => true,
         };
