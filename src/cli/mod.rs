@@ -33,6 +33,7 @@ pub mod skip;
 pub mod status;
 pub mod version;
 
+use crate::config::{self, Loaded, Secret};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use error::{CliError, Exit};
 pub use out::Out;
@@ -83,6 +84,49 @@ impl Global {
             self.config.clone()
         }
     }
+
+    /// Loads the configuration; `--log-level` goes over `logging.level`. Warnings are left to the caller.
+    ///
+    /// # Errors
+    /// Every mistake in it (exit code 2).
+    pub fn load(&self) -> Result<Loaded, CliError> {
+        let level = self
+            .log_level
+            .iter()
+            .map(|level| ("SLUICEGATE__LOGGING__LEVEL".to_owned(), level.clone()));
+        config::load(&self.files(), config::process_env().chain(level)).map_err(CliError::configuration)
+    }
+
+    /// Address of the node's admin port, as `127.0.0.1:7070`: from `--admin`, else `SLUICEGATE_ADMIN`, else the
+    /// configuration.
+    ///
+    /// # Errors
+    /// An address that is none, or mistakes in the configuration where that is asked.
+    pub fn admin_address(&self) -> Result<String, CliError> {
+        let Some(given) = &self.admin else {
+            return Ok(self.load()?.config.listen.admin.to_string());
+        };
+        let address = given
+            .strip_prefix("http://")
+            .unwrap_or(given)
+            .trim_end_matches('/');
+        match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(address.to_owned()),
+            _ => Err(CliError::usage(format!("not an admin address: {given}"))
+                .mend("write --admin 127.0.0.1:7070, or set SLUICEGATE_ADMIN")),
+        }
+    }
+
+    /// Token for the admin port: `SLUICEGATE_TOKEN`, else what `listen.token` of the configuration names, if there is
+    /// a configuration and the token can be had here.
+    pub fn token(&self) -> Option<Secret> {
+        let given =
+            config::process_env().find(|(name, value)| name == "SLUICEGATE_TOKEN" && !value.is_empty());
+        match given {
+            Some((_, token)) => Some(Secret::new(token)),
+            None => self.load().ok().and_then(|loaded| loaded.token().ok().flatten()),
+        }
+    }
 }
 
 /// Every command. The order and the groups of the help page are in [`GROUPS`].
@@ -117,7 +161,7 @@ pub enum Command {
     /// The whole system on this machine in one go
     Demo(demo::Args),
     /// The stand-in partner used by demo, tests and benchmarks
-    Mock(mock::Args),
+    Mock(Box<mock::Args>),
     /// Print shell completions
     Completions(completions::Args),
     /// Print the manual page
@@ -197,7 +241,7 @@ fn dispatch(command: Command, global: &Global) -> Result<Exit, CliError> {
         Command::Check(args) => check::run(args, global),
         Command::Render(args) => render::run(args, global),
         Command::Demo(args) => demo::run(args, global),
-        Command::Mock(args) => mock::run(args, global),
+        Command::Mock(args) => mock::run(*args, global),
         Command::Completions(args) => completions::run(args, global),
         Command::Man(args) => man::run(args, global),
         Command::Version(args) => version::run(args, global),
@@ -259,5 +303,30 @@ mod tests {
     #[test]
     fn the_first_configuration_file_is_actors_toml() {
         assert_eq!(Global::default().files(), [PathBuf::from("actors.toml")]);
+    }
+
+    #[test]
+    fn the_admin_address_is_given_or_comes_from_the_configuration() {
+        let given = |admin: &str| {
+            Global {
+                admin: Some(admin.into()),
+                ..Global::default()
+            }
+            .admin_address()
+        };
+        assert_eq!(given("http://node-2:7070/").unwrap(), "node-2:7070");
+        assert_eq!(given("nowhere").unwrap_err().exit(), Exit::Usage);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("actors.toml");
+        std::fs::write(&file, "[listen]\nadmin = '127.0.0.1:7171'\n").unwrap();
+        let global = Global {
+            config: vec![file.clone()],
+            log_level: Some("debug".into()),
+            ..Global::default()
+        };
+        assert_eq!(global.admin_address().unwrap(), "127.0.0.1:7171");
+        assert_eq!(global.load().unwrap().config.logging.level, "debug");
+        std::fs::write(&file, "[nod]\n").unwrap();
+        assert_eq!(global.admin_address().unwrap_err().exit(), Exit::Usage);
     }
 }

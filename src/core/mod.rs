@@ -8,11 +8,13 @@
 //! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
 //! | [`verdict`], [`expr`] | what an answer means |
+//! | [`doubt`] | what becomes of an attempt without a known outcome (I3) |
 //! | [`mask`] | what must not be shown (I9) |
 //! | [`ledger`] | the ledger's entries and their fold: what is known of every message |
 
 pub mod backoff;
 pub mod breaker;
+pub mod doubt;
 pub mod expr;
 pub mod flood;
 pub mod key_queues;

@@ -53,6 +53,15 @@ impl RangeSet {
         true
     }
 
+    /// Takes ranges that rise, are not empty and do not touch; none where they are not like that.
+    pub fn from_rising(ranges: Vec<(Offset, Offset)>) -> Option<Self> {
+        let rising = ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
+        let filled = ranges.iter().all(|(s, e)| s < e);
+        (rising && filled).then(|| Self {
+            ranges: ranges.into_iter().collect(),
+        })
+    }
+
     /// Whether the offset is in a range.
     pub fn contains(&self, offset: Offset) -> bool {
         self.end_of(offset).is_some()
@@ -145,6 +154,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(ranges.iter().collect::<Vec<_>>(), runs(&naive));
+                prop_assert_eq!(RangeSet::from_rising(runs(&naive)), Some(ranges.clone()));
                 prop_assert_eq!(ranges.len(), runs(&naive).len());
                 prop_assert_eq!(ranges.is_empty(), naive.is_empty());
                 prop_assert_eq!(ranges.covered(), naive.len() as u64);
@@ -154,6 +164,18 @@ mod tests {
                     prop_assert_eq!(ranges.end_of(o), end);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn ranges_that_touch_or_fall_are_refused() {
+        for bad in [
+            vec![(1, 1)],
+            vec![(1, 3), (3, 4)],
+            vec![(5, 6), (1, 2)],
+            vec![(4, 2)],
+        ] {
+            assert_eq!(RangeSet::from_rising(bad), None);
         }
     }
 

@@ -1,13 +1,14 @@
 //! Sinks map their world onto the [`Verdict`] and nothing else.
 //!
-//! The way of an attempt: `Sink::prepare` (pure: templates, no I/O), `Sink::connect` (a connection in hand; a
-//! failure here is no doubt), then slot and intent, then `Sink::send`, which asks its `gate` once, right before
+//! The way of an attempt: [`Sink::prepare`] (pure: templates, no I/O), [`Sink::connect`] (a connection in hand; a
+//! failure here is no doubt), then slot and intent, then [`Sink::send`], which asks its `gate` once, right before
 //! the first byte, and reports what came of it.
 
 pub mod http;
 
 use crate::core::record::Record;
-use crate::core::types::{MessageId, Time};
+use crate::core::types::MessageId;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,7 +103,7 @@ pub struct Pace {
     pub reset: Option<Duration>,
 }
 
-/// What `Sink::send` did.
+/// What [`Sink::send`] did.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sent {
     /// The request was written, or may have been; this is what came of it.
@@ -148,8 +149,23 @@ pub enum Verified {
     Unclear(String),
 }
 
-pub use http::HttpSink as Sink;
-
-/// When an attempt was made, for rules that need it.
-#[derive(Clone, Copy, Debug)]
-pub struct SentAt(pub Time);
+/// A partner as the actors see it. Everything stays on one arbiter, so futures need not be `Send`.
+pub trait Sink: 'static {
+    /// A request ready to be written.
+    type Request;
+    /// A connection in hand.
+    type Connection;
+    /// Makes the request; no I/O.
+    fn prepare(&self, delivery: &Delivery) -> Result<Self::Request, PrepareError>;
+    /// Gets a connection. A failure is an answer that says `TryLater`: nothing was written.
+    fn connect(&self, request: &Self::Request) -> impl Future<Output = Result<Self::Connection, Answer>>;
+    /// Asks the gate, writes the request, reads the answer.
+    fn send(
+        &self,
+        connection: Self::Connection,
+        request: Self::Request,
+        gate: Gate<'_>,
+    ) -> impl Future<Output = Sent>;
+    /// Asks the partner's look-up where a message in doubt stands.
+    fn verify(&self, delivery: &Delivery) -> impl Future<Output = Verified>;
+}

@@ -46,13 +46,15 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use super::entry::{Body, Entry};
+use super::entry::{Body, Entry, OutcomeKind};
 use super::wire::Reader;
 use crate::core::types::{MessageId, Offset, RouteId, RoutePartition};
 use bytes::Bytes;
 
 pub use read::decode;
+pub(crate) use read::skip_rule as read_skip_rule;
 pub use write::encode;
+pub(crate) use write::skip_rule as write_skip_rule;
 
 /// The format byte of every entry this version writes, and the highest it reads.
 pub const FORMAT: u8 = 1;
@@ -203,6 +205,19 @@ pub fn cut_bytes(bytes: &Bytes, max: usize) -> Bytes {
 }
 
 impl Entry {
+    /// Whether a message's payload is in it: dead, parked, skipped or waiting, carried or not.
+    pub fn holds_payload(&self) -> bool {
+        match &self.body {
+            Body::Outcome(o) => matches!(
+                o.kind,
+                OutcomeKind::Dead(_) | OutcomeKind::Parked(_) | OutcomeKind::Skipped(_)
+            ),
+            Body::Waiting(_) => true,
+            Body::Carried { entry, .. } => entry.holds_payload(),
+            _ => false,
+        }
+    }
+
     /// What says this entry, read at `offset`, once more at the lane's end, so that what is before it can go. Of an
     /// entry that is carried itself the repeated one is taken out: carried entries never nest.
     pub fn carry(self, offset: Offset) -> Body {

@@ -2,10 +2,9 @@
 
 use super::super::codec::{READABLE_MAX, cut, cut_bytes};
 use super::*;
-use bytes::Bytes;
 
 impl Message {
-    fn closed(&self) -> bool {
+    pub(super) fn closed(&self) -> bool {
         matches!(
             self.state,
             MessageState::Parked | MessageState::Dead | MessageState::Skipped
@@ -66,18 +65,18 @@ impl PartitionState {
         self.is_finished(offset) && self.rounds.get(&id).is_some_and(|known| known.0 >= round)
     }
 
-    pub(super) fn intent(&mut self, i: &Intent) {
+    pub(super) fn intent(&mut self, i: &Intent, carried: bool) {
         self.high_water = self.high_water.max(i.offset.saturating_add(1));
-        let payload = match self.messages.get(&i.id) {
+        let (payload, opened) = match self.messages.get(&i.id) {
             Some(m) if m.round > i.round => return,
             Some(m) if m.round == i.round => {
                 if m.closed() || i.attempt < m.attempts {
                     return;
                 }
-                m.payload
+                (m.payload, m.opened)
             }
-            Some(m) => m.payload,
-            None => None,
+            Some(m) => (m.payload, 0),
+            None => (None, 0),
         };
         self.messages.insert(
             i.id,
@@ -96,32 +95,38 @@ impl PartitionState {
                 since: i.slot,
                 status: 0,
                 payload,
+                opened,
+                carried,
             },
         );
     }
 
-    pub(super) fn carried_intent(&mut self, i: &Intent) {
-        if self.messages.get(&i.id).is_none_or(|m| m.round < i.round) {
-            self.intent(i);
-        }
-    }
-
-    pub(super) fn outcome(&mut self, at: Offset, o: &Outcome, ops: &mut Vec<StoreOp>) {
+    /// `whole`: the fold has seen the lane from its start.
+    pub(super) fn outcome(
+        &mut self,
+        at: Offset,
+        o: &Outcome,
+        carried: bool,
+        whole: bool,
+        ops: &mut Vec<StoreOp>,
+    ) {
         match &o.kind {
-            OutcomeKind::Delivered { readable } => self.delivered(at, o, readable, true, ops),
-            OutcomeKind::Later {
-                not_before,
-                first_try,
-                key,
-                ..
-            } => self.later(o, *not_before, *first_try, *key, false),
-            OutcomeKind::Dead(kept) => self.closed(at, o, kept, FinishedState::Dead, true, ops),
-            OutcomeKind::Parked(kept) => self.closed(at, o, kept, FinishedState::Parked, true, ops),
-            OutcomeKind::Skipped(kept) => self.closed(at, o, kept, FinishedState::Skipped, true, ops),
+            OutcomeKind::Delivered { readable } => self.delivered(at, o, readable, carried, ops),
+            OutcomeKind::Later { .. } => self.later(o, carried, whole),
+            OutcomeKind::Dead(kept) => self.closed(at, o, kept, FinishedState::Dead, carried, ops),
+            OutcomeKind::Parked(kept) => self.closed(at, o, kept, FinishedState::Parked, carried, ops),
+            OutcomeKind::Skipped(kept) => self.closed(at, o, kept, FinishedState::Skipped, carried, ops),
         }
     }
 
-    fn delivered(&mut self, at: Offset, o: &Outcome, readable: &Bytes, counts: bool, ops: &mut Vec<StoreOp>) {
+    fn delivered(
+        &mut self,
+        at: Offset,
+        o: &Outcome,
+        readable: &Bytes,
+        carried: bool,
+        ops: &mut Vec<StoreOp>,
+    ) {
         let known = match self.messages.get(&o.id) {
             Some(m) if m.round > o.round => return,
             Some(_) => true,
@@ -133,7 +138,7 @@ impl PartitionState {
         }
         let first_time = self.finish(o.offset);
         self.over(at, o.id, o.round);
-        if counts && (known || first_time) {
+        if !carried && (known || first_time) {
             self.counts.delivered += 1;
         }
         ops.push(StoreOp::Finished(finished(
@@ -144,14 +149,24 @@ impl PartitionState {
         )));
     }
 
-    fn later(&mut self, o: &Outcome, not_before: Time, first_try: Time, key: KeyHash, carried: bool) {
-        let payload = match self.messages.get(&o.id) {
+    fn later(&mut self, o: &Outcome, carried: bool, whole: bool) {
+        let OutcomeKind::Later {
+            not_before,
+            first_try,
+            key,
+            ..
+        } = o.kind
+        else {
+            return;
+        };
+        let (payload, opened) = match self.messages.get(&o.id) {
             Some(m) if m.round > o.round => return,
             Some(m) if m.round == o.round && (m.closed() || o.attempts < m.attempts) => return,
-            Some(m) => m.payload,
-            None if !carried && self.is_finished(o.offset) && o.round <= 1 => return,
+            Some(m) if m.round == o.round => (m.payload, m.opened),
+            Some(m) => (m.payload, 0),
+            None if whole && self.is_finished(o.offset) && o.round <= 1 => return,
             None if self.is_over(o.id, o.round, o.offset) => return,
-            None => None,
+            None => (None, 0),
         };
         self.high_water = self.high_water.max(o.offset.saturating_add(1));
         self.messages.insert(
@@ -166,6 +181,8 @@ impl PartitionState {
                 since: o.when,
                 status: o.status,
                 payload,
+                opened,
+                carried,
             },
         );
     }
@@ -176,7 +193,7 @@ impl PartitionState {
         o: &Outcome,
         kept: &Kept,
         state: FinishedState,
-        counts: bool,
+        carried: bool,
         ops: &mut Vec<StoreOp>,
     ) {
         match self.messages.get(&o.id) {
@@ -198,7 +215,7 @@ impl PartitionState {
             FinishedState::Parked => (MessageState::Parked, &mut self.counts.parked),
             _ => (MessageState::Skipped, &mut self.counts.skipped),
         };
-        *count += u64::from(counts);
+        *count += u64::from(!carried);
         self.messages.insert(
             o.id,
             Message {
@@ -211,12 +228,14 @@ impl PartitionState {
                 since: o.when,
                 status: o.status,
                 payload: payload(at, kept),
+                opened: 0,
+                carried,
             },
         );
         ops.push(StoreOp::Finished(finished(at, o, state, readable(kept))));
     }
 
-    pub(super) fn waiting(&mut self, at: Offset, w: &Waiting, ops: &mut Vec<StoreOp>) {
+    pub(super) fn waiting(&mut self, at: Offset, w: &Waiting, carried: bool, ops: &mut Vec<StoreOp>) {
         let over = self.is_over(w.id, w.round, w.offset);
         match self.messages.get_mut(&w.id) {
             Some(m) if m.round > w.round => return,
@@ -225,6 +244,7 @@ impl PartitionState {
                     return;
                 }
                 m.payload = payload(at, &w.kept);
+                m.carried &= carried;
                 if !matches!(m.state, MessageState::Open { .. }) && w.attempts >= m.attempts {
                     m.state = MessageState::Later {
                         not_before: w.not_before,
@@ -232,9 +252,9 @@ impl PartitionState {
                     m.attempts = w.attempts;
                 }
             }
-            Some(_) => self.wait(at, w),
+            Some(_) => self.wait(at, w, carried),
             None if over => return,
-            None => self.wait(at, w),
+            None => self.wait(at, w, carried),
         }
         self.finish(w.offset);
         ops.push(StoreOp::Finished(Finished {
@@ -250,7 +270,7 @@ impl PartitionState {
         }));
     }
 
-    fn wait(&mut self, at: Offset, w: &Waiting) {
+    fn wait(&mut self, at: Offset, w: &Waiting, carried: bool) {
         self.messages.insert(
             w.id,
             Message {
@@ -265,11 +285,13 @@ impl PartitionState {
                 since: w.when,
                 status: 0,
                 payload: payload(at, &w.kept),
+                opened: 0,
+                carried,
             },
         );
     }
 
-    pub(super) fn opened(&mut self, o: &Opened) {
+    pub(super) fn opened(&mut self, at: Offset, o: &Opened, carried: bool) {
         let Some(m) = self.messages.get_mut(&o.id) else {
             return;
         };
@@ -283,6 +305,36 @@ impl PartitionState {
         m.attempts = 0;
         m.first_try = Time::ZERO;
         m.since = o.when;
+        m.opened = at;
+        m.carried &= carried;
+    }
+
+    /// Whether a carried entry that lies before the start of this fold adds to what is known of a message: nothing
+    /// is known, or only what was carried before it.
+    fn adds(&self, id: MessageId, round: u32) -> bool {
+        match self.messages.get(&id) {
+            Some(m) => m.round < round || (m.round == round && m.carried),
+            None => true,
+        }
+    }
+
+    pub(super) fn carried_intent(&mut self, i: &Intent) {
+        if self.adds(i.id, i.round) {
+            self.intent(i, true);
+        }
+    }
+
+    /// Also one that this fold has folded itself: what it opened may have been carried, and so met only now.
+    pub(super) fn carried_opened(&mut self, at: Offset, original: Offset, o: &Opened) {
+        match self.messages.get_mut(&o.id) {
+            Some(m) if m.round == o.round => {
+                if m.opened <= original {
+                    m.opened = at;
+                }
+            }
+            Some(m) if m.carried => self.opened(at, o, true),
+            _ => {}
+        }
     }
 
     pub(super) fn carried_outcome(
@@ -293,31 +345,18 @@ impl PartitionState {
         o: &Outcome,
         ops: &mut Vec<StoreOp>,
     ) {
-        let newer = self.messages.get(&o.id).is_some_and(|m| m.round >= o.round);
         match &o.kind {
             // Carried so that the ID is remembered on: the store takes it into its present bucket.
-            OutcomeKind::Delivered { readable } if !self.messages.contains_key(&o.id) => {
-                self.delivered(at, o, readable, false, ops);
-            }
-            OutcomeKind::Later {
-                not_before,
-                first_try,
-                key,
-                ..
-            } if news && !newer => self.later(o, *not_before, *first_try, *key, true),
-            OutcomeKind::Dead(kept) | OutcomeKind::Parked(kept) | OutcomeKind::Skipped(kept) => {
-                let state = match &o.kind {
-                    OutcomeKind::Dead(_) => FinishedState::Dead,
-                    OutcomeKind::Parked(_) => FinishedState::Parked,
-                    _ => FinishedState::Skipped,
-                };
-                if newer {
-                    self.move_payload(at, original, o.id, kept);
-                } else if news {
-                    self.closed(at, o, kept, state, false, ops);
+            OutcomeKind::Delivered { readable } => {
+                if !self.messages.contains_key(&o.id) {
+                    self.delivered(at, o, readable, true, ops);
                 }
             }
-            _ => {}
+            _ if news && self.adds(o.id, o.round) => self.outcome(at, o, true, false, ops),
+            OutcomeKind::Later { .. } => {}
+            OutcomeKind::Dead(kept) | OutcomeKind::Parked(kept) | OutcomeKind::Skipped(kept) => {
+                self.move_payload(at, original, o.id, kept);
+            }
         }
     }
 
@@ -329,10 +368,11 @@ impl PartitionState {
         w: &Waiting,
         ops: &mut Vec<StoreOp>,
     ) {
-        if self.messages.get(&w.id).is_some_and(|m| m.round >= w.round) {
+        // Where something of its round is known already, that says more than this first copy.
+        if news && self.messages.get(&w.id).is_none_or(|m| m.round < w.round) {
+            self.waiting(at, w, true, ops);
+        } else {
             self.move_payload(at, original, w.id, &w.kept);
-        } else if news {
-            self.waiting(at, w, ops);
         }
     }
 
@@ -409,6 +449,7 @@ impl PartitionState {
         }
         for &(start, end) in &p.finished {
             self.finished.insert_range(start.max(self.position), end);
+            self.high_water = self.high_water.max(end);
         }
         // Also drops what lies below the position now.
         self.position = self.finished.advance(self.position);

@@ -18,15 +18,19 @@
 //!
 //! An entry of an older round than the message's is ignored, one of a newer round is taken as if nothing were
 //! known (the entry that opened it was trimmed). Whatever becomes of an intent, its slot counts as used.
-//! ¹ not if its record is finished for the position: then it repeats what a later entry settled. ² not if a round
+//! ¹ not in a fold from offset 0, if its record is finished for the position: then it repeats what a later entry
+//! settled. ² not if a round
 //! as high is known to be over ([`PartitionState::rounds`]) and its record is finished.
 //!
 //! **Start.** Offset 0 must be the genesis. A fold may start at any later offset (a trim point): outcomes whose
 //! intents lie before it are taken as they are; what was carried names itself again.
 //!
 //! **Carried** entries repeat one that lies before. If this fold has folded that one itself, only the place of its
-//! payload moves; else the repeated entry is applied, unless something newer is known. Nothing is counted twice.
-//! `Used` stands behind carried intents, since it fills up what they lack.
+//! payload moves; else it is applied, unless something newer than carried entries is known of the message. Nothing
+//! is counted twice. A commit that carries holds every entry before the trim point of which
+//! [`LaneState::must_carry`] says so and those of [`LaneState::opened_behind`], first those with a payload, then the
+//! others, each in the order of their offsets; then fresh `Position`s and, last, fresh `Used`s, which fill up what
+//! the carried intents lack.
 //!
 //! **Tenures.** On one machine there is one writer, so every entry is accepted in the order of the log. With Kafka
 //! the fence comes before the `owner` entry: behind it no entry of an earlier tenure can land but those that the
@@ -36,6 +40,11 @@ mod messages;
 pub mod used;
 mod view;
 
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
 pub use used::UsedSlots;
 pub use view::HeldPayload;
 
@@ -43,6 +52,7 @@ use super::codec::{REASON_MAX, WORDS_MAX, cut};
 use super::entry::*;
 use crate::core::ranges::RangeSet;
 use crate::core::types::*;
+use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -178,6 +188,11 @@ pub struct Message {
     pub status: u16,
     /// Offset of the ledger entry that holds its payload, and the payload's size; none while only the topic has it.
     pub payload: Option<(Offset, u32)>,
+    /// Offset of the ledger entry that opened its round and fixes its Idempotency-Key; 0 in the first round, and
+    /// once the round is closed: the kept message names the key then.
+    pub opened: Offset,
+    /// Whether all that is known of it was carried: the fold started behind the entries themselves.
+    pub carried: bool,
 }
 
 /// States of a [`Message`].
@@ -241,7 +256,7 @@ pub struct Finished {
     /// Ledger offset of the entry that says so.
     pub ledger: Offset,
     /// Readable ID; empty where it is not kept.
-    pub readable: bytes::Bytes,
+    pub readable: Bytes,
 }
 
 /// What became of a finished message.
@@ -313,12 +328,15 @@ impl LaneState {
         match &entry.body {
             Body::Intent(i) => {
                 self.note_used(i);
-                self.partition(i.at).intent(i);
+                self.partition(i.at).intent(i, false);
             }
-            Body::Outcome(o) => self.partition(o.at).outcome(at, o, ops),
-            Body::Waiting(w) => self.partition(w.at).waiting(at, w, ops),
+            Body::Outcome(o) => {
+                let whole = self.first == 0;
+                self.partition(o.at).outcome(at, o, false, whole, ops);
+            }
+            Body::Waiting(w) => self.partition(w.at).waiting(at, w, false, ops),
             Body::Position(p) => self.partition(p.at).raise(p),
-            Body::Opened(o) => self.partition(o.at).opened(o),
+            Body::Opened(o) => self.partition(o.at).opened(at, o, false),
             Body::Command(c) => self.command(at, c, ops),
             Body::Sample(s) => self.partition(s.at).sample(s),
             Body::Used(u) => self.used.entry(u.draw).or_default().fill_up(u.since, u.count),
@@ -414,12 +432,12 @@ impl LaneState {
             Body::Applied { version } => self.settings = self.settings.max(*version),
             Body::Used(u) => self.used.entry(u.draw).or_default().fill_up(u.since, u.count),
             Body::Genesis(g) => self.genesis = Some(g.clone()),
+            Body::Opened(o) => self.partition(o.at).carried_opened(at, original, o),
             _ if !news => {}
             Body::Intent(i) => {
                 self.note_used(i);
                 self.partition(i.at).carried_intent(i);
             }
-            Body::Opened(o) => self.partition(o.at).opened(o),
             Body::Sample(s) => self.partition(s.at).sample(s),
             Body::Owner(o) => {
                 if self.owner.is_none() {
@@ -467,8 +485,14 @@ fn genesis_error(at: Offset, detail: &str) -> FoldError {
 }
 
 /// The rule as it comes back from the ledger: live and after a restart it must be the same one.
-fn cut_rule(rule: &SkipRule) -> SkipRule {
+pub(crate) fn cut_rule(rule: &SkipRule) -> SkipRule {
+    let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
     SkipRule {
+        // A copy, not a slice that keeps the buffer it was read into alive.
+        matches: match &rule.matches {
+            SkipMatch::Key(key) => SkipMatch::Key(copy(key)),
+            SkipMatch::Id(id) => SkipMatch::Id(copy(id)),
+        },
         reason: cut(&rule.reason, REASON_MAX).to_owned(),
         ..rule.clone()
     }

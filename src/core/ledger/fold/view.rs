@@ -71,6 +71,67 @@ impl LaneState {
     }
 }
 
+impl LaneState {
+    /// Entries at or behind a trim point that must be carried too, rising: those that opened a round whose payload
+    /// lies before it. A fold that starts at the trim point meets them before there is anything to open.
+    pub fn opened_behind(&self, trim: Offset) -> Vec<Offset> {
+        let mut opened: Vec<Offset> = self
+            .messages()
+            .filter(|(_, _, m)| !m.closed() && m.opened >= trim && m.payload.is_some_and(|p| p.0 < trim))
+            .map(|(_, _, m)| m.opened)
+            .collect();
+        opened.sort_unstable();
+        opened
+    }
+
+    /// Whether this entry, at its offset, must be carried before the lane may be trimmed behind it: for what this
+    /// state, folded to the lane's end, still rests on. Not asked for: positions and `used`, which are written anew,
+    /// and delivered messages, whose IDs are the dedup store's (carry those of a bucket that is kept).
+    pub fn must_carry(&self, offset: Offset, entry: &Entry) -> bool {
+        let message =
+            |at: &RoutePartition, id: &MessageId| self.partitions.get(at).and_then(|p| p.messages.get(id));
+        match &entry.body {
+            Body::Carried { entry, .. } => self.must_carry(offset, entry),
+            Body::Genesis(_) | Body::Unknown { .. } => true,
+            Body::Owner(o) => self.owner.as_ref() == Some(o),
+            Body::Route(r) => self.routes.contains_key(&r.route),
+            Body::Applied { version } => self.settings == *version,
+            Body::Intent(i) => message(&i.at, &i.id).is_some_and(|m| {
+                matches!(m.state, MessageState::Open { slot, .. } if slot == i.slot)
+                    && (m.round, m.attempts) == (i.round, i.attempt)
+            }),
+            Body::Outcome(o) => message(&o.at, &o.id).is_some_and(|m| match &o.kind {
+                OutcomeKind::Delivered { .. } => false,
+                OutcomeKind::Later { not_before, .. } => {
+                    m.state
+                        == MessageState::Later {
+                            not_before: *not_before,
+                        }
+                        && (m.round, m.attempts) == (o.round, o.attempts)
+                }
+                _ => m.payload.is_some_and(|p| p.0 == offset),
+            }),
+            Body::Waiting(w) => {
+                message(&w.at, &w.id).is_some_and(|m| m.payload.is_some_and(|p| p.0 == offset))
+            }
+            Body::Opened(o) => message(&o.at, &o.id).is_some_and(|m| m.opened == offset && !m.closed()),
+            Body::Command(c) => match &c.action {
+                Action::SkipAdd(rule) => self.skips.get(&rule.rule).is_some_and(|r| r.made == rule.made),
+                Action::Pause { route: Some(r), .. } => {
+                    self.stopped.get(r).is_some_and(|p| p.since == c.when)
+                }
+                Action::Pause { partner, .. } => self.paused.get(partner).is_some_and(|p| p.since == c.when),
+                _ => false,
+            },
+            Body::Sample(s) => self
+                .partitions
+                .get(&s.at)
+                .is_some_and(|p| p.samples.binary_search(&(s.when, s.end)).is_ok()),
+            Body::Position(_) | Body::Used(_) | Body::Released(_) => false,
+        }
+    }
+}
+
 impl PartitionState {
     /// The round in which a message that is not in `messages` and not in the store would be sent.
     pub fn next_round(&self, id: &MessageId) -> u32 {
