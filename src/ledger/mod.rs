@@ -15,7 +15,7 @@
 //! entries, and the node stops.
 
 pub mod checkpoint;
+pub mod desk;
 pub mod lane;
 pub mod payload;
 pub mod restore;
-pub mod desk;
