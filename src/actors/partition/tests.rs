@@ -154,6 +154,14 @@ impl World {
         let input = log.create_topic("t", &spec).expect("a topic").partitions[0];
         let lane = log.create_topic("__ledger", &spec).expect("a topic").partitions[0];
         let memory = Arc::new(Memory::default());
+        let genesis = crate::core::ledger::entry::Genesis {
+            ledger: 1,
+            group: "embedded".into(),
+            lanes: 1,
+            lane: 0,
+            recipe: 1,
+        };
+        append_entry(&log, lane, &memory, Body::Genesis(genesis));
         Self {
             log,
             input,
@@ -205,7 +213,7 @@ impl World {
             }
         });
         let port = LanePort::open(lane);
-        let turnstile = Turnstile::new(BreakerSettings::of(&config), clock.now());
+        let turnstile = Turnstile::new(0, BreakerSettings::of(&config), clock.now());
         let budgets = Rc::new(RefCell::new(BudgetTable::new()));
         let gate = PartnerGate::new(
             turnstile,
@@ -220,7 +228,7 @@ impl World {
             partner: self.partner.clone(),
             plan: Arc::new(plan),
         };
-        let defaults = Config::for_test();
+        let defaults = Config::for_test("data");
         let partner = Rc::new(PartnerContext {
             name: "p".into(),
             config: Arc::new(config),
@@ -292,6 +300,25 @@ impl World {
     fn position(&self) -> Offset {
         self.memory.state.lock().partitions[&AT].position
     }
+}
+
+/// What an earlier life left in the lane.
+fn append_entry(log: &FakeLog, lane: PartitionId, memory: &Memory, body: Body) {
+    let entry = crate::core::ledger::entry::Entry {
+        tenure: Tenure(0),
+        body,
+    };
+    let mut bytes = Vec::new();
+    crate::core::ledger::codec::encode(&entry, &mut bytes);
+    let at = log.bounds(lane).expect("the lane").next;
+    let mut batch = Batch::new();
+    batch.push(lane, Time(1), None, &bytes, &[]);
+    log.append(batch, Box::new(|r| drop(r.expect("appended"))));
+    memory
+        .state
+        .lock()
+        .apply(at, &entry, &mut Vec::new())
+        .expect("a valid ledger");
 }
 
 fn partner() -> PartnerConfig {
@@ -423,21 +450,7 @@ async fn a_doubt_of_an_earlier_life_is_parked_before_its_key_goes_on() {
         lease_ms: 10_000,
         timeout_ms: 10_000,
     };
-    let entry = crate::core::ledger::entry::Entry {
-        tenure: Tenure(0),
-        body: Body::Intent(intent),
-    };
-    let mut bytes = Vec::new();
-    crate::core::ledger::codec::encode(&entry, &mut bytes);
-    let mut batch = Batch::new();
-    batch.push(world.lane, Time(1), None, &bytes, &[]);
-    world.log.append(batch, Box::new(|r| drop(r.expect("appended"))));
-    world
-        .memory
-        .state
-        .lock()
-        .apply(0, &entry, &mut Vec::new())
-        .expect("a valid ledger");
+    append_entry(&world.log, world.lane, &world.memory, Body::Intent(intent));
     world.live(partner(), |_, _| Reply::Take).await;
     let seen = world.partner.lock().seen.clone();
     assert_eq!(seen.len(), 13);
