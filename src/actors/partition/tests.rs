@@ -128,9 +128,15 @@ struct Memory {
 }
 
 impl Remembered for Memory {
-    fn look_up(&self, _: RoutePartition, ids: &[MessageId], out: &mut Vec<Option<FinishedState>>) {
+    fn look_up(
+        &self,
+        _: RoutePartition,
+        ids: &[MessageId],
+        out: &mut Vec<Option<FinishedState>>,
+    ) -> Result<(), String> {
         let finished = self.finished.lock();
         out.extend(ids.iter().map(|id| finished.get(id).copied()));
+        Ok(())
     }
 }
 
