@@ -1,5 +1,6 @@
 //! The actor tree, thin: every decision is in [`crate::core`].
 
+pub mod arbiter;
 pub mod attempt;
 pub mod context;
 pub mod gate;
