@@ -8,7 +8,7 @@ pub mod place;
 pub mod send;
 
 #[cfg(test)]
-mod fake_log;
+pub(crate) mod fake_log;
 
 use crate::config::{Config, TopicConfig};
 use crate::log::TopicSpec;

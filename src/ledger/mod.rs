@@ -17,6 +17,7 @@
 
 pub mod checkpoint;
 pub mod desk;
+pub mod keeper;
 pub mod lane;
 pub mod payload;
 pub mod restore;
