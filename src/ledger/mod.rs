@@ -8,6 +8,7 @@
 //! | [`checkpoint`] | a lane's fold in a file of its own, so that a restart reads the tail only |
 //! | [`restore`] | from checkpoint, log and dedup store to the fold of a lane: or the reason to stop and ask |
 //! | [`payload`] | reads single entries: kept payloads, the story of a message |
+//! | [`desk`] | what operators ask and order |
 //! | [`lane`] | group commit: the one writer of a lane |
 //!
 //! Upholds I1 and I2: the log decides what happened; checkpoint and dedup store are views of it, thrown away and

@@ -1,7 +1,7 @@
 //! The middle step of an order: filters that need payloads, Idempotency-Keys of next rounds, what cannot be done.
 
 use super::plan::{Found, Item, NAMED, Prepared, Setting, Then, groups};
-use super::rows::{Inside, section};
+use super::rows::Inside;
 use super::view::{Candidate, Picked, View};
 use super::{Desk, ids};
 use crate::api::messages::{DedupRow, DedupState, MessageRow, parse_ago, parse_time};
@@ -338,7 +338,7 @@ impl Desk {
                 expires,
             } => {
                 let known = view.routes.values().any(|r| r.topic == *topic);
-                if !known && section(&self.config, topic).is_none() {
+                if !known && self.config.section_of(topic).is_none() {
                     return Err(ApiError::NotFound(format!("no topic `{topic}`")));
                 }
                 partner.as_deref().map(partner_exists).transpose()?;
