@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod context;
 pub mod gate;
 pub mod item;
+pub mod ledger;
 pub mod lifeline;
 pub mod limiter;
 pub mod memory;

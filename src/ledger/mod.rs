@@ -16,6 +16,7 @@
 
 pub mod checkpoint;
 pub mod desk;
+pub mod keeper;
 pub mod lane;
 pub mod payload;
 pub mod restore;
