@@ -18,4 +18,7 @@ pub mod checkpoint;
 pub mod lane;
 pub mod payload;
 pub mod restore;
+
 pub mod desk;
+#[cfg(test)]
+mod tests;

@@ -422,6 +422,7 @@ impl Oracle {
                     self.add((*place, *id), Fact::Gone);
                 }
             }
+            Action::Audit { .. } => {}
             Action::SkipAdd(rule) => {
                 self.skips.insert(rule.rule);
             }
