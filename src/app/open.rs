@@ -74,7 +74,11 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
         ..EmbeddedOptions::default()
     };
     let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&folder(data.join("log"))?, options)?);
-    let spec = TopicSpec { partitions: 1, retention: None, retention_bytes: None };
+    let spec = TopicSpec {
+        partitions: 1,
+        retention: None,
+        retention_bytes: None,
+    };
     let topic = log.create_topic(LEDGER_TOPIC, &spec)?;
     let lane = topic.partitions[0];
     // The ledger is known by the incarnation of its topic: a topic made anew is another ledger.
@@ -82,10 +86,20 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
     let life = LifeId(fastrand::u64(1..));
     let bounds = log.bounds(lane)?;
     if bounds.next == 0 {
-        let genesis = Genesis { ledger, group: GROUP.into(), lanes: 1, lane: 0, recipe: RECIPE };
+        let genesis = Genesis {
+            ledger,
+            group: GROUP.into(),
+            lanes: 1,
+            lane: 0,
+            recipe: RECIPE,
+        };
         write(log.as_ref(), lane, clock, Tenure(0), Body::Genesis(genesis))?;
     }
-    let timeout = config.partners.values().map(|p| p.request_timeout.as_millis() as u32).max();
+    let timeout = config
+        .partners
+        .values()
+        .map(|p| p.request_timeout.as_millis() as u32)
+        .max();
     let owner = Owner {
         node: config.node.id.clone(),
         life,
@@ -102,15 +116,34 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
         ..DedupOptions::new(ledger)
     };
     let (store, _) = DedupStore::open(&folder(data.join("dedup"))?, options)?;
-    let expected = Expected { ledger: Some(ledger), group: GROUP.into(), lanes: 1, lane: 0, recipe: RECIPE };
+    let expected = Expected {
+        ledger: Some(ledger),
+        group: GROUP.into(),
+        lanes: 1,
+        lane: 0,
+        recipe: RECIPE,
+    };
     let dir = folder(data.join("ledger"))?;
     let restored = restore::restore(log.as_ref(), lane, &dir, &expected, &mut &store)?;
     let keeper = Keeper::new(restored.state, restored.last_entry_crc, store, dir, ledger);
-    Ok(Opened { log, lane, keeper: Arc::new(keeper), tenure, life, report: restored.report })
+    Ok(Opened {
+        log,
+        lane,
+        keeper: Arc::new(keeper),
+        tenure,
+        life,
+        report: restored.report,
+    })
 }
 
 /// Writes one entry and waits until it is durable.
-fn write(log: &dyn Log, lane: PartitionId, clock: Clock, tenure: Tenure, body: Body) -> Result<Offset, LogError> {
+fn write(
+    log: &dyn Log,
+    lane: PartitionId,
+    clock: Clock,
+    tenure: Tenure,
+    body: Body,
+) -> Result<Offset, LogError> {
     let mut bytes = Vec::new();
     codec::encode(&Entry { tenure, body }, &mut bytes);
     let mut batch = Batch::from_reserve();

@@ -28,8 +28,9 @@ pub fn groups(config: &Config) -> Vec<Vec<String>> {
     let mut groups: Vec<(Vec<String>, Vec<u64>)> = Vec::new();
     for partner in config.partners.values() {
         let mine: Vec<u64> = budgets(config, partner).into_iter().map(|b| b.0).collect();
-        let (same, others): (Vec<_>, Vec<_>) =
-            groups.into_iter().partition(|(_, theirs)| theirs.iter().any(|b| mine.contains(b)));
+        let (same, others): (Vec<_>, Vec<_>) = groups
+            .into_iter()
+            .partition(|(_, theirs)| theirs.iter().any(|b| mine.contains(b)));
         let mut group = (vec![partner.name.clone()], mine);
         for (names, budgets) in same {
             group.0.extend(names);
@@ -52,8 +53,11 @@ fn routes(config: &Config, topic: &TopicConfig) -> Vec<(String, Option<String>, 
                 for (i, partner) in all.iter().enumerate() {
                     // One route answers for records that name no partner there is.
                     let unknown = (i == 0).then(|| all.clone());
-                    let share =
-                        Share::Named { pointer: pointer.clone(), partner: partner.clone(), unknown };
+                    let share = Share::Named {
+                        pointer: pointer.clone(),
+                        partner: partner.clone(),
+                        unknown,
+                    };
                     routes.push((partner.clone(), deliver.when.clone(), share));
                 }
             }
@@ -87,14 +91,20 @@ pub fn plans(
             share,
             budgets: budgets
                 .into_iter()
-                .map(|(budget, limit)| BudgetRule { budget, by: limit.by.clone() })
+                .map(|(budget, limit)| BudgetRule {
+                    budget,
+                    by: limit.by.clone(),
+                })
                 .collect(),
         };
         let route = route_id(&meta.name, meta.id, &partner);
         for (partition, input) in meta.partitions.iter().enumerate() {
             *queue += 1;
             plans.push(RoutePlan {
-                at: RoutePartition { route, partition: partition as u32 },
+                at: RoutePartition {
+                    route,
+                    partition: partition as u32,
+                },
                 topic: meta.name.as_str().into(),
                 topic_id: meta.id,
                 partner: partner.as_str().into(),

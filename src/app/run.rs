@@ -104,12 +104,25 @@ type Topics = Arc<Mutex<BTreeMap<String, Addr<TopicSupervisor>>>>;
 
 impl Node {
     fn new(config: Arc<Config>, clock: Clock, secrets: Secrets, opened: Opened) -> Self {
-        Self { config, clock, secrets, opened, metrics: Arc::new(Metrics::new()) }
+        Self {
+            config,
+            clock,
+            secrets,
+            opened,
+            metrics: Arc::new(Metrics::new()),
+        }
     }
 
     async fn run(self, options: RunOptions) -> Result<Summary, RunError> {
         let (fatal, mut fatal_reason) = tokio::sync::mpsc::unbounded_channel();
-        let Opened { log, lane, keeper, tenure, life, .. } = &self.opened;
+        let Opened {
+            log,
+            lane,
+            keeper,
+            tenure,
+            life,
+            ..
+        } = &self.opened;
         let log_failed = fatal.clone();
         let on_fatal = Box::new(move |error: LogError| drop(log_failed.send(error.to_string())));
         let (lane, feed) = Lane::new(log.clone(), *lane, *tenure, *life, self.clock, on_fatal);
@@ -212,7 +225,10 @@ impl Node {
             // Nothing may act on what is not durable: no drain, no checkpoint.
             return Err(RunError::Fatal(reason));
         }
-        tracing::info!(event = "draining", "no new attempts; waiting for requests in flight");
+        tracing::info!(
+            event = "draining",
+            "no new attempts; waiting for requests in flight"
+        );
         supervisor.do_send(Stopping);
         self.drain(&topics).await;
         main.flush();
@@ -238,7 +254,9 @@ impl Node {
         let cap = NodeCap::new(self.config.actors.requests);
         let shares = MemoryShare::divide(self.config.node.memory, homes.len());
         for (i, ((name, home), memory)) in homes.iter().zip(shares).enumerate() {
-            let Some(partner) = self.config.partners.get(name).cloned() else { continue };
+            let Some(partner) = self.config.partners.get(name).cloned() else {
+                continue;
+            };
             let start = PartnerStart {
                 number: i as u32,
                 partner,
@@ -276,7 +294,9 @@ impl Node {
                     let whole = regex::Regex::new(&format!("^(?:{pattern})$"))
                         .map_err(|e| RunError::Partners(e.to_string()))?;
                     let topics = log.topics().into_iter().map(|t| t.name);
-                    topics.filter(|name| !name.starts_with("__") && whole.is_match(name)).collect()
+                    topics
+                        .filter(|name| !name.starts_with("__") && whole.is_match(name))
+                        .collect()
                 }
             };
             for name in names {
@@ -284,10 +304,20 @@ impl Node {
                     (Some(meta), Some(_)) => meta,
                     _ => log.create_topic(&name, &crate::intake::topic_spec(&self.config, section))?,
                 };
-                let plans =
-                    plan::plans(&self.config, section, &meta, homes, log, &self.opened.keeper, &mut queue);
+                let plans = plan::plans(
+                    &self.config,
+                    section,
+                    &meta,
+                    homes,
+                    log,
+                    &self.opened.keeper,
+                    &mut queue,
+                );
                 for plan in plans.iter().filter(|p| p.at.partition == 0) {
-                    let known = self.opened.keeper.with_state(|s| s.routes.contains_key(&plan.at.route));
+                    let known = self
+                        .opened
+                        .keeper
+                        .with_state(|s| s.routes.contains_key(&plan.at.route));
                     if !known {
                         port.outcome(Body::Route(RouteInfo {
                             route: plan.at.route,
@@ -316,7 +346,11 @@ impl Node {
                 break;
             }
             if Instant::now() >= until {
-                tracing::warn!(event = "drain_over", in_hand, "requests are still in flight; they are in doubt");
+                tracing::warn!(
+                    event = "drain_over",
+                    in_hand,
+                    "requests are still in flight; they are in doubt"
+                );
                 break;
             }
             tokio::time::sleep(IDLE_EVERY).await;
@@ -338,7 +372,10 @@ impl Node {
     fn summary(&self, timed_out: bool) -> Summary {
         use crate::core::ledger::fold::MessageState;
         self.opened.keeper.with_state(|state| {
-            let mut summary = Summary { timed_out, ..Summary::default() };
+            let mut summary = Summary {
+                timed_out,
+                ..Summary::default()
+            };
             for partition in state.partitions.values() {
                 summary.delivered += partition.counts.delivered;
                 for message in partition.messages.values() {
@@ -375,8 +412,12 @@ async fn drained(topics: &Topics, deadline: Option<Instant>) -> bool {
 /// SIGTERM or SIGINT; a second one ends the process at once.
 async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::error!(event = "no_signals", "cannot listen for signals; only kill -9 will end this node");
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!(
+            event = "no_signals",
+            "cannot listen for signals; only kill -9 will end this node"
+        );
         return std::future::pending().await;
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
@@ -413,7 +454,10 @@ impl PartnerStart {
         for (budget, limit) in plan::budgets(&self.config, &self.partner) {
             let table = &mut *table.borrow_mut();
             if table.get_mut(budget).is_none() {
-                table.set(budget, limit, now).map_err(|e| format!("{}: {e}", self.partner.name))?;
+                // Nothing was granted under another rate yet, so nothing has to be waited for.
+                let _ = table
+                    .set(budget, limit, now)
+                    .map_err(|e| format!("{}: {e}", self.partner.name))?;
                 // No fresh burst after a restart: the slots of the last windows are in the ledger (I5).
                 for (draw, used) in self.used.iter().filter(|(draw, _)| draw.budget == budget) {
                     table.restore(*draw, used, now);

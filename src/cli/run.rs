@@ -21,7 +21,10 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     let config = loaded.config;
     let _logging = crate::telemetry::logging::start(&config.logging, &config.node.id)
         .map_err(|e| CliError::failed("cannot set up logging").caused_by(e))?;
-    let options = app::RunOptions { until_drained: args.until_drained, timeout: args.timeout };
+    let options = app::RunOptions {
+        until_drained: args.until_drained,
+        timeout: args.timeout,
+    };
     let summary = app::run(config, options).map_err(|e| CliError::failed("the node failed").caused_by(e))?;
     if args.until_drained {
         eprintln!(
@@ -34,7 +37,9 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     }
     Ok(match summary {
         app::Summary { timed_out: true, .. } => Exit::TimedOut,
-        app::Summary { dead: 0, parked: 0, .. } => Exit::Done,
+        app::Summary {
+            dead: 0, parked: 0, ..
+        } => Exit::Done,
         _ if args.until_drained => Exit::Incomplete,
         _ => Exit::Done,
     })
