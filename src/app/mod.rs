@@ -4,5 +4,5 @@ mod open;
 mod plan;
 mod run;
 
-pub use open::{OpenError, Opened, open};
+pub use open::{OpenError, Opened, open, open_log};
 pub use run::{RunError, RunOptions, Summary, run};
