@@ -1,5 +1,6 @@
 //! The actor tree, thin: every decision is in [`crate::core`].
 
+pub mod arbiter;
 pub mod attempt;
 pub mod context;
 pub mod gate;
@@ -10,3 +11,5 @@ pub mod limiter;
 pub mod memory;
 pub mod partition;
 pub mod subpartition;
+pub mod supervisor;
+pub mod topic;

@@ -16,6 +16,7 @@ pub mod completions;
 pub mod dead;
 pub mod dedup;
 pub mod demo;
+pub mod door;
 pub mod doubt;
 pub mod error;
 pub mod filter;

@@ -2,6 +2,7 @@
 
 use super::scenario::Part;
 use crate::mock::PartnerReport;
+use crate::telemetry::text::count;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -116,6 +117,9 @@ impl Row {
     }
 }
 
+/// A line of the table: its name, and its figure of a row.
+type Line = (&'static str, fn(&Row) -> u64);
+
 /// The table at the end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Table {
@@ -136,7 +140,7 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = |of: fn(&Row) -> u64| self.rows.iter().map(of).sum::<u64>();
-        let lines: [(&str, fn(&Row) -> u64); 9] = [
+        let lines: [Line; 9] = [
             ("messages sent", |r| r.sent),
             ("  lines that repeated one", |r| r.repeats),
             ("delivered", |r| r.node.delivered),
@@ -155,22 +159,22 @@ impl fmt::Display for Table {
         for (name, of) in lines {
             write!(f, "{name:<28}")?;
             for row in &self.rows {
-                write!(f, "{:>12}", grouped(of(row)))?;
+                write!(f, "{:>12}", count(of(row)))?;
             }
-            writeln!(f, "{:>12}", grouped(total(of)))?;
+            writeln!(f, "{:>12}", count(total(of)))?;
         }
         write!(f, "{:<28}", "partner: most in a second")?;
         for row in &self.rows {
-            write!(f, "{:>12}", grouped(row.most))?;
+            write!(f, "{:>12}", count(row.most))?;
         }
         write!(f, "\n{:<28}", "  of its limit")?;
         for row in &self.rows {
-            write!(f, "{:>12}", grouped(row.limit))?;
+            write!(f, "{:>12}", count(row.limit))?;
         }
         writeln!(f)?;
         for row in &self.rows {
-            for (reason, count) in &row.node.dead {
-                writeln!(f, "dead at {}: {} x {reason}", row.partner, grouped(*count))?;
+            for (reason, n) in &row.node.dead {
+                writeln!(f, "dead at {}: {} x {reason}", row.partner, count(*n))?;
             }
         }
         for mistake in &self.mistakes {
@@ -184,17 +188,4 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
-}
-
-/// A number with its thousands apart.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }

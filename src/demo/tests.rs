@@ -104,7 +104,8 @@ fn what_adds_up_is_said_to_and_what_does_not_is_named() {
     let good = Table::new(vec![row()]);
     assert_eq!(good.mistakes, Vec::<String>::new());
     assert!(good.to_string().contains("It adds up") && good.to_string().contains("3 x 422 not taken"));
-    let broken: [(fn(&mut Row), &str); 6] = [
+    type Damage = fn(&mut Row);
+    let broken: [(Damage, &str); 6] = [
         (|r| r.node.delivered -= 1, "is not 50 sent"),
         (|r| (r.node.delivered, r.node.waiting) = (44, 1), "not finished"),
         (|r| r.applied_again = 1, "applied more than once"),

@@ -6,40 +6,16 @@ use super::{PartitionActor, start};
 use crate::core::ledger::entry::{Body, Outcome, OutcomeKind};
 use crate::core::ledger::fold::FinishedState;
 use crate::core::record::Record;
+use crate::core::resolve::{Known, Resolved, Resolver};
 use crate::core::turnstile::Draws;
 use crate::core::types::{KeyHash, MessageId, Offset, RoutePartition, Time};
 use crate::ledger::keeper::Keeper;
 use crate::log::LogError;
 use crate::sink::{AnswerDetail, Delivery, Sink};
 use actix::prelude::*;
-use bytes::Bytes;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-/// What a record is to a route.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Resolved {
-    /// A message to be delivered.
-    Message(Known),
-    /// Not for this route: finished at once.
-    Filtered,
-    /// Passed over by a rule, with its reason: kept in the ledger.
-    Skipped(Known, String),
-    /// It cannot be a message (no ID, no key, not JSON): a dead letter with this reason.
-    Invalid(Known, String),
-}
-
-/// What is known of a record's message.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Known {
-    /// The message.
-    pub id: MessageId,
-    /// Its key; none: it goes unordered.
-    pub key: Option<KeyHash>,
-    /// The readable ID.
-    pub readable: Bytes,
-}
 
 /// Says what a record is. Pure; one for each route partition.
 pub trait Resolve: Send {
@@ -47,6 +23,15 @@ pub trait Resolve: Send {
     fn resolve(&mut self, record: &Record) -> Resolved;
     /// The budgets that a start of it draws from.
     fn draws(&mut self, record: &Record) -> Draws;
+}
+
+impl Resolve for Resolver {
+    fn resolve(&mut self, record: &Record) -> Resolved {
+        Resolver::resolve(self, record)
+    }
+    fn draws(&mut self, record: &Record) -> Draws {
+        Resolver::draws(self, record)
+    }
 }
 
 /// Answers which messages are finished.

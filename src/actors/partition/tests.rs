@@ -11,6 +11,7 @@ use crate::core::breaker::BreakerSettings;
 use crate::core::ledger::fold::{FinishedState, LaneState, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
 use crate::core::record::Record;
+use crate::core::resolve::Known;
 use crate::core::turnstile::{Draws, Turnstile};
 use crate::core::types::{LifeId, RouteId, RoutePartition, Tenure};
 use crate::intake::fake_log::FakeLog;
