@@ -260,6 +260,9 @@ pub struct DedupRow {
     /// Called delivered by a command, without being sent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub marked: bool,
+    /// Incarnation of the topic, hex: hashes of another one mean nothing. Only in exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
 }
 
 /// Figures of the dedup store.

@@ -3,11 +3,13 @@
 use super::Desk;
 use super::rows::text;
 use super::sources::Wanted;
-use super::view::View;
+use super::view::{View, scope_of};
 use crate::api::messages::{CountRow, DedupStats, parse_time};
 use crate::api::{ApiError, DedupRow, DedupState, Filter, Page};
 use crate::core::ledger::fold::{Finished, FinishedState, MessageState};
-use crate::core::types::{RouteId, Time};
+use crate::core::message_id::IdScope;
+use crate::core::readable_id::meanings;
+use crate::core::types::{RouteId, RoutePartition, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
@@ -58,7 +60,26 @@ fn row_of(view: &View, found: &Finished) -> DedupRow {
         last_status: (found.status != 0).then_some(found.status),
         round: None,
         marked: found.state == FinishedState::Marked,
+        topic_id: None,
     }
+}
+
+/// The row of an export: its ID is one that can be hashed anew elsewhere, else the hash.
+fn exported(view: &View, found: &Finished, scopes: &mut BTreeMap<RoutePartition, IdScope>) -> DedupRow {
+    let mut row = row_of(view, found);
+    let Some(route) = view.routes.get(&found.at.route) else {
+        return row;
+    };
+    let scope = scopes
+        .entry(found.at)
+        .or_insert_with(|| scope_of(route, found.at.partition));
+    let whole = std::str::from_utf8(&found.readable).ok();
+    // Readable IDs are cut to a bound as they are kept: a cut one would be another message's.
+    if !whole.is_some_and(|text| meanings(text, scope).iter().any(|(_, id)| *id == found.id)) {
+        row.id = found.id.to_string();
+    }
+    row.topic_id = Some(format!("{:032x}", route.topic_id.0));
+    row
 }
 
 impl Desk {
@@ -93,6 +114,7 @@ impl Desk {
                             last_status: row.last_status,
                             round: Some(row.round),
                             marked: false,
+                            topic_id: None,
                         })
                     }
                     None => self
@@ -174,16 +196,18 @@ impl Desk {
     ) -> Result<(), ApiError> {
         let wanted = Self::wanted(view, filter, now)?;
         let mut failed = None;
-        self.memory.each(
-            &wanted,
-            &mut |found| match serde_json::to_string(&row_of(view, &found)) {
-                Ok(line) => take(line),
-                Err(e) => {
-                    failed = Some(ApiError::Internal(e.to_string()));
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
+        let mut scopes = BTreeMap::new();
+        self.memory
+            .each(
+                &wanted,
+                &mut |found| match serde_json::to_string(&exported(view, &found, &mut scopes)) {
+                    Ok(line) => take(line),
+                    Err(e) => {
+                        failed = Some(ApiError::Internal(e.to_string()));
+                        ControlFlow::Break(())
+                    }
+                },
+            )?;
         failed.map_or(Ok(()), Err)
     }
 

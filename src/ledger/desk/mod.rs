@@ -17,7 +17,6 @@
 //! A restart in the middle: entries are written in order, each valid by itself; what was not written was not done.
 
 mod dedup;
-mod ids;
 pub mod plan;
 mod prepare;
 mod rows;
@@ -37,7 +36,9 @@ use crate::api::{ApiError, Filter, Order, Page, Query, Reply, SkipRow};
 use crate::config::Config;
 use crate::core::ledger::entry::SkipMatch;
 use crate::core::ledger::fold::LaneState;
+use crate::core::mask::Masker;
 use crate::core::types::Time;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Answers questions and makes orders up. Cheap to clone; every method may block and belongs on a thread that may.
@@ -46,16 +47,33 @@ pub struct Desk {
     memory: Arc<dyn Memory>,
     entries: Arc<dyn Entries>,
     config: Arc<Config>,
+    /// One a partner, and one for partners that the configuration does not name.
+    maskers: Arc<(BTreeMap<String, Masker>, Masker)>,
 }
 
 impl Desk {
-    /// Over these.
-    pub fn new(memory: Arc<dyn Memory>, entries: Arc<dyn Entries>, config: Arc<Config>) -> Self {
+    /// Over these. `secrets` are the configuration's own, to be masked wherever they turn up.
+    pub fn new(
+        memory: Arc<dyn Memory>,
+        entries: Arc<dyn Entries>,
+        config: Arc<Config>,
+        secrets: &[Arc<str>],
+    ) -> Self {
+        let maskers = config
+            .partners
+            .iter()
+            .map(|(name, p)| (name.clone(), Masker::new(&p.mask, secrets)))
+            .collect();
         Self {
             memory,
             entries,
+            maskers: Arc::new((maskers, Masker::new(&[], secrets))),
             config,
         }
+    }
+
+    fn masker(&self, partner: &str) -> &Masker {
+        self.maskers.0.get(partner).unwrap_or(&self.maskers.1)
     }
 
     /// What a question needs of the fold.

@@ -1,14 +1,16 @@
 //! The middle step of an order: filters that need payloads, Idempotency-Keys of next rounds, what cannot be done.
 
+use super::Desk;
 use super::plan::{Found, Item, NAMED, Prepared, Setting, Then, groups};
 use super::rows::Inside;
-use super::view::{Candidate, Picked, View};
-use super::{Desk, ids};
+use super::view::{Candidate, Picked, View, scope_of};
 use crate::api::messages::{DedupRow, DedupState, MessageRow, parse_ago, parse_time};
 use crate::api::orders::{Confirmed, IMPORT_ROWS, Order, OrderReport, OrderRequest, Touched};
 use crate::api::{ApiError, Filter};
+use crate::config::{Config, IdSource};
 use crate::core::ledger::entry::{Kept, SkipMatch, SkipRule};
 use crate::core::ledger::fold::{FinishedState, MessageState};
+use crate::core::readable_id::{Meaning, meanings};
 use crate::core::types::{MessageId, RoutePartition, Time};
 use crate::sink::idempotency_key;
 use bytes::Bytes;
@@ -214,7 +216,7 @@ impl Desk {
                 }
             }
             if !known {
-                unknown(view, asked, candidates, making)?;
+                self.mark_unknown(view, asked, candidates, making)?;
             }
         }
         making.refuse(
@@ -222,6 +224,57 @@ impl Desk {
             "wait for an attempt or its verdict; `skip add --id` passes over what has not begun",
         );
         making.refuse(done, "are delivered already");
+        Ok(())
+    }
+
+    /// An ID that nothing is known of is marked in every partition where it may turn up: which one is decided by
+    /// whoever writes the record. A hash belongs to one partition, so that must be named.
+    fn mark_unknown(
+        &self,
+        view: &View,
+        asked: &str,
+        candidates: &[Candidate],
+        making: &mut Making,
+    ) -> Result<(), ApiError> {
+        let mut places = 0;
+        for candidate in candidates {
+            let (topic, partner) = view.names(candidate.at.route);
+            // Where one partition is left, a text that looks like a hash may well be one: then both are marked, as
+            // no record can ever have the other.
+            let meant = match candidate.meaning {
+                Meaning::Hash => view.places.len() == 1,
+                other => other == intended(&self.config, topic, asked),
+            };
+            if !meant {
+                continue;
+            }
+            places += 1;
+            let row = MessageRow {
+                id: asked.to_owned(),
+                topic: topic.to_owned(),
+                partner: partner.to_owned(),
+                partition: candidate.at.partition,
+                state: DedupState::Absent.word().to_owned(),
+                ..MessageRow::default()
+            };
+            making.push(
+                candidate.at,
+                candidate.id,
+                Found::NotHeld,
+                Then::Mark { offset: 0 },
+                &row,
+            );
+        }
+        if places == 0 {
+            return Err(ApiError::Invalid(format!(
+                "nothing is known of `{asked}`, and its hash cannot be made from this text: give the hash, with topic, partner and partition"
+            )));
+        }
+        if places > 1 {
+            making.prepared.report.notes.push(format!(
+                "nothing is known of `{asked}`: it is marked in all {places} partitions of its routes"
+            ));
+        }
         Ok(())
     }
 
@@ -247,14 +300,19 @@ impl Desk {
                 nowhere += 1;
                 continue;
             };
-            // A readable ID is hashed anew: the topic may be another incarnation than the exported one.
             let hex = row.hex.as_deref().unwrap_or_default();
-            let text = if row.id.is_empty() || row.id == hex {
-                hex
+            let same_topic = row.topic_id.as_deref() == Some(&format!("{:032x}", route.topic_id.0));
+            let id = if same_topic || row.id.is_empty() || row.id == hex {
+                hex.parse().ok().filter(|_| same_topic)
             } else {
-                row.id.as_str()
+                // Another incarnation has other hashes: the readable ID is hashed anew.
+                let wanted = intended(&self.config, &row.topic, &row.id);
+                let all = meanings(&row.id, &scope_of(route, at.partition));
+                all.into_iter()
+                    .find(|(meaning, _)| *meaning == wanted)
+                    .map(|(_, id)| id)
             };
-            let Some(id) = ids::of_text(text, route, at.partition).first().copied() else {
+            let Some(id) = id else {
                 nowhere += 1;
                 continue;
             };
@@ -390,45 +448,18 @@ impl Desk {
     }
 }
 
-/// An ID that nothing is known of is marked in every partition where it may turn up: which one is decided by whoever
-/// writes the record. A hash belongs to one partition, so that must be named.
-fn unknown(view: &View, asked: &str, candidates: &[Candidate], making: &mut Making) -> Result<(), ApiError> {
-    let is_hash = asked.to_ascii_lowercase().parse::<MessageId>().is_ok();
-    if is_hash && view.places.len() > 1 {
-        return Err(ApiError::Invalid(format!(
-            "`{asked}` is a hash that nothing is known of: name topic, partner and partition"
-        )));
+/// What a text that nothing is known of stands for, by the topic's settings.
+fn intended(config: &Config, topic: &str, text: &str) -> Meaning {
+    let sources = config.section_of(topic).map_or(&[][..], |t| t.id.as_slice());
+    match sources {
+        [IdSource::Position] => Meaning::Position,
+        // A value's hash is not made from what can be typed.
+        [IdSource::Hash] => Meaning::Hash,
+        [_] => Meaning::Whole,
+        [] if text.parse::<MessageId>().is_ok() => Meaning::Hash,
+        [] => Meaning::Whole,
+        [..] => Meaning::Parts,
     }
-    // The hash stands last among the meanings of a text.
-    let chosen = candidates
-        .iter()
-        .filter(|c| !is_hash || c.id.to_string().eq_ignore_ascii_case(asked));
-    let mut places = 0;
-    for candidate in chosen {
-        places += 1;
-        let (topic, partner) = view.names(candidate.at.route);
-        let row = MessageRow {
-            id: asked.to_owned(),
-            topic: topic.to_owned(),
-            partner: partner.to_owned(),
-            partition: candidate.at.partition,
-            state: DedupState::Absent.word().to_owned(),
-            ..MessageRow::default()
-        };
-        making.push(
-            candidate.at,
-            candidate.id,
-            Found::NotHeld,
-            Then::Mark { offset: 0 },
-            &row,
-        );
-    }
-    if places > 1 {
-        making.prepared.report.notes.push(format!(
-            "nothing is known of `{asked}`: it is marked in all {places} partitions of its routes"
-        ));
-    }
-    Ok(())
 }
 
 /// When a rule ends: after so long, or at a time to come.

@@ -7,6 +7,7 @@ use crate::api::{ApiError, Filter, Page};
 use crate::config::{Config, KeySource};
 use crate::core::ledger::entry::{Body, Entry, Kept, OutcomeKind};
 use crate::core::ledger::fold::MessageState;
+use crate::core::mask::MASK;
 use crate::core::record::SOURCE_HEADER;
 use crate::core::types::Time;
 
@@ -64,17 +65,22 @@ pub(super) fn some_time(t: Time) -> Option<String> {
 }
 
 /// The key of a message as text: the record's, or what the topic's pointer finds in the value.
-fn key_text(config: &Config, topic: &str, kept: &Kept) -> Option<String> {
+pub(super) fn key_text(
+    config: &Config,
+    topic: &str,
+    record_key: Option<&[u8]>,
+    value: &[u8],
+) -> Option<String> {
     match config.section_of(topic).map(|t| &t.key) {
         Some(KeySource::Json(pointer)) => {
-            let value: serde_json::Value = serde_json::from_slice(&kept.value).ok()?;
+            let value: serde_json::Value = serde_json::from_slice(value).ok()?;
             match value.pointer(pointer)? {
                 serde_json::Value::String(s) => Some(s.clone()),
                 serde_json::Value::Null => None,
                 other => Some(other.to_string()),
             }
         }
-        Some(KeySource::Record) | None => kept.record_key.as_deref().map(text),
+        Some(KeySource::Record) | None => record_key.map(text),
     }
 }
 
@@ -135,7 +141,7 @@ impl Desk {
             if !kept.readable.is_empty() {
                 row.id = text(kept.readable.as_bytes());
             }
-            row.key = key_text(&self.config, topic, kept);
+            row.key = key_text(&self.config, topic, kept.record_key.as_deref(), &kept.value);
             row.reason = text(kept.reason.as_bytes());
             row.answer = text(kept.answer.as_bytes());
             row.source = source(&kept.headers);
@@ -160,7 +166,7 @@ impl Desk {
                 page.more = true;
                 break;
             }
-            page.rows.push(row);
+            page.rows.push(self.veiled(row));
         }
         Ok(page)
     }
@@ -184,12 +190,11 @@ impl Desk {
         };
         let (row, kept) = self.row(view, picked)?;
         let kept = kept.unwrap_or_default();
-        let veiled = |bytes: &[u8]| {
-            if raw {
-                text(bytes)
-            } else {
-                format!("({} bytes, hidden)", bytes.len())
-            }
+        let masker = self.masker(&row.partner);
+        let header = |name: &[u8], value: &[u8]| {
+            let (name, value) = (text(name), text(value));
+            let shown = if raw { value } else { masker.header(&name, &value) };
+            (name, shown)
         };
         Ok(MessageDetail {
             idempotency_key: kept.idempotency_key.clone(),
@@ -197,15 +202,38 @@ impl Desk {
             headers: kept
                 .headers
                 .iter()
-                .map(|(name, value)| {
-                    let shown = name.eq_ignore_ascii_case(SOURCE_HEADER.as_bytes());
-                    (text(name), if shown { text(value) } else { veiled(value) })
-                })
+                .map(|(name, value)| header(name, value))
                 .collect(),
-            value: veiled(&kept.value),
+            value: if raw {
+                text(&kept.value)
+            } else {
+                masker.text(&text(&kept.value))
+            },
             masked: !raw,
-            row,
+            row: if raw { row } else { self.veiled(row) },
         })
+    }
+
+    /// A row as it may be shown: rows are matched against filters as they are.
+    fn veiled(&self, mut row: MessageRow) -> MessageRow {
+        row.key = row.key.map(|key| self.veiled_key(&row.topic, &row.partner, key));
+        row
+    }
+
+    /// A key as it may be shown. One that comes from a field whose name is masked is hidden whole.
+    pub(super) fn veiled_key(&self, topic: &str, partner: &str, key: String) -> String {
+        let masker = self.masker(partner);
+        let hidden = match self.config.section_of(topic).map(|t| &t.key) {
+            Some(KeySource::Json(pointer)) => {
+                pointer.rsplit('/').next().is_some_and(|name| masker.hides(name))
+            }
+            Some(KeySource::Record) | None => false,
+        };
+        if hidden {
+            MASK.to_owned()
+        } else {
+            masker.text(&key)
+        }
     }
 }
 

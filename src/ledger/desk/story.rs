@@ -3,7 +3,7 @@
 
 use super::Desk;
 use super::dedup::{known, remembered};
-use super::rows::{kept, source, text};
+use super::rows::{kept, key_text, source, text};
 use super::view::{Candidate, View};
 use crate::api::messages::{DedupState, RouteStory, Story, StoryLine};
 use crate::api::{ApiError, Filter};
@@ -246,10 +246,12 @@ impl Desk {
             .as_ref()
             .map(|r| &r.headers)
             .or(kept.as_ref().map(|k| &k.headers));
-        let key = record
-            .as_ref()
-            .and_then(|r| r.key.as_ref())
-            .or(kept.as_ref().and_then(|k| k.record_key.as_ref()));
+        let key = match (&record, &kept) {
+            (Some(r), _) => key_text(&self.config, topic, r.key.as_deref(), &r.value),
+            (None, Some(k)) => key_text(&self.config, topic, k.record_key.as_deref(), &k.value),
+            (None, None) => None,
+        };
+        let key = key.map(|key| self.veiled_key(topic, partner, key));
         if let (Some(timestamp), Some(offset)) = (timestamp, offset) {
             lines.insert(
                 0,
@@ -276,7 +278,7 @@ impl Desk {
             state,
             offset,
             source: headers.and_then(source),
-            key: key.map(|k| text(k)),
+            key,
             attempts: telling.attempts.max(found.map_or(0, |f| f.attempts)),
             lines,
         }))

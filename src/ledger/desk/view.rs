@@ -3,11 +3,12 @@
 //! The fold belongs to the actor that owns the lane; reading payloads, filters on what they hold, and tables take
 //! time that it must not spend (I8). So it only picks: a pass over the messages in memory, bounded copies, no I/O.
 
-use super::ids;
 use crate::api::messages::{FILTER_IDS, parse_time};
 use crate::api::{ApiError, Filter};
 use crate::core::ledger::entry::{RouteInfo, SkipRule};
 use crate::core::ledger::fold::{Counts, LaneState, Message, MessageState};
+use crate::core::message_id::IdScope;
+use crate::core::readable_id::{Meaning, meanings};
 use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
 use std::collections::{BTreeMap, HashMap};
 
@@ -151,6 +152,8 @@ pub struct Candidate {
     pub asked: usize,
     /// Route and partition.
     pub at: RoutePartition,
+    /// What the text is taken for.
+    pub meaning: Meaning,
     /// The hash it has there.
     pub id: MessageId,
 }
@@ -271,10 +274,11 @@ impl View {
                 let Some(route) = self.routes.get(&at.route) else {
                     continue;
                 };
-                for id in ids::of_text(text, route, at.partition) {
+                for (meaning, id) in meanings(text, &scope_of(route, at.partition)) {
                     self.candidates.push(Candidate {
                         asked: index,
                         at: *at,
+                        meaning,
                         id,
                     });
                 }
@@ -328,6 +332,11 @@ impl View {
             .get(&route)
             .map_or(("(unknown)", "(unknown)"), |r| (&r.topic, &r.partner))
     }
+}
+
+/// Where message IDs of a route's partition are told apart.
+pub(super) fn scope_of(route: &RouteInfo, partition: u32) -> IdScope {
+    IdScope::new(&route.topic, route.topic_id, partition, &route.partner)
 }
 
 fn keep_oldest<T: Ord>(rows: &mut Vec<T>, most: usize) {
