@@ -352,7 +352,7 @@ mod tests {
         let mut partner = PartnerConfig::new("p", "http://127.0.0.1/");
         partner.concurrency = concurrency;
         let clock = Clock::start();
-        let turnstile = Turnstile::new(BreakerSettings::of(&partner), clock.now());
+        let turnstile = Turnstile::new(0, BreakerSettings::of(&partner), clock.now());
         let budgets = Rc::new(RefCell::new(BudgetTable::new()));
         PartnerGate::new(
             turnstile,

@@ -406,7 +406,7 @@ fn parameters<T: DeserializeOwned>(query: Option<&str>) -> Result<T, ApiError> {
                     .map_err(|_| ApiError::Invalid(format!("{name} is `{value}`, expected a number")))?;
                 object.insert(name.into_owned(), number.into());
             }
-            "again" => {
+            "again" | "strict" => {
                 object.insert(name.into_owned(), (value == "true").into());
             }
             _ => {

@@ -117,7 +117,8 @@ pub struct SendReply {
     pub id: Option<String>,
 }
 
-/// What an import into a running node is told; the file itself is the body of the request.
+/// What an import into a running node is told; the file itself is the body of the request, packed (gz, zst) or not:
+/// its first bytes tell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRequest {
@@ -128,12 +129,15 @@ pub struct ImportRequest {
     /// `jsonl`, `csv`, `urls` or `auto`.
     #[serde(default)]
     pub format: Option<String>,
-    /// `gz`, `zst`, `none` or `auto` (by name and first bytes).
-    #[serde(default)]
-    pub compression: Option<String>,
     /// Import it even if the same content was imported before.
     #[serde(default)]
     pub again: bool,
+    /// Where the records' keys come from: `json:/POINTER` or the name of a CSV column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The first bad line ends it, and nothing is imported.
+    #[serde(default)]
+    pub strict: bool,
 }
 
 /// What an import became.

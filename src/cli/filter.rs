@@ -1,6 +1,8 @@
 //! Which messages a list or a bulk command means: the same options everywhere.
 
 use super::CliError;
+use crate::api;
+use crate::clock::Clock;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -20,10 +22,10 @@ pub struct Filter {
     /// With this key
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
-    /// Whose reason contains this text
+    /// Whose reason begins with this text; /…/ is a regular expression
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// From this source file (FILE, or FILE:LINE)
+    /// Whose source begins with this text (FILE, or FILE:LINE)
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
     /// At most so old, as 24h
@@ -38,6 +40,24 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// As the node understands it: ages become times, counted from now.
+    pub fn to_api(&self, ids: &[String]) -> api::Filter {
+        let now = Clock::wall();
+        api::Filter {
+            ids: ids.to_vec(),
+            partner: self.partner.clone(),
+            topic: self.topic.clone(),
+            partition: self.partition,
+            reason: self.reason.clone(),
+            since: self.since.map(|age| now.minus(age).to_string()),
+            until: self.until.map(|age| now.minus(age).to_string()),
+            source: self.source.clone(),
+            key: self.key.clone(),
+            round: None,
+            limit: self.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        }
+    }
+
     /// Whether it picks everything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -56,6 +76,9 @@ pub struct Bulk {
     /// Only count what would be touched
     #[arg(long)]
     pub dry_run: bool,
+    /// Do not ask before touching anything
+    #[arg(long)]
+    pub yes: bool,
     /// Why, for the record
     #[arg(long = "because", value_name = "TEXT")]
     pub because: Option<String>,
@@ -65,6 +88,15 @@ pub struct Bulk {
 }
 
 impl Bulk {
+    /// The filter, if it names something.
+    ///
+    /// # Errors
+    /// As [`Bulk::check`].
+    pub fn to_api(&self) -> Result<api::Filter, CliError> {
+        self.check()?;
+        Ok(self.filter.to_api(&self.ids))
+    }
+
     /// Refuses a command that names nothing: nobody should touch everything by leaving an argument out.
     pub fn check(&self) -> Result<(), CliError> {
         if self.ids.is_empty() && self.filter.is_empty() && !self.all {

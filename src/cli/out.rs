@@ -24,6 +24,15 @@ impl Out {
         }
     }
 
+    /// Somewhere else than stdout, as if a script read it.
+    pub fn to(writer: Box<dyn Write>, json: bool) -> Self {
+        Self {
+            to: io::BufWriter::new(writer),
+            json,
+            terminal: false,
+        }
+    }
+
     /// Whether data goes out as JSON.
     pub fn is_json(&self) -> bool {
         self.json

@@ -3,7 +3,7 @@
 //! | module | decides |
 //! |---|---|
 //! | [`types`], [`record`] | the vocabulary: IDs, times, records |
-//! | [`message_id`], [`pointer`] | what makes a record the same message again; its key |
+//! | [`message_id`], [`pointer`], [`resolve`] | what makes a record the same message again; its key |
 //! | [`ranges`], [`key_queues`] | which offsets are finished; which record of which key goes next |
 //! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
@@ -25,6 +25,7 @@ pub mod message_id;
 pub mod pointer;
 pub mod ranges;
 pub mod record;
+pub mod resolve;
 pub mod restart;
 pub mod turnstile;
 pub mod types;

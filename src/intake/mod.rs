@@ -8,7 +8,9 @@ pub mod place;
 pub mod send;
 
 #[cfg(test)]
-mod fake_log;
+pub(crate) mod fake_log;
+#[cfg(test)]
+mod tests;
 
 use crate::config::{Config, TopicConfig};
 use crate::log::TopicSpec;
@@ -20,4 +22,13 @@ pub fn topic_spec(config: &Config, topic: &TopicConfig) -> TopicSpec {
         retention: Some(topic.retention.unwrap_or(config.log.retention)),
         retention_bytes: topic.retention_bytes.or(config.log.retention_bytes),
     }
+}
+
+/// The section that decides about a topic, under the topic's own name (a section with a pattern has another one).
+pub fn section_of(config: &Config, topic: &str) -> Option<TopicConfig> {
+    let section = config.section_of(topic)?;
+    Some(TopicConfig {
+        name: topic.to_owned(),
+        ..section.clone()
+    })
 }

@@ -437,6 +437,8 @@ impl Future for Durable {
 
 impl Drop for LanePort {
     fn drop(&mut self) {
+        // What was appended goes out even if nobody is left to wait for it.
+        self.flush();
         // Lets the flush task see that the port is gone.
         self.shared.wake.notify_one();
     }

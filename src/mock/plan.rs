@@ -194,6 +194,16 @@ pub fn decide(
         applied: false,
         limited: None,
     };
+    // What it has taken before it does not refuse for its content.
+    if behaviour.idempotent
+        && seen.applied_before
+        && matches!(
+            plan.fault,
+            Some(Fault::ErrorBody | Fault::Status(400..=428 | 430..=499))
+        )
+    {
+        plan.fault = None;
+    }
     // The limit stands in front of the partner's logic, but not in front of a dead partner.
     if matches!(plan.fault, None | Some(Fault::Status(_) | Fault::ErrorBody)) {
         plan.limited = limits.iter_mut().filter_map(|l| l.wait(now)).max();

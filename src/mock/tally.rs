@@ -132,6 +132,10 @@ pub struct Tally {
     bad_requests: u64,
     lookups: u64,
     ids: ByHash<[u8; 16], IdCount>,
+    ids_applied: u64,
+    ids_applied_again: u64,
+    ids_requested_again: u64,
+    most_requests: u32,
     keys: ByHash<u64, KeyState>,
     order_violations: u64,
     overlaps: u64,
@@ -175,10 +179,14 @@ impl Tally {
             let hash = hash16(arrival.id);
             let count = self.ids.entry(hash).or_default();
             count.requests += 1;
-            if count.requests == 2 && self.named.len() < NAMED {
-                let shown = &arrival.id[..arrival.id.len().min(NAMED_BYTES)];
-                self.named
-                    .push((String::from_utf8_lossy(shown).into_owned(), hash));
+            self.most_requests = self.most_requests.max(count.requests);
+            if count.requests == 2 {
+                self.ids_requested_again += 1;
+                if self.named.len() < NAMED {
+                    let shown = &arrival.id[..arrival.id.len().min(NAMED_BYTES)];
+                    self.named
+                        .push((String::from_utf8_lossy(shown).into_owned(), hash));
+                }
             }
             count.applied > 0
         };
@@ -220,7 +228,13 @@ impl Tally {
             if id.is_empty() {
                 self.applied_without_id += 1;
             } else {
-                self.ids.entry(hash16(id)).or_default().applied += 1;
+                let count = self.ids.entry(hash16(id)).or_default();
+                count.applied += 1;
+                match count.applied {
+                    1 => self.ids_applied += 1,
+                    2 => self.ids_applied_again += 1,
+                    _ => {}
+                }
             }
         }
     }
@@ -253,7 +267,6 @@ impl Tally {
 
     /// The report. `wall_at_start_us` makes times of day out of times since the start.
     pub fn report(&self, name: &str, url: String, wall_at_start_us: u64) -> PartnerReport {
-        let over = |f: fn(&IdCount) -> bool| self.ids.values().filter(|c| f(c)).count() as u64;
         PartnerReport {
             name: name.to_owned(),
             url,
@@ -261,10 +274,10 @@ impl Tally {
             ids: self.ids.len() as u64,
             without_id: self.without_id,
             applied: self.applied,
-            ids_applied: over(|c| c.applied > 0),
-            ids_requested_again: over(|c| c.requests > 1),
-            ids_applied_again: over(|c| c.applied > 1),
-            most_requests_of_an_id: self.ids.values().map(|c| c.requests).max().unwrap_or(0),
+            ids_applied: self.ids_applied,
+            ids_requested_again: self.ids_requested_again,
+            ids_applied_again: self.ids_applied_again,
+            most_requests_of_an_id: self.most_requests,
             applied_without_id: self.applied_without_id,
             requests_after_applied: self.repeats,
             requested_again: self

@@ -5,6 +5,8 @@
 //! the first byte, and reports what came of it.
 
 pub mod http;
+pub mod secrets;
+pub mod template;
 
 use crate::core::record::Record;
 use crate::core::types::MessageId;

@@ -6,39 +6,16 @@ use super::{PartitionActor, start};
 use crate::core::ledger::entry::{Body, Outcome, OutcomeKind};
 use crate::core::ledger::fold::FinishedState;
 use crate::core::record::Record;
+use crate::core::resolve::{Known, Resolved, Resolver};
 use crate::core::turnstile::Draws;
 use crate::core::types::{KeyHash, MessageId, Offset, RoutePartition, Time};
+use crate::ledger::keeper::Keeper;
 use crate::log::LogError;
 use crate::sink::{AnswerDetail, Delivery, Sink};
 use actix::prelude::*;
-use bytes::Bytes;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-/// What a record is to a route.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Resolved {
-    /// A message to be delivered.
-    Message(Known),
-    /// Not for this route: finished at once.
-    Filtered,
-    /// Passed over by a rule, with its reason: kept in the ledger.
-    Skipped(Known, String),
-    /// It cannot be a message (no ID, no key, not JSON): a dead letter with this reason.
-    Invalid(Known, String),
-}
-
-/// What is known of a record's message.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Known {
-    /// The message.
-    pub id: MessageId,
-    /// Its key; none: it goes unordered.
-    pub key: Option<KeyHash>,
-    /// The readable ID.
-    pub readable: Bytes,
-}
 
 /// Says what a record is. Pure; one for each route partition.
 pub trait Resolve: Send {
@@ -48,14 +25,45 @@ pub trait Resolve: Send {
     fn draws(&mut self, record: &Record) -> Draws;
 }
 
+impl Resolve for Resolver {
+    fn resolve(&mut self, record: &Record) -> Resolved {
+        Resolver::resolve(self, record)
+    }
+    fn draws(&mut self, record: &Record) -> Draws {
+        Resolver::draws(self, record)
+    }
+}
+
 /// Answers which messages are finished.
 pub trait Remembered: Send + Sync {
     /// For each ID, in order, what became of it; appended to `out`.
-    fn look_up(&self, at: RoutePartition, ids: &[MessageId], out: &mut Vec<Option<FinishedState>>);
+    ///
+    /// # Errors
+    /// If the memory cannot be asked: then nothing may be taken for absent (I2). In words, for people.
+    fn look_up(
+        &self,
+        at: RoutePartition,
+        ids: &[MessageId],
+        out: &mut Vec<Option<FinishedState>>,
+    ) -> Result<(), String>;
 }
 
 /// Before a failed read is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
+
+impl Remembered for Keeper {
+    fn look_up(
+        &self,
+        at: RoutePartition,
+        ids: &[MessageId],
+        out: &mut Vec<Option<FinishedState>>,
+    ) -> Result<(), String> {
+        Keeper::look_up(self, at, ids, out).map_err(|error| match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })
+    }
+}
 
 impl<S: Sink> PartitionActor<S> {
     /// Reads the next chunk, unless one is being read or there is no room.
@@ -82,8 +90,11 @@ impl<S: Sink> PartitionActor<S> {
         };
         let taken = read.into_actor(self).map(move |result, act, ctx| match result {
             Ok(Ok((records, next))) => {
+                if let Err(why) = act.take_up(from, records, next) {
+                    act.read_again(&why, ctx);
+                    return;
+                }
                 act.reading = false;
-                act.take_up(from, records, next);
                 act.start_work(ctx);
                 act.read_on(ctx);
             }
@@ -103,14 +114,16 @@ impl<S: Sink> PartitionActor<S> {
                 self.next_read = first;
                 self.reading = false;
             }
-            error => {
-                tracing::error!(event = "read_failed", topic = %self.route.topic, %error, "cannot read the topic");
-                ctx.run_later(READ_AGAIN, |act, ctx| {
-                    act.reading = false;
-                    act.read_on(ctx);
-                });
-            }
+            error => self.read_again(&error.to_string(), ctx),
         }
+    }
+
+    fn read_again(&mut self, why: &str, ctx: &mut Context<Self>) {
+        tracing::error!(event = "read_failed", topic = %self.route.topic, why, "cannot take up records; trying again");
+        ctx.run_later(READ_AGAIN, |act, ctx| {
+            act.reading = false;
+            act.read_on(ctx);
+        });
     }
 
     fn give_up(&mut self, error: impl std::fmt::Display, ctx: &mut Context<Self>) {
@@ -119,7 +132,7 @@ impl<S: Sink> PartitionActor<S> {
     }
 
     /// Takes up records that were read: look-up, then queue or finish.
-    fn take_up(&mut self, from: Offset, records: Vec<Record>, next: Offset) {
+    fn take_up(&mut self, from: Offset, records: Vec<Record>, next: Offset) -> Result<(), String> {
         self.forget_folded();
         let mut found = Vec::new();
         let mut ids = Vec::with_capacity(records.len());
@@ -149,9 +162,9 @@ impl<S: Sink> PartitionActor<S> {
                 }
             }
         }
+        self.remembered.look_up(self.route.at, &ids, &mut found)?;
         self.window.finish_silently(expected, next);
         self.next_read = next;
-        self.remembered.look_up(self.route.at, &ids, &mut found);
         for ((record, known, verdict), found) in messages.into_iter().zip(found) {
             let offset = record.offset;
             if self.taken_over.get(&known.id) == Some(&offset) {
@@ -180,6 +193,7 @@ impl<S: Sink> PartitionActor<S> {
                 }
             }
         }
+        Ok(())
     }
 
     fn new_item(&self, record: Record, known: Known) -> Box<Item> {

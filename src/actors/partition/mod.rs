@@ -16,7 +16,8 @@ mod start;
 mod tests;
 pub mod window;
 
-pub use intake::{Known, Remembered, Resolve, Resolved};
+use crate::core::resolve::Resolved;
+pub use intake::{Remembered, Resolve};
 pub use load::{Payloads, TopicPayloads};
 pub use start::Start;
 

@@ -82,13 +82,13 @@ impl CalendarQuota {
         if at >= self.end {
             // A span in which nothing is taken yet; but not so shortly before its end.
             let (_, end) = span_of(at, self.unit, &self.zone);
-            return if at + guard >= end {
+            return if at.saturating_add(guard) >= end {
                 unwall(end, wall_offset)
             } else {
                 from
             };
         }
-        if self.used < self.count && at + guard < self.end {
+        if self.used < self.count && at.saturating_add(guard) < self.end {
             return from;
         }
         from.max(unwall(self.end, wall_offset))

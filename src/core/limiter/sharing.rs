@@ -1,17 +1,18 @@
 //! Turns of several partners at one budget (I8): a partner whose timer happens to fire first must not take
 //! every slot.
 //!
-//! A partner that is kept back *claims* its turn. Who has taken [`IN_A_ROW`] slots since another one last took
-//! one yields, for a moment at a time, to a claim whose time has come; a claim that is not taken up lapses. So each
-//! of several busy partners gets its share, and one that is slow to come costs the others some milliseconds.
+//! A partner that is kept back *claims* its turn. Whoever is [`AHEAD`] slots ahead of one that claims yields, for a
+//! moment at a time, once the claim's time has come; a claim that is not taken up lapses. So each of several
+//! busy partners gets its share, one that is slow to come costs the others some milliseconds, and one that was
+//! away has no more than that lead to catch up.
 
 use crate::core::types::Time;
 use smallvec::SmallVec;
 use std::time::Duration;
 
-/// Slots in a row while another partner claims one. More than one, so that a budget of many thousand slots a second
-/// is not bound to the timers' millisecond.
-const IN_A_ROW: u32 = 16;
+/// Slots that a partner may be ahead. More than one, so that a budget of many thousand slots a second is not bound
+/// to the timers' millisecond.
+const AHEAD: u64 = 16;
 /// How long a partner that must yield waits before it asks again.
 pub(super) const YIELD: Duration = Duration::from_millis(1);
 /// So long after its time a claim lapses.
@@ -20,43 +21,63 @@ const LAPSE: Duration = Duration::from_millis(20);
 /// Whose turn it is at one instance of a budget.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turns {
-    last: u32,
-    in_a_row: u32,
-    claims: SmallVec<[(u32, Time); 2]>,
+    partners: SmallVec<[Partner; 2]>,
+}
+
+#[derive(Clone, Debug)]
+struct Partner {
+    who: u32,
+    /// Slots taken; one that was far behind counts as if it were not.
+    taken: u64,
+    claim: Option<Time>,
 }
 
 impl Turns {
+    fn partner(&mut self, who: u32) -> &mut Partner {
+        let most = self.partners.iter().map(|p| p.taken).max().unwrap_or(0);
+        let at = match self.partners.iter().position(|p| p.who == who) {
+            Some(at) => at,
+            None => {
+                self.partners.push(Partner {
+                    who,
+                    taken: 0,
+                    claim: None,
+                });
+                self.partners.len() - 1
+            }
+        };
+        let partner = &mut self.partners[at];
+        partner.taken = partner.taken.max(most.saturating_sub(AHEAD));
+        partner
+    }
+
     /// A partner is kept back until `at`.
     pub(super) fn claim(&mut self, who: u32, at: Time) {
-        match self.claims.iter_mut().find(|(partner, _)| *partner == who) {
-            Some(claim) => claim.1 = at,
-            None => self.claims.push((who, at)),
-        }
+        self.partner(who).claim = Some(at);
     }
 
     /// A partner has taken a slot.
     pub(super) fn took(&mut self, who: u32) {
-        if self.last == who {
-            self.in_a_row = self.in_a_row.saturating_add(1);
-        } else {
-            self.last = who;
-            self.in_a_row = 1;
-        }
-        self.claims.retain(|(partner, _)| *partner != who);
+        let partner = self.partner(who);
+        partner.taken += 1;
+        partner.claim = None;
     }
 
     /// Whether a partner must let another one go first.
-    pub(super) fn must_yield(&mut self, who: u32, horizon: Time, now: Time) -> bool {
-        if self.claims.is_empty() || self.last != who || self.in_a_row < IN_A_ROW {
+    pub(super) fn must_yield(&self, who: u32, horizon: Time, now: Time) -> bool {
+        let Some(own) = self.partners.iter().find(|p| p.who == who) else {
             return false;
-        }
-        self.claims.retain(|&mut (_, at)| now <= at.plus(LAPSE));
-        self.claims
-            .iter()
-            .any(|&(partner, at)| partner != who && at <= horizon)
+        };
+        self.partners.iter().any(|p| {
+            p.who != who
+                && own.taken >= p.taken + AHEAD
+                && p.claim.is_some_and(|at| at <= horizon && now <= at.plus(LAPSE))
+        })
     }
 
     pub(super) fn is_idle(&self, now: Time) -> bool {
-        self.claims.iter().all(|&(_, at)| now > at.plus(LAPSE))
+        self.partners
+            .iter()
+            .all(|p| p.claim.is_none_or(|at| now > at.plus(LAPSE)))
     }
 }

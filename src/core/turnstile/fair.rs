@@ -11,11 +11,6 @@ pub(super) struct FairSet {
 }
 
 impl FairSet {
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
     /// Adds a line behind those of its queue; a queue that had none goes behind all others.
     pub(super) fn push(&mut self, queue: u32, line: u32) {
         let lines = self.lines.entry(queue).or_default();

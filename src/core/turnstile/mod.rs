@@ -283,19 +283,15 @@ impl Turnstile {
             self.step_in(from);
             return false;
         }
-        // Others wait for one of these budgets already: behind them.
-        if let Some(&draw) = line
-            .draws
-            .iter()
-            .find(|&d| Some(*d) != from && self.rounds.contains_key(d))
+        // Others wait for one of these budgets already: behind them. (One that has waited its turn for one
+        // budget does not ask who waits for the others: it could be sent to and fro for ever.)
+        if from.is_none()
+            && let Some(draw) = line.draws.iter().copied().find(|d| self.rounds.contains_key(d))
         {
             self.ready.pop_unserved();
-            line.stepped_out_of = None;
-            let queue = line.queue;
             if let Some(round) = self.rounds.get_mut(&draw) {
-                round.lines.push(queue, id);
+                round.lines.push(line.queue, id);
             }
-            self.step_in(from);
             return false;
         }
         let (at, last) = budgets.earliest(

@@ -35,7 +35,7 @@ pub use registry::{Entry, TOPIC as REGISTRY_TOPIC};
 pub use rows::Format;
 pub use source::Packing;
 
-use crate::api::{ImportReport, RejectedLine};
+use crate::api::{ImportReport, ImportRequest, RejectedLine};
 use crate::clock::Clock;
 use crate::config::TopicConfig;
 use crate::core::record::{Headers, IMPORT_ID_HEADER, SOURCE_HEADER};
@@ -92,6 +92,29 @@ impl ImportOptions {
             rejects: None,
             longest: 16 << 20,
         }
+    }
+
+    /// As a request to a node says it. The reject file is named by the node.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn of_request(request: &ImportRequest) -> Result<Self, String> {
+        let mut options = Self::new(request.name.as_str());
+        options.again = request.again;
+        options.strict = request.strict;
+        options.key = request.key.as_deref().map(str::parse).transpose()?;
+        options.format = match request.format.as_deref() {
+            None | Some("auto") => None,
+            Some("jsonl") => Some(Format::JsonLines),
+            Some("csv") => Some(Format::Csv),
+            Some("urls") => Some(Format::Urls),
+            Some(other) => {
+                return Err(format!(
+                    "unknown format `{other}`, expected jsonl, csv, urls or auto"
+                ));
+            }
+        };
+        Ok(options)
     }
 
     fn short_name(&self) -> &str {

@@ -73,11 +73,8 @@ impl Desk {
         let mut rows = Vec::new();
         for (index, asked) in filter.ids.iter().enumerate() {
             let mut knowing = BTreeSet::new();
-            for candidate in view.candidates.iter().filter(|c| c.asked == index) {
-                let open = view
-                    .picked
-                    .iter()
-                    .find(|p| p.at == candidate.at && p.id == candidate.id);
+            for candidate in view.candidates_of(index) {
+                let open = view.held(candidate);
                 let row = match open {
                     Some(picked) => {
                         let (row, _) = self.row(view, picked)?;

@@ -22,6 +22,7 @@ pub mod plan;
 mod prepare;
 mod rows;
 pub mod sources;
+pub mod standing;
 mod story;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub mod view;
 
 pub use plan::{Effect, Plan, Prepared};
 pub use sources::{Entries, LogEntries, Memory};
+pub use standing::Standing;
 pub use view::{Pick, States, View};
 
 use crate::api::{ApiError, Filter, Order, Page, Query, Reply, SkipRow};

@@ -210,7 +210,8 @@ impl Prepared {
 
     /// Makes entries of one part, as far as its messages are still what they were.
     ///
-    /// `state` must hold every entry that was appended before these, also those not durable yet.
+    /// One part at a time: `state` must hold the entries of every part that was settled before, of this and of other
+    /// orders, or two orders could open the same round.
     pub fn settle(&self, state: &LaneState, now: Time, part: Range<usize>) -> Plan {
         let mut making = Making {
             plan: Plan::default(),

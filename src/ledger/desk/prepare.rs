@@ -1,7 +1,7 @@
 //! The middle step of an order: filters that need payloads, Idempotency-Keys of next rounds, what cannot be done.
 
 use super::plan::{Found, Item, NAMED, Prepared, Setting, Then, groups};
-use super::rows::{Inside, section};
+use super::rows::Inside;
 use super::view::{Candidate, Picked, View};
 use super::{Desk, ids};
 use crate::api::messages::{DedupRow, DedupState, MessageRow, parse_ago, parse_time};
@@ -149,10 +149,7 @@ impl Desk {
     fn forget(&self, view: &View, filter: &Filter, making: &mut Making) -> Result<(), ApiError> {
         let (mut busy, mut parked) = (0, 0);
         for candidate in &view.candidates {
-            let picked = view
-                .picked
-                .iter()
-                .find(|p| p.at == candidate.at && p.id == candidate.id);
+            let picked = view.held(candidate);
             match picked {
                 Some(picked) => match found(picked) {
                     None => busy += 1,
@@ -191,14 +188,10 @@ impl Desk {
         }
         let (mut busy, mut done) = (0, 0);
         for (index, asked) in filter.ids.iter().enumerate() {
-            let candidates: Vec<&Candidate> = view.candidates.iter().filter(|c| c.asked == index).collect();
+            let candidates = view.candidates_of(index);
             let mut known = false;
-            for candidate in &candidates {
-                if let Some(picked) = view
-                    .picked
-                    .iter()
-                    .find(|p| p.at == candidate.at && p.id == candidate.id)
-                {
+            for candidate in candidates {
+                if let Some(picked) = view.held(candidate) {
                     known = true;
                     match found(picked) {
                         None => busy += 1,
@@ -221,7 +214,7 @@ impl Desk {
                 }
             }
             if !known {
-                unknown(view, asked, &candidates, making)?;
+                unknown(view, asked, candidates, making)?;
             }
         }
         making.refuse(
@@ -345,7 +338,7 @@ impl Desk {
                 expires,
             } => {
                 let known = view.routes.values().any(|r| r.topic == *topic);
-                if !known && section(&self.config, topic).is_none() {
+                if !known && self.config.section_of(topic).is_none() {
                     return Err(ApiError::NotFound(format!("no topic `{topic}`")));
                 }
                 partner.as_deref().map(partner_exists).transpose()?;
@@ -399,7 +392,7 @@ impl Desk {
 
 /// An ID that nothing is known of is marked in every partition where it may turn up: which one is decided by whoever
 /// writes the record. A hash belongs to one partition, so that must be named.
-fn unknown(view: &View, asked: &str, candidates: &[&Candidate], making: &mut Making) -> Result<(), ApiError> {
+fn unknown(view: &View, asked: &str, candidates: &[Candidate], making: &mut Making) -> Result<(), ApiError> {
     let is_hash = asked.to_ascii_lowercase().parse::<MessageId>().is_ok();
     if is_hash && view.places.len() > 1 {
         return Err(ApiError::Invalid(format!(

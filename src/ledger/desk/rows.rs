@@ -4,7 +4,7 @@ use super::Desk;
 use super::view::{Picked, View};
 use crate::api::messages::{MessageDetail, MessageRow, ReasonMatch};
 use crate::api::{ApiError, Filter, Page};
-use crate::config::{Config, KeySource, TopicConfig};
+use crate::config::{Config, KeySource};
 use crate::core::ledger::entry::{Body, Entry, Kept, OutcomeKind};
 use crate::core::ledger::fold::MessageState;
 use crate::core::record::SOURCE_HEADER;
@@ -63,25 +63,9 @@ pub(super) fn some_time(t: Time) -> Option<String> {
     (t != Time::ZERO).then(|| t.to_string())
 }
 
-/// The section that a topic's settings stand in: by name, else the first whose pattern takes the whole name.
-pub(super) fn section<'c>(config: &'c Config, topic: &str) -> Option<&'c TopicConfig> {
-    let by_name = config
-        .topics
-        .values()
-        .find(|t| t.pattern.is_none() && t.name == topic);
-    by_name.or_else(|| {
-        config.topics.values().find(|t| {
-            let whole = t.pattern.as_ref().map(|p| format!("^(?:{p})$"));
-            whole
-                .and_then(|p| regex::Regex::new(&p).ok())
-                .is_some_and(|p| p.is_match(topic))
-        })
-    })
-}
-
 /// The key of a message as text: the record's, or what the topic's pointer finds in the value.
 fn key_text(config: &Config, topic: &str, kept: &Kept) -> Option<String> {
-    match section(config, topic).map(|t| &t.key) {
+    match config.section_of(topic).map(|t| &t.key) {
         Some(KeySource::Json(pointer)) => {
             let value: serde_json::Value = serde_json::from_slice(&kept.value).ok()?;
             match value.pointer(pointer)? {

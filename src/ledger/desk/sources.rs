@@ -1,12 +1,14 @@
 //! What the desk reads from: the store of finished IDs, and the ledger with its input topics. Small traits, so that
 //! the desk's rules are testable without either.
 
-use crate::api::{ApiError, messages::DedupStats};
+use crate::api::ApiError;
+use crate::api::messages::{BucketRow, DedupStats};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
 use crate::core::ledger::fold::{Finished, FinishedState};
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
+use crate::dedup::{DedupStore, IdFilter};
 use crate::log::{Log, LogError, PartitionId};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -66,6 +68,56 @@ pub trait Entries: Send + Sync {
     fn record(&self, topic: &str, partition: u32, offset: Offset) -> Option<Record>;
     /// Next offset of a partition of an input topic, and its first readable one. None: no such partition.
     fn input_bounds(&self, topic: &str, partition: u32) -> Option<(Offset, Offset)>;
+}
+
+impl Memory for DedupStore {
+    fn get(&self, at: RoutePartition, id: MessageId) -> Result<Option<Finished>, ApiError> {
+        DedupStore::get(self, at, id).map_err(|e| ApiError::Internal(e.to_string()))
+    }
+
+    fn each(
+        &self,
+        wanted: &Wanted,
+        visit: &mut dyn FnMut(Finished) -> ControlFlow<()>,
+    ) -> Result<(), ApiError> {
+        let filter = IdFilter {
+            at: Some(wanted.places.clone()),
+            states: wanted.states.clone(),
+            from: wanted.since,
+            to: wanted.until,
+            prefix: None,
+        };
+        self.iterate(&filter, visit)
+            .map_err(|e| ApiError::Internal(e.to_string()))
+    }
+
+    fn stats(&self) -> DedupStats {
+        let stats = DedupStore::stats(self);
+        let buckets: Vec<BucketRow> = stats
+            .buckets
+            .iter()
+            .map(|b| BucketRow {
+                from: b.from.to_string(),
+                to: b.to.to_string(),
+                ids: b.records,
+                disk_bytes: b.disk_bytes,
+                memory_bytes: b.filter_bytes,
+            })
+            .collect();
+        let ids = buckets.iter().map(|b| b.ids).sum::<u64>() + stats.in_memory;
+        DedupStats {
+            ids,
+            disk_bytes: stats.disk_bytes,
+            memory_bytes: stats.filter_bytes + stats.cache_bytes,
+            bytes_per_id: if ids == 0 {
+                0.0
+            } else {
+                stats.disk_bytes as f64 / ids as f64
+            },
+            buckets,
+            messages: Vec::new(),
+        }
+    }
 }
 
 /// [`Entries`] of a log.

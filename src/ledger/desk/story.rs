@@ -216,7 +216,7 @@ impl Desk {
         mut telling: Telling,
     ) -> Result<Option<RouteStory>, ApiError> {
         let (at, id) = (candidate.at, candidate.id);
-        let held = view.picked.iter().find(|p| p.at == at && p.id == id);
+        let held = view.held(candidate);
         let found = if held.is_none() {
             self.memory.get(at, id)?
         } else {

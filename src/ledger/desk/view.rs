@@ -9,7 +9,7 @@ use crate::api::{ApiError, Filter};
 use crate::core::ledger::entry::{RouteInfo, SkipRule};
 use crate::core::ledger::fold::{Counts, LaneState, Message, MessageState};
 use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Most messages that one question or order takes up: some 20 MB. Orders that match more say so.
 pub const MOST: usize = 100_000;
@@ -177,8 +177,10 @@ pub struct View {
     pub picked: Vec<Picked>,
     /// More match than were taken.
     pub more: bool,
-    /// The filter's IDs where they may be.
+    /// The filter's IDs where they may be, in the filter's order.
     pub candidates: Vec<Candidate>,
+    /// Where in `picked` a message stands.
+    index: HashMap<(RoutePartition, MessageId), usize>,
     /// Skip rules.
     pub skips: BTreeMap<u64, SkipRule>,
     /// Offset of the first ledger entry that may still be there.
@@ -219,6 +221,12 @@ impl View {
             view.pick_all(state, pick);
         } else {
             view.pick_ids(state, pick)?;
+            view.index = view
+                .picked
+                .iter()
+                .enumerate()
+                .map(|(i, p)| ((p.at, p.id), i))
+                .collect();
         }
         Ok(view)
     }
@@ -298,6 +306,20 @@ impl View {
                 message: message.clone(),
             });
         }
+    }
+
+    /// The picked message behind one of the filter's IDs, if the fold holds it.
+    pub fn held(&self, candidate: &Candidate) -> Option<&Picked> {
+        self.index
+            .get(&(candidate.at, candidate.id))
+            .and_then(|&i| self.picked.get(i))
+    }
+
+    /// Where the filter's n-th ID may be.
+    pub fn candidates_of(&self, asked: usize) -> &[Candidate] {
+        let from = self.candidates.partition_point(|c| c.asked < asked);
+        let to = self.candidates.partition_point(|c| c.asked <= asked);
+        &self.candidates[from..to]
     }
 
     /// Topic and partner of a route; words that no name can be where the ledger does not name it.
