@@ -328,7 +328,6 @@ impl PartitionState {
     pub(super) fn carried_opened(&mut self, at: Offset, original: Offset, o: &Opened) {
         match self.messages.get_mut(&o.id) {
             Some(m) if m.round == o.round && m.opened <= original => m.opened = at,
-            Some(m) if m.round == o.round => {}
             Some(m) if m.carried => self.opened(at, o, true),
             _ => {}
         }
