@@ -260,7 +260,7 @@ fn room_on_the_disk_ends_the_refusal_too() {
     }
     // A transaction that meets the full disk fails as a whole.
     let failed = (0..20).find_map(|n| tx.append(one(p, TX + n, 2000)).err());
-    let error = failed.map_or_else(|| tx.commit(Batch::new()).expect_err("no room"), |e| e);
+    let error = failed.unwrap_or_else(|| tx.commit(Batch::new()).expect_err("no room"));
     assert!(matches!(error, LogError::NoRoom { .. }), "{error}");
     full.store(false, Ordering::Release);
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
