@@ -153,7 +153,10 @@ fn too_large_and_too_many_is_refused() {
     assert!(matches!(big, Err(LogError::TooLarge { limit: 4096, .. })));
     // The writer is kept busy by a callback that waits, so that what follows piles up.
     let (go, wait) = std::sync::mpsc::channel::<()>();
-    log.append(one(p, 2, 10), Box::new(move |_| wait.recv().unwrap_or_default()));
+    log.append(
+        one(p, 2, 10),
+        Box::new(move |_| wait.recv().expect("told to go on")),
+    );
     let waiting: Vec<_> = (3..8).map(|n| conformance::send(&log, one(p, n, 1000))).collect();
     go.send(()).expect("the callback waits");
     let answers: Vec<_> = waiting.iter().map(|w| w.recv().expect("answered")).collect();
