@@ -11,3 +11,5 @@ pub mod limiter;
 pub mod memory;
 pub mod partition;
 pub mod subpartition;
+pub mod supervisor;
+pub mod topic;

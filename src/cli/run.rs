@@ -1,6 +1,7 @@
 //! `run`: a node.
 
 use super::{CliError, Exit, Global};
+use crate::app;
 use std::time::Duration;
 
 /// Arguments of `run`.
@@ -15,6 +16,31 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(_args: Args, _global: &Global) -> Result<Exit, CliError> {
-    Err(CliError::failed("not built yet"))
+pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
+    let loaded = global.load()?;
+    let config = loaded.config;
+    let _logging = crate::telemetry::logging::start(&config.logging, &config.node.id)
+        .map_err(|e| CliError::failed("cannot set up logging").caused_by(e))?;
+    let options = app::RunOptions {
+        until_drained: args.until_drained,
+        timeout: args.timeout,
+    };
+    let summary = app::run(config, options).map_err(|e| CliError::failed("the node failed").caused_by(e))?;
+    if args.until_drained {
+        eprintln!(
+            "{}: {} delivered, {} dead, {} parked",
+            if summary.timed_out { "timed out" } else { "drained" },
+            summary.delivered,
+            summary.dead,
+            summary.parked
+        );
+    }
+    Ok(match summary {
+        app::Summary { timed_out: true, .. } => Exit::TimedOut,
+        app::Summary {
+            dead: 0, parked: 0, ..
+        } => Exit::Done,
+        _ if args.until_drained => Exit::Incomplete,
+        _ => Exit::Done,
+    })
 }

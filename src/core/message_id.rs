@@ -160,9 +160,21 @@ mod tests {
             format!("{:016x}", budget_by(b"app-1")),
             format!("{:016x}", key_hash(b"user-1").0),
         ];
-        assert_eq!(got, ["", "", "", "", "", "", "", ""]);
+        assert_eq!(
+            got,
+            [
+                "d03741010fe0b0168bc4d91ee37716e3",
+                "0fbe8b0bdd70e999d775ce304133379e",
+                "a1fc6f1c4fce7e02bc1ce98138cd43fe",
+                "1470a44c589e204d8815e41385e6a01c",
+                "9f0d7e6656893cdf",
+                "d54c39fc89aa974e",
+                "6a99315e40fdcfc4",
+                "582652fd0524859d",
+            ]
+        );
         let lanes: Vec<u32> = (0..4).map(|p| lane_of("acme-requests", p, 32)).collect();
-        assert_eq!(lanes, [0; 4]);
+        assert_eq!(lanes, [4, 27, 18, 9]);
     }
 
     #[test]

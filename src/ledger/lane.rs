@@ -340,7 +340,7 @@ impl LanePort {
             }
             Err(error) => {
                 lane.backlog.fetch_sub(entries.len() as u64, Ordering::Relaxed);
-                let no_room = matches!(error, LogError::NoRoom { .. });
+                let no_room = matches!(error, LogError::NoRoom { .. } | LogError::Busy { .. });
                 if no_room && stream == Stream::Intents {
                     let mut refused = port.refused.lock();
                     let error = LaneError::NoRoom(error);

@@ -21,3 +21,5 @@ pub mod keeper;
 pub mod lane;
 pub mod payload;
 pub mod restore;
+#[cfg(test)]
+mod tests;
