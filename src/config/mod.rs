@@ -7,7 +7,7 @@
 //!                └─► check: references, contradictions, bounds of the machine ─► Loaded, or all findings
 //! ```
 //!
-//! [`defaults`] has every default, [`reference`] documents every key (`docs/configuration.md` is printed from it),
+//! [`defaults`] has every default, [`mod@reference`] documents every key (`docs/configuration.md` is printed from it),
 //! [`load::Loaded::effective`] shows what holds and where it comes from, credentials masked (I9).
 
 mod check;

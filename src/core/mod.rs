@@ -3,7 +3,7 @@
 //! | module | decides |
 //! |---|---|
 //! | [`types`], [`record`] | the vocabulary: IDs, times, records |
-//! | [`message_id`], [`readable_id`], [`pointer`], [`resolve`] | what makes a record the same message again; its key |
+//! | [`message_id`], [`readable_id`], [`mod@pointer`], [`resolve`] | what makes a record the same message again; its key |
 //! | [`ranges`], [`key_queues`] | which offsets are finished; which record of which key goes next |
 //! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |

@@ -1,5 +1,5 @@
 //! The desk: what operators ask and order, over a lane's fold, the dedup store and the ledger itself. The same code
-//! works inside a running node and on the folder of a stopped one ([`offline`]).
+//! works inside a running node and on the folder of a stopped one (`offline`).
 //!
 //! **Questions** go in two steps, since the fold belongs to the actor that owns the lane: [`view::View::of`] copies
 //! out what is needed (no I/O), [`Desk::answer`] does the rest on a thread that may wait.

@@ -5,7 +5,7 @@
 //! hand (a failure is no doubt), [`HttpSink::send`] asks the gate and writes, within one poll of one task. What was
 //! never written is no doubt either, and hyper tells which that is.
 //!
-//! Two clients stand behind one interface: a [pool](pool) of hyper HTTP/1.1 connections of our own for the hot path
+//! Two clients stand behind one interface: a [pool] of hyper HTTP/1.1 connections of our own for the hot path
 //! (half the CPU of reqwest, and the only way to ask the gate with the connection in hand), and [reqwest](any) for
 //! HTTP/2, proxies and redirects.
 //!
