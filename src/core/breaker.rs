@@ -229,13 +229,14 @@ impl Breaker {
             AttemptResult::NotMade => {}
             AttemptResult::Answered => {
                 self.last_answer = Some(now);
-                self.failures = 0;
-                self.doubts = 0;
-                self.window_doubts = 0;
-                // The late answer to a request from before it opened says little about now.
-                if probe {
+                // The late answer to a request from before it opened says little about now: it must neither
+                // close it nor give back what the doubts have used up.
+                if self.open.is_none() || probe {
                     self.open = None;
                     self.opened = 0;
+                    self.failures = 0;
+                    self.doubts = 0;
+                    self.window_doubts = 0;
                 }
             }
             AttemptResult::Failed => {

@@ -174,7 +174,9 @@ proptest! {
             concurrency,
             doubts_park: true,
         });
-        let (latency, timeout) = (Duration::from_millis(latency_ms), Duration::from_millis(timeout_ms));
+        // An answer that takes longer than the timeout is none.
+        let latency = Duration::from_millis(latency_ms.min(timeout_ms));
+        let timeout = Duration::from_millis(timeout_ms);
         let hang = (START.plus(secs(5)), START.plus(secs(605)));
         let end = START.plus(secs(2_500));
         let mut in_flight: BTreeSet<(Time, u64, bool, bool)> = BTreeSet::new();
