@@ -15,7 +15,7 @@ pub struct Batch {
     pub(crate) sections: Vec<Section>,
     /// Consumer offsets: group, partition, next offset to read.
     pub(crate) offsets: Vec<(String, PartitionId, Offset)>,
-    /// Topmost priority: outcomes and positions go into the reserve when the disk is full; records do not.
+    /// Outcomes and positions go into the reserve when the disk is full; records do not.
     pub(crate) reserve: bool,
     /// The section that the last record went to: most batches write to one partition many times in a row.
     last: usize,
@@ -101,6 +101,11 @@ impl Batch {
     /// Adds a consumer offset: the group will go on reading this partition at `next`.
     pub fn commit_offset(&mut self, group: &str, partition: PartitionId, next: Offset) {
         self.offsets.push((group.to_owned(), partition, next));
+    }
+
+    /// Whether it may use the reserve when the disk is full.
+    pub fn may_use_reserve(&self) -> bool {
+        self.reserve
     }
 
     /// Number of records.

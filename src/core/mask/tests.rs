@@ -1,0 +1,214 @@
+use super::*;
+use proptest::prelude::*;
+
+fn masker() -> Masker {
+    Masker::new(
+        &["Loyalty-Number".to_owned()],
+        &["s3cr3t/Value+1".into(), "line one\nline-two".into()],
+    )
+}
+
+#[test]
+fn what_is_told_by_its_name() {
+    let m = masker();
+    for (text, want) in [
+        (
+            "https://a.example/x?token=abc123&n=1",
+            "https://a.example/x?token=***&n=1",
+        ),
+        (
+            "https://a.example/x?user%5Bemail%5D=a&n=1",
+            "https://a.example/x?user%5Bemail%5D=***&n=1",
+        ),
+        (
+            "/go?next=https%3A%2F%2Fb%2F%3Fapi_key%3Dabc%26n%3D1&k=2",
+            "/go?next=https%3A%2F%2Fb%2F%3Fapi_key%3D***%26n%3D1&k=2",
+        ),
+        (r#"{"password":"a\"b","n":1}"#, r#"{"password":"***","n":1}"#),
+        (
+            r#"{"accessToken" : "abc", "x": [1]}"#,
+            r#"{"accessToken" : "***", "x": [1]}"#,
+        ),
+        (r#"{"phone":447700900123,"n":1}"#, r#"{"phone":***,"n":1}"#),
+        (
+            r#"{"address":{"street":"x","no":[1,2]},"n":1}"#,
+            r#"{"address":***,"n":1}"#,
+        ),
+        (
+            r#"{"error":"{\"token\":\"abc\",\"n\":1}"}"#,
+            r#"{"error":"{\"token\":\"***\",\"n\":1}"}"#,
+        ),
+        (
+            r#"{"token":null,"auth":true,"n":1}"#,
+            r#"{"token":null,"auth":true,"n":1}"#,
+        ),
+        ("Authorization: Bearer abc def\nx: 1", "Authorization: ***\nx: 1"),
+        ("Set-Cookie: sid=abc; path=/", "Set-Cookie: ***; path=/"),
+        (
+            "<password>abc</password><n>1</n>",
+            "<password>***</password><n>1</n>",
+        ),
+        ("loyalty_number=77&n=1", "loyalty_number=***&n=1"),
+        ("{'secret': 'abc'}", "{'secret': '***'}"),
+        (
+            "status=422 partner=acme offset=7",
+            "status=422 partner=acme offset=7",
+        ),
+        (r#"{"token":"cut off he"#, r#"{"token":"***"#),
+        (r#"{"address":{"street":"cut"#, r#"{"address":***"#),
+        ("?sig=", "?sig="),
+    ] {
+        assert_eq!(m.text(text), want, "{text}");
+    }
+}
+
+#[test]
+fn what_is_told_by_its_form() {
+    let m = masker();
+    for (text, want) in [
+        ("http://user:pa55@host/x", "http://***@host/x"),
+        ("connect to http://user:pa5", "connect to http://***"),
+        (
+            "cannot reach http://127.0.0.1:8080",
+            "cannot reach http://127.0.0.1:8080",
+        ),
+        ("invalid Bearer aBc123xyz given", "invalid Bearer *** given"),
+        ("Bearer authentication failed", "Bearer authentication failed"),
+        ("no such user anna.b@example.com here", "no such user *** here"),
+        ("q=anna%40example.com&n=1", "q=***&n=1"),
+        ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc now", "got *** now"),
+        ("call +44 7700 900123, please", "call ***, please"),
+        ("at 2023-11-14T22:13:20+0000", "at 2023-11-14T22:13:20+0000"),
+    ] {
+        assert_eq!(m.text(text), want, "{text}");
+    }
+}
+
+#[test]
+fn known_secrets_in_every_form() {
+    let m = masker();
+    let base64 = base64(b"s3cr3t/Value+1");
+    for text in [
+        "s3cr3t/Value+1",
+        "s3cr3t%2FValue%2B1",
+        "s3cr3t%2fvalue%2b1",
+        &base64,
+        "line-two",
+    ] {
+        let masked = m.text(&format!("before {text} after"));
+        assert_eq!(masked, "before *** after", "{text}");
+    }
+    // Cut at either end, with and without a sign of it.
+    assert_eq!(m.text("sent s3cr3t/Va"), "sent ***");
+    assert_eq!(m.text("sent s3cr3t/Va…"), "sent ***…");
+    assert_eq!(m.text("t/Value+1 was sent"), "*** was sent");
+    assert_eq!(m.text("s3cr3t/Value+1s3cr3t/Value+1"), "***");
+}
+
+#[test]
+fn names() {
+    for name in [
+        "token",
+        "access_token",
+        "accessToken",
+        "X-Api-Key",
+        "API_KEY",
+        "userEmail",
+        "client.ip",
+        "ip",
+        "IP",
+        "Authorization",
+        "proxy-authorization",
+        "Set-Cookie",
+        "x-amz-signature",
+        "userpassword",
+        "deviceId",
+        "idfa",
+        "user[email]",
+        "hashedEmailAddress",
+    ] {
+        assert!(is_telling(name), "{name}");
+    }
+    for name in [
+        "status", "shipping", "tokyo", "monkey", "zipper", "message", "reason", "keyboard", "opinion", "id",
+    ] {
+        assert!(!is_telling(name), "{name}");
+    }
+}
+
+#[test]
+fn json_keeps_its_form() {
+    let json: Json =
+        serde_json::from_str(r#"{"a":{"token":"x","n":1},"list":["a@b.example"],"auth":false}"#).unwrap();
+    let want: Json =
+        serde_json::from_str(r#"{"a":{"token":"***","n":1},"list":["***"],"auth":false}"#).unwrap();
+    assert_eq!(masker().json(&json), want);
+}
+
+#[test]
+fn headers() {
+    let m = masker();
+    assert_eq!(m.header("authorization", "Bearer x"), "***");
+    assert_eq!(m.header("idempotency-key", "00ff"), "00ff");
+    assert_eq!(m.header("x-request", "s3cr3t/Value+1"), "***");
+    assert_eq!(m.header("content-type", "application/json"), "application/json");
+}
+
+fn piece_of(secret: &str, masked: &str, least: usize) -> bool {
+    let chars: Vec<char> = secret.chars().collect();
+    chars
+        .windows(least)
+        .any(|w| masked.contains(&w.iter().collect::<String>()))
+}
+
+proptest! {
+    /// A known secret is not in the masked text, wherever it stood and however the text was cut; of a piece at a cut
+    /// at most three letters are left.
+    #[test]
+    fn a_known_secret_never_shows(
+        secret in "[A-Za-z0-9+/=_ü-]{12,30}", before in "\\PC{0,20}", after in "\\PC{0,20}", cut in 0.0f64..=1.0,
+    ) {
+        prop_assume!(!piece_of(&secret, &before, 4) && !piece_of(&secret, &after, 4));
+        let m = Masker::new(&[], &[secret.as_str().into()]);
+        let whole = format!("{before}{secret}{after}");
+        let masked = m.text(&whole);
+        prop_assert!(!masked.contains(&secret), "{masked}");
+        let mut at = (whole.len() as f64 * cut) as usize;
+        while !whole.is_char_boundary(at) {
+            at -= 1;
+        }
+        let masked = m.text(&whole[..at]);
+        prop_assert!(!piece_of(&secret, &masked, 5), "{masked}");
+    }
+
+    /// What stands under a telling name does not show, in any form, at any cut.
+    #[test]
+    fn a_named_value_never_shows(
+        value in "[A-Za-z0-9]{8,24}",
+        name in prop_oneof![Just("token"), Just("api_key"), Just("userEmail"), Just("X-Signature"), Just("password")],
+        form in 0usize..8, cut in 0.0f64..=1.0,
+    ) {
+        let open = match form {
+            0 => format!(r#"{{"a":1,"{name}":"{value}","z":2}}"#),
+            1 => format!(r#"{{"{name}" :  ["{value}", {{"x":"{value}"}}], "z":2}}"#),
+            2 => format!("https://h.example/p?a=1&{name}={value}&z=2"),
+            3 => format!("a=1; {name}={value}; z=2"),
+            4 => format!("{name}: {value}\r\nz: 2"),
+            5 => format!("<a>1</a><{name}>{value}</{name}>"),
+            6 => serde_json::json!({"raw": format!(r#"{{"{name}":"{value}"}}"#)}).to_string(),
+            _ => format!("next=https%3A%2F%2Fh%2F%3F{name}%3D{value}%26z%3D2"),
+        };
+        let at = (open.len() as f64 * cut) as usize;
+        let m = Masker::default();
+        prop_assert!(!piece_of(&value, &m.text(&open), 4), "{open} -> {}", m.text(&open));
+        prop_assert!(!piece_of(&value, &m.text(&open[..at]), 4), "{} -> {}", &open[..at], m.text(&open[..at]));
+    }
+
+    /// Masking never panics, and what is masked stays masked.
+    #[test]
+    fn any_text_will_do(text in "[\\PC:=\"\\\\{}\\[\\]@%<>&?/+ü]{0,60}", bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        let m = masker();
+        m.text(&text);
+        m.bytes(&bytes);
+    }
+}

@@ -1,0 +1,338 @@
+//! From a delivery to a request. Pure: no I/O.
+//!
+//! What does not depend on the record (URL, most headers) is rendered once and cloned; it is made anew when a
+//! secret has changed. On the hot path a request is then: a clone of the header map, `idempotency-key`,
+//! `traceparent`, and the record's value as the body, uncopied.
+
+use super::SinkError;
+use super::connection::Message;
+use super::origin::{Origin, Target, UrlError};
+use crate::core::types::MessageId;
+use crate::sink::secrets::Secrets;
+use crate::sink::template::{Template, Templates};
+use crate::sink::{Delivery, PrepareError};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request as HttpRequest, Version};
+use http_body_util::{BodyExt, Full};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::str::FromStr;
+
+/// `idempotency-key`, as header names go over the wire.
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// W3C Trace Context.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Headers that say how a message is framed or how its connection is used: the client's own business. A wrong one
+/// would make two requests of one at the partner.
+const NOT_YOURS: [&str; 9] = [
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "upgrade",
+    "expect",
+    "te",
+    "trailer",
+];
+
+/// A request, ready to go over a connection.
+#[derive(Debug)]
+pub struct Request {
+    pub(super) origin: Rc<Origin>,
+    pub(super) message: Message,
+}
+
+impl Request {
+    /// The method.
+    pub fn method(&self) -> &Method {
+        self.message.method()
+    }
+    /// The headers.
+    pub fn headers(&self) -> &HeaderMap {
+        self.message.headers()
+    }
+    /// The body as it stands.
+    pub(super) fn body(&self) -> Bytes {
+        // A body in memory is there at once.
+        let collected = self.message.body().clone().collect().now_or_never();
+        collected.map(|Ok(body)| body.to_bytes()).unwrap_or_default()
+    }
+    /// The URL as it stands, secrets included.
+    pub(super) fn url(&self) -> String {
+        format!("{}{}", self.origin.url(), self.message.uri())
+    }
+}
+
+/// How requests of one partner are made.
+pub(super) struct RequestPlan {
+    templates: Templates,
+    secrets: Secrets,
+    method: Method,
+    url: Template,
+    headers: Vec<(HeaderName, Template)>,
+    body: Option<Template>,
+    idempotency_key: bool,
+    traceparent: bool,
+    fixed: RefCell<Fixed>,
+}
+
+/// What is the same for every record.
+struct Fixed {
+    version: u64,
+    /// None: the URL depends on the record.
+    target: Option<Target>,
+    /// With placeholders for the headers of each attempt, so that the clone needs no growth.
+    headers: HeaderMap,
+    /// The same, with the content type of a JSON body.
+    headers_json: HeaderMap,
+}
+
+/// What a plan is made of.
+pub(super) struct PlanConfig<'a> {
+    pub(super) partner: &'a str,
+    pub(super) url: &'a str,
+    pub(super) method: &'a str,
+    pub(super) headers: &'a [(String, String)],
+    pub(super) body: Option<&'a str>,
+    pub(super) value_is_body: bool,
+    pub(super) idempotency_key: bool,
+    pub(super) traceparent: bool,
+}
+
+impl RequestPlan {
+    pub(super) fn try_new(config: &PlanConfig<'_>, secrets: &Secrets) -> Result<Self, SinkError> {
+        let mut templates = Templates::new(config.partner, secrets);
+        let url = templates.compile("url", config.url)?;
+        let method = Method::from_str(config.method)
+            .ok()
+            .filter(|m| *m != Method::CONNECT)
+            .ok_or_else(|| SinkError::Method(config.method.to_owned()))?;
+        let mut headers = Vec::with_capacity(config.headers.len());
+        for (name, value) in config.headers {
+            let parsed = HeaderName::from_str(name).map_err(|_| SinkError::Header {
+                name: name.clone(),
+                why: "not a header name".to_owned(),
+            })?;
+            if NOT_YOURS.contains(&parsed.as_str()) {
+                let why = "this header is set by the client itself".to_owned();
+                return Err(SinkError::Header {
+                    name: name.clone(),
+                    why,
+                });
+            }
+            headers.push((parsed, templates.compile(&format!("header {name}"), value)?));
+        }
+        let bodyless = !config.value_is_body || method == Method::GET || method == Method::HEAD;
+        let body = match config.body {
+            Some(text) => Some(templates.compile("body", text)?),
+            None if bodyless => Some(templates.compile("body", "")?),
+            None => None,
+        };
+        let plan = Self {
+            fixed: RefCell::new(Fixed {
+                version: 0,
+                target: None,
+                headers: HeaderMap::new(),
+                headers_json: HeaderMap::new(),
+            }),
+            templates,
+            secrets: secrets.clone(),
+            method,
+            url,
+            headers,
+            body: body.filter(|b| !b.is_value()),
+            idempotency_key: config.idempotency_key,
+            traceparent: config.traceparent,
+        };
+        plan.renew(secrets.version())
+            .map_err(|e| SinkError::Request(e.0))?;
+        Ok(plan)
+    }
+
+    /// The origin, if it is the same for every record.
+    pub(super) fn fixed_origin(&self) -> Option<Rc<Origin>> {
+        self.fixed.borrow().target.as_ref().map(|t| Rc::clone(&t.origin))
+    }
+
+    /// Renders anew what does not depend on the record.
+    fn renew(&self, version: u64) -> Result<(), PrepareError> {
+        let target = if self.url.is_fixed() {
+            Some(target(
+                &self
+                    .templates
+                    .render_fixed(&self.url)
+                    .map_err(|e| PrepareError(e.to_string()))?,
+            )?)
+        } else {
+            None
+        };
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 8);
+        headers.insert(header::HOST, HeaderValue::from_static(""));
+        headers.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("sluicegate/", env!("CARGO_PKG_VERSION"))),
+        );
+        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+        if let Some(target) = &target {
+            put_target(&mut headers, target);
+        }
+        for (name, template) in self.headers.iter().filter(|(_, t)| t.is_fixed()) {
+            let text = self
+                .templates
+                .render_fixed(template)
+                .map_err(|e| PrepareError(e.to_string()))?;
+            headers.insert(name, header_value(name, &text)?);
+        }
+        for (name, wanted) in [
+            (&IDEMPOTENCY_KEY, self.idempotency_key),
+            (&TRACEPARENT, self.traceparent),
+        ] {
+            if wanted && !headers.contains_key(name) {
+                headers.insert(name, HeaderValue::from_static(""));
+            }
+        }
+        let mut headers_json = headers.clone();
+        if !self.headers.iter().any(|(n, _)| n == header::CONTENT_TYPE) {
+            headers_json.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        *self.fixed.borrow_mut() = Fixed {
+            version,
+            target,
+            headers,
+            headers_json,
+        };
+        Ok(())
+    }
+
+    /// Makes the request of one attempt.
+    pub(super) fn prepare(&self, d: &Delivery) -> Result<Request, PrepareError> {
+        let version = self.secrets.version();
+        if self.fixed.borrow().version != version {
+            self.renew(version)?;
+        }
+        let fixed = self.fixed.borrow();
+        let body = match &self.body {
+            None => d.record.value.clone(),
+            Some(template) => {
+                let text = self
+                    .templates
+                    .render(template, d)
+                    .map_err(|e| PrepareError(e.to_string()))?;
+                Bytes::from(text.into_owned())
+            }
+        };
+        let json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
+        let mut headers = if json {
+            fixed.headers_json.clone()
+        } else {
+            fixed.headers.clone()
+        };
+        let (origin, path) = match &fixed.target {
+            Some(target) => (Rc::clone(&target.origin), target.path.clone()),
+            None => {
+                let text = self
+                    .templates
+                    .render(&self.url, d)
+                    .map_err(|e| PrepareError(e.to_string()))?;
+                let target = target(&text)?;
+                put_target(&mut headers, &target);
+                (target.origin, target.path)
+            }
+        };
+        for (name, template) in self.headers.iter().filter(|(_, t)| !t.is_fixed()) {
+            let text = self
+                .templates
+                .render(template, d)
+                .map_err(|e| PrepareError(e.to_string()))?;
+            headers.insert(name, header_value(name, &text)?);
+        }
+        // One that the partner's own `headers` sets is left alone.
+        if self.idempotency_key && headers.get(&IDEMPOTENCY_KEY).is_some_and(HeaderValue::is_empty) {
+            headers.insert(IDEMPOTENCY_KEY, idempotency_value(d)?);
+        }
+        if self.traceparent && headers.get(&TRACEPARENT).is_some_and(HeaderValue::is_empty) {
+            headers.insert(TRACEPARENT, traceparent(d.id, d.round, d.attempt));
+        }
+        if body.is_empty() && self.method != Method::GET && self.method != Method::HEAD {
+            // hyper sends no length without a body, and some servers then answer 411.
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let mut message = HttpRequest::new(Full::new(body));
+        *message.method_mut() = self.method.clone();
+        *message.uri_mut() = path;
+        *message.version_mut() = Version::HTTP_11;
+        *message.headers_mut() = headers;
+        Ok(Request { origin, message })
+    }
+}
+
+fn target(text: &str) -> Result<Target, PrepareError> {
+    Target::parse(text).map_err(|e: UrlError| PrepareError(format!("url: {e}")))
+}
+
+/// Headers that the URL brings; those that the partner's `headers` set stay.
+fn put_target(headers: &mut HeaderMap, target: &Target) {
+    if headers.get(header::HOST).is_none_or(HeaderValue::is_empty) {
+        headers.insert(header::HOST, target.host.clone());
+    }
+    if let Some(basic) = &target.basic
+        && !headers.contains_key(header::AUTHORIZATION)
+    {
+        headers.insert(header::AUTHORIZATION, basic.clone());
+    }
+}
+
+fn header_value(name: &HeaderName, text: &str) -> Result<HeaderValue, PrepareError> {
+    HeaderValue::from_bytes(text.as_bytes()).map_err(|_| {
+        PrepareError(format!(
+            "header {name}: a control character (a line end?) in its value"
+        ))
+    })
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+fn hex(bytes: &[u8], out: &mut [u8]) {
+    for (pair, b) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = HEX[usize::from(b >> 4)];
+        pair[1] = HEX[usize::from(b & 15)];
+    }
+}
+
+/// [`crate::sink::idempotency_key`] of the delivery, or the one it carries.
+fn idempotency_value(d: &Delivery) -> Result<HeaderValue, PrepareError> {
+    let text = match &d.idempotency_key {
+        Some(key) => HeaderValue::from_str(key),
+        None if d.round <= 1 => {
+            let mut text = [0; 32];
+            hex(&d.id.0, &mut text);
+            HeaderValue::from_bytes(&text)
+        }
+        None => HeaderValue::try_from(crate::sink::idempotency_key(d.id, d.round)),
+    };
+    text.map_err(|_| PrepareError("the Idempotency-Key holds a control character".to_owned()))
+}
+
+/// W3C trace context, version 00: the trace is the message (its ID in hex, so that a partner's traces are found by
+/// it), the span is the attempt. Not sampled: whether a trace is recorded is the partner's choice.
+fn traceparent(id: MessageId, round: u32, attempt: u32) -> HeaderValue {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    // A trace ID of zeros is invalid; no hash comes out so, but an ID need not come from one.
+    let trace = if id.0 == [0; 16] { [1; 16] } else { id.0 };
+    hex(&trace, &mut text[3..35]);
+    let span = mix(id.head() ^ mix((u64::from(round) << 32) | u64::from(attempt))).max(1);
+    hex(&span.to_be_bytes(), &mut text[36..52]);
+    HeaderValue::from_bytes(&text).expect("digits and dashes")
+}
+
+/// The finaliser of SplitMix64: spreads every bit over the word.
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,145 @@
+//! Against real servers on port 0: hyper for those that behave, raw TCP for those that do not.
+
+mod any;
+mod misbehaviour;
+mod pool;
+mod requests;
+mod server;
+mod tls;
+mod verdicts;
+
+use super::*;
+use crate::config::model::*;
+use crate::core::record::{Headers, Record};
+use crate::core::types::{MessageId, Time};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A partner with the defaults, and short timeouts.
+fn partner(url: &str) -> PartnerConfig {
+    PartnerConfig {
+        name: "acme".into(),
+        sink: SinkKind::Http,
+        url: url.into(),
+        method: "POST".into(),
+        headers: vec![],
+        body: None,
+        concurrency: 64,
+        limits: vec![],
+        connect_timeout: Duration::from_secs(2),
+        request_timeout: Duration::from_secs(10),
+        retry: RetryConfig {
+            first: Duration::from_millis(200),
+            longest: Duration::from_secs(300),
+            give_up_after: Duration::from_secs(86_400),
+            attempts: None,
+            longest_retry_after: Duration::from_secs(3600),
+        },
+        doubt: DoubtConfig {
+            crash: DoubtPolicy::Park,
+            timeout: DoubtPolicy::Park,
+            gateway: DoubtPolicy::Park,
+        },
+        on_doubt: OnDoubt::Continue,
+        idempotency_window: Duration::from_secs(86_400),
+        verify: None,
+        verdict: vec![],
+        client: ClientKind::Pool,
+        http2: false,
+        proxy: None,
+        redirects: 0,
+        answer_limit: 64 * 1024,
+        ca: None,
+        idempotency_key: true,
+        traceparent: true,
+        breaker: BreakerConfig {
+            failures: 20,
+            open: Duration::from_secs(1),
+            longest: Duration::from_secs(60),
+            probes: 1,
+        },
+        flood: FloodConfig {
+            dead_in_a_row: 1000,
+            doubts_in_a_row: 64,
+        },
+        retention: None,
+        mask: vec![],
+    }
+}
+
+fn delivery(value: &str) -> Delivery {
+    Delivery {
+        topic: "orders".into(),
+        partition: 3,
+        record: Record {
+            offset: 42,
+            timestamp: Time::from_millis(1_700_000_000_123),
+            key: Some(bytes::Bytes::from_static(b"user-7")),
+            value: bytes::Bytes::copy_from_slice(value.as_bytes()),
+            headers: Headers::encode([("X-Kind", &b"test"[..]), ("sluicegate-source", b"day.jsonl:17")]),
+        },
+        id: MessageId([0xab; 16]),
+        readable: bytes::Bytes::from_static(b"order-1"),
+        round: 1,
+        attempt: 1,
+        idempotency_key: None,
+    }
+}
+
+fn sink(partner: &PartnerConfig) -> HttpSink {
+    HttpSink::try_new(partner, &Secrets::none(), Clock::start()).unwrap()
+}
+
+/// Runs on a current-thread runtime with a local set, as an arbiter does.
+fn run<F: std::future::Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test)
+}
+
+/// One attempt from end to end; also says how often the gate was asked.
+async fn attempt(sink: &HttpSink, d: &Delivery) -> (Sent, u32) {
+    let request = sink.prepare(d).unwrap();
+    let mut asked = 0;
+    let connection = match sink.connect(&request).await {
+        Ok(connection) => connection,
+        Err(answer) => return (Sent::NeverWritten(answer), 0),
+    };
+    let sent = sink
+        .send(connection, request, &mut || {
+            asked += 1;
+            true
+        })
+        .await;
+    (sent, asked)
+}
+
+async fn answered(sink: &HttpSink, d: &Delivery) -> Answer {
+    match attempt(sink, d).await {
+        (Sent::Answered(answer), 1) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn reason(answer: &Answer) -> &str {
+    answer.detail.as_ref().map_or("", |d| &d.reason)
+}
+
+/// Secrets from files in a folder of their own.
+fn secrets(pairs: &[(&str, &str)]) -> (tempfile::TempDir, Secrets) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sources = BTreeMap::new();
+    for (name, value) in pairs {
+        let path = dir.path().join(name);
+        std::fs::write(&path, value).unwrap();
+        sources.insert((*name).to_owned(), SecretSource::File(path));
+    }
+    let secrets = Secrets::load(&sources).unwrap();
+    (dir, secrets)
+}
+
+fn shared<T>(value: T) -> Arc<parking_lot::Mutex<T>> {
+    Arc::new(parking_lot::Mutex::new(value))
+}

@@ -1,0 +1,279 @@
+//! From answers to verdicts, through the whole sink; and the look-up.
+
+use super::server::{Polite, response};
+use super::*;
+use crate::sink::Verified;
+
+/// What one attempt makes of this answer.
+fn of(
+    answer: (u16, &'static [(&'static str, &'static str)], &'static str),
+    tweak: fn(&mut PartnerConfig),
+) -> Answer {
+    run(async {
+        let server = Polite::start(move |_| response(answer.0, answer.1, answer.2));
+        let mut config = partner(&server.url());
+        tweak(&mut config);
+        answered(&sink(&config), &delivery("x")).await
+    })
+}
+
+#[test]
+fn statuses() {
+    let gateway = Verdict::Unknown(DoubtCause::Gateway);
+    for (status, want, why) in [
+        (200, Verdict::Delivered, ""),
+        (201, Verdict::Delivered, ""),
+        (400, Verdict::Refused, "refused: 400 no good"),
+        (401, Verdict::Pause, "paused: 401 no good"),
+        (408, Verdict::Unknown(DoubtCause::Timeout), "unknown: 408 no good"),
+        (409, Verdict::Refused, "refused: 409 no good"),
+        (429, Verdict::TryLater, "later: 429 no good"),
+        (500, gateway, "unknown: 500 no good"),
+        (502, gateway, "unknown: 502 no good"),
+        (503, Verdict::TryLater, "later: 503 no good"),
+    ] {
+        let got = run(async move {
+            let server = Polite::start(move |_| response(status, &[], "no \n good"));
+            answered(&sink(&partner(&server.url())), &delivery("x")).await
+        });
+        assert_eq!((got.verdict, got.status, reason(&got)), (want, status, why));
+        assert_eq!(
+            got.detail.map(|d| d.answer),
+            (status >= 300).then(|| "no \n good".to_owned())
+        );
+    }
+}
+
+#[test]
+fn a_409_under_resend_is_later() {
+    let resend = |config: &mut PartnerConfig| config.doubt.crash = DoubtPolicy::Resend;
+    assert_eq!(of((409, &[], "in progress"), resend).verdict, Verdict::TryLater);
+    let without_key = |config: &mut PartnerConfig| {
+        config.doubt.crash = DoubtPolicy::Resend;
+        config.idempotency_key = false;
+    };
+    assert_eq!(
+        of((409, &[], "in progress"), without_key).verdict,
+        Verdict::Refused
+    );
+}
+
+#[test]
+fn a_503_that_tells_of_a_broken_upstream_is_doubt() {
+    let text =
+        "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+    let got = of((503, &[("retry-after", "1")], text), |_| {});
+    assert_eq!(got.verdict, Verdict::Unknown(DoubtCause::Gateway));
+    let got = of((503, &[("x-envoy-response-flags", "UC")], ""), |_| {});
+    assert_eq!(got.verdict, Verdict::Unknown(DoubtCause::Gateway));
+    let got = of((503, &[("x-envoy-overloaded", "true")], "overloaded"), |_| {});
+    assert_eq!(got.verdict, Verdict::TryLater);
+}
+
+#[test]
+fn redirects_are_refused_with_where_they_lead() {
+    let got = of(
+        (
+            302,
+            &[("location", "https://other.example/login?token=abcdef&n=1")],
+            "",
+        ),
+        |_| {},
+    );
+    assert_eq!(got.verdict, Verdict::Refused);
+    assert_eq!(
+        reason(&got),
+        "refused: 302 a redirect to https://other.example/login?token=***&n=1 that is not followed"
+    );
+}
+
+#[test]
+fn retry_after_comes_along() {
+    let got = of((429, &[("retry-after", "7")], ""), |_| {});
+    let pace = *got.pace.unwrap();
+    assert_eq!(
+        (pace.retry_after, pace.pause),
+        (Some(Duration::from_secs(7)), Some(Duration::from_secs(7)))
+    );
+    let got = of((200, &[("ratelimit", "\"p\";r=0;t=5")], ""), |_| {});
+    assert_eq!(got.verdict, Verdict::Delivered);
+    assert_eq!(got.pace.unwrap().pause, Some(Duration::from_secs(5)));
+}
+
+#[test]
+fn rules_come_first_and_the_first_that_matches_decides() {
+    let tweak = |config: &mut PartnerConfig| {
+        let rule = |when: &str, is, reason: Option<&str>, after| VerdictRuleConfig {
+            when: when.into(),
+            is,
+            reason: reason.map(str::to_owned),
+            after,
+        };
+        config.verdict = vec![
+            rule(
+                "header[\"x-maintenance\"] exists",
+                RuleVerdict::Later,
+                None,
+                Some(Duration::from_secs(30)),
+            ),
+            rule(
+                "status == 200 and body.code == 7",
+                RuleVerdict::Later,
+                Some("body.message"),
+                None,
+            ),
+            rule(
+                "status == 200 and body.code != 0",
+                RuleVerdict::Refused,
+                Some("body.message"),
+                None,
+            ),
+            rule(
+                "status == 404 and body.state == \"known\"",
+                RuleVerdict::Delivered,
+                None,
+                None,
+            ),
+            rule(
+                "status == 418",
+                RuleVerdict::Unknown,
+                Some("'teapots are unclear'"),
+                None,
+            ),
+            rule("status == 419", RuleVerdict::Pause, None, None),
+        ];
+    };
+    let got = of((200, &[], r#"{"code":0}"#), tweak);
+    assert_eq!((got.verdict, got.detail), (Verdict::Delivered, None));
+    let got = of(
+        (200, &[], r#"{"code":5,"message":"unknown user a@b.example"}"#),
+        tweak,
+    );
+    assert_eq!((got.verdict, got.status), (Verdict::Refused, 200));
+    assert_eq!(reason(&got), "refused: 200 (verdict rule 3) unknown user ***");
+    let got = of((200, &[], r#"{"code":7,"message":"busy"}"#), tweak);
+    assert_eq!(
+        (got.verdict, reason(&got)),
+        (Verdict::TryLater, "later: 200 (verdict rule 2) busy")
+    );
+    let got = of((200, &[("x-maintenance", "1")], r#"{"code":0}"#), tweak);
+    assert_eq!(got.verdict, Verdict::TryLater);
+    assert_eq!(got.pace.unwrap().retry_after, Some(Duration::from_secs(30)));
+    assert_eq!(
+        of((404, &[], r#"{"state":"known"}"#), tweak).verdict,
+        Verdict::Delivered
+    );
+    let got = of((418, &[], ""), tweak);
+    assert_eq!(got.verdict, Verdict::Unknown(DoubtCause::Gateway));
+    assert_eq!(reason(&got), "unknown: 418 (verdict rule 5) teapots are unclear");
+    assert_eq!(of((419, &[], ""), tweak).verdict, Verdict::Pause);
+    // A body without the field is no error.
+    assert_eq!(of((200, &[], "ok"), tweak).verdict, Verdict::Delivered);
+}
+
+#[test]
+fn a_rule_that_cannot_be_compiled_is_named() {
+    let mut config = partner("http://127.0.0.1:1/");
+    config.verdict = vec![VerdictRuleConfig {
+        when: "status = 200".into(),
+        is: RuleVerdict::Refused,
+        reason: None,
+        after: None,
+    }];
+    let Err(e) = HttpSink::try_new(&config, &Secrets::none(), Clock::start()) else {
+        panic!("it was taken")
+    };
+    assert_eq!(
+        e.to_string(),
+        "verdict rule 1, when: column 8: expected `and`, `or` or the end, found `=` (equality is written `==`)"
+    );
+}
+
+#[test]
+fn a_plain_success_asks_for_no_body() {
+    let sink = sink(&partner("http://127.0.0.1:1/"));
+    assert!(!sink.reading.needs_body(200));
+    assert!(sink.reading.needs_body(422));
+}
+
+#[test]
+fn the_look_up_tells_where_a_message_stands() {
+    run(async {
+        let server = Polite::start(|heard| match heard.uri.as_str() {
+            "/seen/order-1?try=1" => response(200, &[], r#"{"state":"done"}"#),
+            "/seen/order-2?try=1" => response(404, &[], ""),
+            "/seen/order-3?try=1" => response(200, &[], r#"{"state":"odd token=abcdef"}"#),
+            _ => response(503, &[], ""),
+        });
+        let mut config = partner(&server.url());
+        config.verify = Some(VerifyConfig {
+            url: format!(
+                "http://{}/seen/{{{{ id }}}}?try={{{{ attempt }}}}",
+                server.address
+            ),
+            method: "GET".into(),
+            headers: vec![("x-who".into(), "{{ partner }}".into())],
+            delivered: "status == 200 and body.state == \"done\"".into(),
+            never_seen: "status == 404".into(),
+            settle: Duration::from_secs(1),
+            timeout: Duration::from_secs(5),
+        });
+        let sink = sink(&config);
+        let mut d = delivery("x");
+        let mut ask = async |id: &'static str| {
+            d.readable = bytes::Bytes::from_static(id.as_bytes());
+            sink.verify(&d).await
+        };
+        assert_eq!(ask("order-1").await, Verified::Delivered);
+        assert_eq!(ask("order-2").await, Verified::NeverSeen);
+        let Verified::Unclear(why) = ask("order-3").await else {
+            panic!()
+        };
+        assert!(
+            why.starts_with("verify: 200 matches neither") && !why.contains("abcdef"),
+            "{why}"
+        );
+        assert_eq!(
+            ask("order-4").await,
+            Verified::AskAgain("verify: the look-up answered 503".into())
+        );
+        let heard = server.heard.lock();
+        assert_eq!(
+            (heard[0].method.as_str(), heard[0].header("x-who")),
+            ("GET", Some("acme"))
+        );
+        assert!(heard[0].header("idempotency-key").is_none() && heard[0].body.is_empty());
+    });
+}
+
+#[test]
+fn a_look_up_that_cannot_be_made_is_made_again() {
+    run(async {
+        let mut config = partner("http://127.0.0.1:1/");
+        assert!(matches!(
+            sink(&config).verify(&delivery("x")).await,
+            Verified::Unclear(_)
+        ));
+        config.verify = Some(VerifyConfig {
+            url: "http://127.0.0.1:1/".into(),
+            method: "GET".into(),
+            headers: vec![],
+            delivered: "status == 200".into(),
+            never_seen: "status < 300".into(),
+            settle: Duration::from_secs(1),
+            timeout: Duration::from_secs(5),
+        });
+        assert!(matches!(
+            sink(&config).verify(&delivery("x")).await,
+            Verified::AskAgain(_)
+        ));
+        let server = Polite::ok();
+        if let Some(verify) = &mut config.verify {
+            verify.url = server.url();
+        }
+        let Verified::Unclear(why) = sink(&config).verify(&delivery("x")).await else {
+            panic!()
+        };
+        assert_eq!(why, "verify: 200 matches both `delivered` and `never_seen`");
+    });
+}

@@ -1,0 +1,102 @@
+//! The look-up for `doubt = "verify"`: asks the partner whether it has a message, and reads the answer.
+
+use super::answer::Heard;
+use super::connection::BodyEnd;
+use super::request::{PlanConfig, RequestPlan};
+use super::{HttpSink, Outcome, SinkError};
+use crate::config::model::{PartnerConfig, VerifyConfig};
+use crate::core::expr::{Expr, Vocabulary};
+use crate::sink::secrets::Secrets;
+use crate::sink::{Delivery, Verified};
+use std::time::Duration;
+
+/// A look-up, compiled.
+pub(super) struct LookUp {
+    plan: RequestPlan,
+    delivered: Expr,
+    never_seen: Expr,
+    timeout: Duration,
+}
+
+impl LookUp {
+    pub(super) fn try_new(
+        partner: &PartnerConfig,
+        config: &VerifyConfig,
+        secrets: &Secrets,
+    ) -> Result<Self, SinkError> {
+        let plan = PlanConfig {
+            partner: &partner.name,
+            url: &config.url,
+            method: &config.method,
+            headers: &config.headers,
+            body: None,
+            value_is_body: false,
+            idempotency_key: false,
+            traceparent: partner.traceparent,
+        };
+        let expr = |part, text: &str| {
+            Expr::compile(text, Vocabulary::Answer).map_err(|source| SinkError::Verify { part, source })
+        };
+        Ok(Self {
+            plan: RequestPlan::try_new(&plan, secrets)?,
+            delivered: expr("delivered", &config.delivered)?,
+            never_seen: expr("never_seen", &config.never_seen)?,
+            timeout: config.timeout,
+        })
+    }
+}
+
+impl HttpSink {
+    /// Asks the partner where a message in doubt stands. Any answer but the two that are configured, and those that
+    /// mean "not now", parks.
+    pub async fn verify(&self, d: &Delivery) -> Verified {
+        let Some(look_up) = &self.look_up else {
+            return Verified::Unclear("verify: no look-up is configured".to_owned());
+        };
+        let masker = self.masker();
+        let again = |why: String| Verified::AskAgain(masker.text(&format!("verify: {why}")));
+        let request = match look_up.plan.prepare(d) {
+            Ok(request) => request,
+            Err(e) => return Verified::Unclear(masker.text(&format!("verify: {e}"))),
+        };
+        let connection = match self.lease(&request).await {
+            Ok(connection) => connection,
+            Err(failure) => return again(failure.to_string()),
+        };
+        let mut yes = || true;
+        let reply = match self
+            .exchange(connection, request, &mut yes, look_up.timeout, |_| true)
+            .await
+        {
+            Outcome::Heard(reply) => reply,
+            Outcome::Stopped => return again("stopped".to_owned()),
+            Outcome::NeverWritten(failure) | Outcome::Failed(failure) => return again(failure.to_string()),
+        };
+        let looks_at_body = look_up.delivered.uses_document() || look_up.never_seen.uses_document();
+        if reply.end == BodyEnd::Cut && looks_at_body {
+            return again(format!("{}, cut off before its end", reply.status));
+        }
+        let heard = Heard {
+            status: reply.status,
+            headers: &reply.headers,
+            body: &reply.body,
+            end: reply.end,
+        };
+        match (look_up.delivered.test(&heard), look_up.never_seen.test(&heard)) {
+            (true, false) => Verified::Delivered,
+            (false, true) => Verified::NeverSeen,
+            (true, true) => Verified::Unclear(format!(
+                "verify: {} matches both `delivered` and `never_seen`",
+                reply.status
+            )),
+            (false, false) if matches!(reply.status, 408 | 425 | 429 | 500..=599) => {
+                again(format!("the look-up answered {}", reply.status))
+            }
+            (false, false) => Verified::Unclear(masker.text(&format!(
+                "verify: {} matches neither `delivered` nor `never_seen`: {}",
+                reply.status,
+                super::answer::first_words(&reply.body)
+            ))),
+        }
+    }
+}

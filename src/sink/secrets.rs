@@ -1,0 +1,255 @@
+//! Secrets: where they come from, and that they go nowhere else (I9).
+//!
+//! A value is read from an environment variable or a file when the node starts and when an operator asks for a
+//! reload; it is handed to templates (`secret('name')`) and to the [masker](crate::core::mask) only. Neither
+//! `Debug` nor any error shows one. A restart reads them anew.
+
+use crate::config::model::SecretSource;
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// All secrets of a node. Cheap to clone; all clones see a reload.
+#[derive(Clone)]
+pub struct Secrets(Arc<Inner>);
+
+struct Inner {
+    sources: BTreeMap<String, SecretSource>,
+    values: RwLock<BTreeMap<String, Arc<str>>>,
+    version: AtomicU64,
+}
+
+/// A secret that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The environment variable is not set.
+    #[error("secret `{name}`: environment variable {variable} is not set")]
+    Unset {
+        /// The secret.
+        name: String,
+        /// The variable.
+        variable: String,
+    },
+    /// The file cannot be read.
+    #[error("secret `{name}`: cannot read {}", path.display())]
+    File {
+        /// The secret.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is there, but empty.
+    #[error("secret `{name}` is empty")]
+    Empty {
+        /// The secret.
+        name: String,
+    },
+    /// It is not UTF-8 text.
+    #[error("secret `{name}` is not UTF-8 text")]
+    NotText {
+        /// The secret.
+        name: String,
+    },
+}
+
+impl SecretError {
+    /// Name of the secret.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Unset { name, .. }
+            | Self::File { name, .. }
+            | Self::Empty { name }
+            | Self::NotText { name } => name,
+        }
+    }
+}
+
+/// What a reload found.
+#[derive(Debug, Default)]
+pub struct Reloaded {
+    /// Names of the secrets whose value is another one now.
+    pub changed: Vec<String>,
+    /// What could not be read; those keep their old value.
+    pub errors: Vec<SecretError>,
+}
+
+impl Secrets {
+    /// Reads every secret.
+    ///
+    /// # Errors
+    /// All that cannot be had, together.
+    pub fn load(sources: &BTreeMap<String, SecretSource>) -> Result<Self, Vec<SecretError>> {
+        let mut values = BTreeMap::new();
+        let mut errors = Vec::new();
+        for (name, source) in sources {
+            match read(name, source) {
+                Ok(value) => {
+                    values.insert(name.clone(), value);
+                }
+                Err(e) => errors.push(e),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self(Arc::new(Inner {
+            sources: sources.clone(),
+            values: RwLock::new(values),
+            version: AtomicU64::new(1),
+        })))
+    }
+
+    /// No secrets at all.
+    pub fn none() -> Self {
+        Self(Arc::new(Inner {
+            sources: BTreeMap::new(),
+            values: RwLock::default(),
+            version: AtomicU64::new(1),
+        }))
+    }
+
+    /// Reads every secret again and tells which changed. What cannot be read keeps its value.
+    pub fn reload(&self) -> Reloaded {
+        let mut told = Reloaded::default();
+        let mut fresh = Vec::new();
+        for (name, source) in &self.0.sources {
+            match read(name, source) {
+                Ok(value) => fresh.push((name, value)),
+                Err(e) => told.errors.push(e),
+            }
+        }
+        let mut values = self.0.values.write();
+        for (name, value) in fresh {
+            if values.get(name) != Some(&value) {
+                values.insert(name.clone(), value);
+                told.changed.push(name.clone());
+            }
+        }
+        if !told.changed.is_empty() {
+            // Within the lock: who sees the new version reads the new values.
+            self.0.version.fetch_add(1, Ordering::Release);
+        }
+        told
+    }
+
+    /// The value of one secret.
+    pub fn get(&self, name: &str) -> Option<Arc<str>> {
+        self.0.values.read().get(name).cloned()
+    }
+
+    /// All values, for the masker.
+    pub fn values(&self) -> Vec<Arc<str>> {
+        self.0.values.read().values().cloned().collect()
+    }
+
+    /// All names.
+    pub fn names(&self) -> Vec<String> {
+        self.0.sources.keys().cloned().collect()
+    }
+
+    /// Rises with every reload that changed something: what was made from secrets is made anew then.
+    pub fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.sources.keys()).finish()
+    }
+}
+
+fn read(name: &str, source: &SecretSource) -> Result<Arc<str>, SecretError> {
+    let name = name.to_owned();
+    let text = match source {
+        SecretSource::Env(variable) => match std::env::var(variable) {
+            Ok(text) => text,
+            Err(std::env::VarError::NotPresent) => {
+                return Err(SecretError::Unset {
+                    name,
+                    variable: variable.clone(),
+                });
+            }
+            Err(std::env::VarError::NotUnicode(_)) => return Err(SecretError::NotText { name }),
+        },
+        SecretSource::File(path) => {
+            let bytes = match std::fs::read(path) {
+                Ok(bytes) => bytes,
+                Err(source) => {
+                    return Err(SecretError::File {
+                        name,
+                        path: path.clone(),
+                        source,
+                    });
+                }
+            };
+            match String::from_utf8(bytes) {
+                Ok(text) => text
+                    .strip_suffix('\n')
+                    .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t))
+                    .to_owned(),
+                Err(_) => return Err(SecretError::NotText { name }),
+            }
+        }
+    };
+    if text.is_empty() {
+        return Err(SecretError::Empty { name });
+    }
+    Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_file(path: &std::path::Path) -> BTreeMap<String, SecretSource> {
+        BTreeMap::from([("acme".to_owned(), SecretSource::File(path.to_owned()))])
+    }
+
+    #[test]
+    fn a_reload_tells_what_changed_and_keeps_what_it_cannot_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "first-value\r\n").unwrap();
+        let secrets = Secrets::load(&from_file(&path)).unwrap();
+        let other = secrets.clone();
+        assert_eq!(secrets.get("acme").as_deref(), Some("first-value"));
+        assert_eq!(secrets.reload().changed, Vec::<String>::new());
+        let version = secrets.version();
+        std::fs::write(&path, "second-value").unwrap();
+        assert_eq!(secrets.reload().changed, ["acme"]);
+        assert!(other.version() > version);
+        assert_eq!(other.get("acme").as_deref(), Some("second-value"));
+        std::fs::remove_file(&path).unwrap();
+        let told = secrets.reload();
+        assert_eq!((told.changed.len(), told.errors.len()), (0, 1));
+        assert_eq!(secrets.get("acme").as_deref(), Some("second-value"));
+        assert!(!format!("{secrets:?}{told:?}").contains("value"));
+    }
+
+    #[test]
+    fn all_that_is_missing_is_named_at_once() {
+        let sources = BTreeMap::from([
+            (
+                "a".to_owned(),
+                SecretSource::Env("SLUICEGATE_TEST_SURELY_UNSET".to_owned()),
+            ),
+            ("b".to_owned(), SecretSource::File("/nonexistent/secret".into())),
+        ]);
+        let errors = Secrets::load(&sources).unwrap_err();
+        assert_eq!(
+            errors.iter().map(SecretError::name).collect::<Vec<_>>(),
+            ["a", "b"]
+        );
+        assert_eq!(
+            errors[0].to_string(),
+            "secret `a`: environment variable SLUICEGATE_TEST_SURELY_UNSET is not set"
+        );
+    }
+}

@@ -1,0 +1,427 @@
+//! Templates: text made from a record. One syntax everywhere (`docs/templates.md` lists the variables).
+//!
+//! A template is compiled once. Unknown variables and secrets are found then, not at the first record; a variable
+//! that this record does not have is an error that names it, never an empty text. Templates without `{{`, and the
+//! plain `{{ value }}`, never see the engine.
+
+use super::Delivery;
+use super::secrets::Secrets;
+use crate::core::record::{Headers, SOURCE_HEADER};
+use minijinja::value::{Enumerator, Object, ObjectRepr};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// Every variable of a template. `secret('name')` is a function beside them.
+pub const VARIABLES: [&str; 13] = [
+    "value",
+    "key",
+    "headers",
+    "topic",
+    "partition",
+    "offset",
+    "time",
+    "id",
+    "message_id",
+    "attempt",
+    "partner",
+    "source",
+    "idempotency_key",
+];
+
+/// A template that cannot be compiled or rendered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// It is no template.
+    #[error("{what}: {why}")]
+    Syntax {
+        /// Which template: `url`, `header x-user`, `body`.
+        what: String,
+        /// What is wrong, with the line.
+        why: String,
+    },
+    /// It uses a variable that does not exist.
+    #[error("{what}: unknown variable `{name}`{}; known are {}", hint(near), VARIABLES.join(", "))]
+    Variable {
+        /// Which template.
+        what: String,
+        /// The variable.
+        name: String,
+        /// A known one that looks like it.
+        near: Option<&'static str>,
+    },
+    /// It uses a secret that is not configured.
+    #[error("{what}: no secret `{name}` in [secrets]")]
+    Secret {
+        /// Which template.
+        what: String,
+        /// The secret.
+        name: String,
+    },
+    /// The record cannot fill it.
+    #[error("{what}: {why}")]
+    Render {
+        /// Which template.
+        what: String,
+        /// What is missing.
+        why: String,
+    },
+}
+
+fn hint(near: &Option<&'static str>) -> String {
+    near.map_or_else(String::new, |n| format!(" (did you mean `{n}`?)"))
+}
+
+/// The templates of one partner.
+pub struct Templates {
+    env: Environment<'static>,
+    partner: Arc<str>,
+    secrets: Secrets,
+}
+
+impl fmt::Debug for Templates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Templates")
+            .field("partner", &self.partner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A compiled template, to be used with the [`Templates`] that made it.
+#[derive(Clone, Debug)]
+pub struct Template {
+    what: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Kind {
+    /// No template at all.
+    Constant(String),
+    /// `{{ value }}`
+    Value,
+    /// The same for every record: it uses nothing but secrets and the partner's name.
+    Fixed,
+    /// One text a record.
+    Record { value: bool, key: bool },
+}
+
+impl Templates {
+    /// An empty set for this partner.
+    pub fn new(partner: &str, secrets: &Secrets) -> Self {
+        let mut env = Environment::new();
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+        // Undefined values know the expression they come from: errors name the variable.
+        env.set_debug(true);
+        env.set_auto_escape_callback(|_| AutoEscape::None);
+        let known = secrets.clone();
+        env.add_function("secret", move |name: &str| -> Result<String, minijinja::Error> {
+            known.get(name).map(|v| v.to_string()).ok_or_else(|| {
+                minijinja::Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("no secret `{name}` in [secrets]"),
+                )
+            })
+        });
+        Self {
+            env,
+            partner: partner.into(),
+            secrets: secrets.clone(),
+        }
+    }
+
+    /// Compiles one template; `what` names it in errors.
+    ///
+    /// # Errors
+    /// Syntax, an unknown variable, an unknown secret.
+    pub fn compile(&mut self, what: &str, source: &str) -> Result<Template, TemplateError> {
+        let what = what.to_owned();
+        let kind = if !["{{", "{%", "{#"].iter().any(|open| source.contains(open)) {
+            Kind::Constant(source.to_owned())
+        } else if source
+            .strip_prefix("{{")
+            .and_then(|s| s.strip_suffix("}}"))
+            .is_some_and(|s| s.trim() == "value")
+        {
+            Kind::Value
+        } else {
+            self.env
+                .add_template_owned(what.clone(), source.to_owned())
+                .map_err(|e| TemplateError::Syntax {
+                    what: what.clone(),
+                    why: plain(&e),
+                })?;
+            let template = self.env.get_template(&what).map_err(|e| TemplateError::Syntax {
+                what: what.clone(),
+                why: plain(&e),
+            })?;
+            let used = template.undeclared_variables(false);
+            let globals: Vec<&str> = self.env.globals().map(|(name, _)| name).collect();
+            let mut unknown: Vec<&String> = used
+                .iter()
+                .filter(|u| !VARIABLES.contains(&u.as_str()) && !globals.contains(&u.as_str()))
+                .collect();
+            unknown.sort();
+            if let Some(name) = unknown.first() {
+                let near = VARIABLES
+                    .into_iter()
+                    .find(|v| strsim::damerau_levenshtein(v, name) <= 2);
+                return Err(TemplateError::Variable {
+                    what,
+                    name: (*name).clone(),
+                    near,
+                });
+            }
+            for name in secrets_named(source) {
+                if self.secrets.get(name).is_none() {
+                    return Err(TemplateError::Secret {
+                        what,
+                        name: name.to_owned(),
+                    });
+                }
+            }
+            if used
+                .iter()
+                .all(|u| u == "partner" || globals.contains(&u.as_str()))
+            {
+                Kind::Fixed
+            } else {
+                Kind::Record {
+                    value: used.contains("value"),
+                    key: used.contains("key"),
+                }
+            }
+        };
+        Ok(Template { what, kind })
+    }
+
+    /// The text of a template that is the same for every record.
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn render_fixed(&self, template: &Template) -> Result<String, TemplateError> {
+        match &template.kind {
+            Kind::Constant(text) => Ok(text.clone()),
+            _ => self.run(template, minijinja::context! { partner => &*self.partner }),
+        }
+    }
+
+    /// The text for one record.
+    ///
+    /// # Errors
+    /// When the record lacks what the template uses, or is not text where text is needed.
+    pub fn render<'a>(&self, template: &'a Template, d: &'a Delivery) -> Result<Cow<'a, str>, TemplateError> {
+        let fail = |why: &str| TemplateError::Render {
+            what: template.what.clone(),
+            why: why.to_owned(),
+        };
+        match &template.kind {
+            Kind::Constant(text) => Ok(Cow::Borrowed(text)),
+            Kind::Value if !is_json_text(&d.record.value) => std::str::from_utf8(&d.record.value)
+                .map(Cow::Borrowed)
+                .map_err(|_| fail("`value` is not UTF-8 text")),
+            Kind::Value => match value_of(&d.record.value) {
+                Some(value) => Ok(Cow::Owned(value.to_string())),
+                None => Err(fail("`value` is not UTF-8 text")),
+            },
+            Kind::Fixed => self.render_fixed(template).map(Cow::Owned),
+            Kind::Record { value, key } => {
+                if *value && std::str::from_utf8(&d.record.value).is_err() {
+                    return Err(fail("`value` is not UTF-8 text"));
+                }
+                if *key
+                    && d.record
+                        .key
+                        .as_ref()
+                        .is_some_and(|k| std::str::from_utf8(k).is_err())
+                {
+                    return Err(fail("`key` is not UTF-8 text"));
+                }
+                let context = RecordContext {
+                    delivery: d.clone(),
+                    partner: Arc::clone(&self.partner),
+                    value: OnceLock::new(),
+                };
+                self.run(template, Value::from_object(context)).map(Cow::Owned)
+            }
+        }
+    }
+
+    fn run(&self, template: &Template, context: Value) -> Result<String, TemplateError> {
+        let fail = |e: minijinja::Error| TemplateError::Render {
+            what: template.what.clone(),
+            why: plain(&e),
+        };
+        self.env
+            .get_template(&template.what)
+            .and_then(|t| t.render(context))
+            .map_err(fail)
+    }
+}
+
+impl Template {
+    /// Whether every record gives the same text.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self.kind, Kind::Constant(_) | Kind::Fixed)
+    }
+    /// Whether the text is the record's value as it stands.
+    pub fn is_value(&self) -> bool {
+        self.kind == Kind::Value
+    }
+}
+
+/// An engine error in one line: what, and where if the template has several lines. Never the record's content.
+fn plain(e: &minijinja::Error) -> String {
+    let mut text = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+    if let Some(line) = e.line().filter(|l| *l > 1) {
+        text.push_str(&format!(" (line {line})"));
+    }
+    text
+}
+
+/// Names in `secret('name')` calls with a literal name.
+fn secrets_named(source: &str) -> Vec<&str> {
+    let mut out = Vec::new();
+    for (at, word) in source.match_indices("secret") {
+        let rest = source[at + word.len()..].trim_start();
+        let Some(rest) = rest.strip_prefix('(').map(str::trim_start) else {
+            continue;
+        };
+        for quote in ['\'', '"'] {
+            if let Some((name, _)) = rest.strip_prefix(quote).and_then(|r| r.split_once(quote)) {
+                out.push(name);
+            }
+        }
+    }
+    out
+}
+
+/// Objects, arrays and strings are taken for JSON; a bare number stays text, so that no digit of it is lost.
+fn is_json_text(bytes: &[u8]) -> bool {
+    matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[' | b'"'))
+}
+
+fn value_of(bytes: &bytes::Bytes) -> Option<Value> {
+    if is_json_text(bytes)
+        && let Ok(json) = serde_json::from_slice::<serde_json::Value>(bytes)
+    {
+        return Some(match json {
+            json @ (serde_json::Value::Array(_) | serde_json::Value::Object(_)) => Value::from_object(Json {
+                json,
+                text: Some(bytes.clone()),
+            }),
+            other => from_json(&other),
+        });
+    }
+    std::str::from_utf8(bytes).ok().map(Value::from)
+}
+
+fn from_json(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(b) => Value::from(*b),
+        serde_json::Value::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
+            (Some(i), _, _) => Value::from(i),
+            (_, Some(u), _) => Value::from(u),
+            (_, _, f) => Value::from(f.unwrap_or(f64::NAN)),
+        },
+        serde_json::Value::String(s) => Value::from(s.as_str()),
+        json => Value::from_object(Json {
+            json: json.clone(),
+            text: None,
+        }),
+    }
+}
+
+/// A JSON object or array inside a template: printed as JSON, the record's value as it stands.
+#[derive(Debug)]
+struct Json {
+    json: serde_json::Value,
+    text: Option<bytes::Bytes>,
+}
+
+impl Object for Json {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        if self.json.is_array() {
+            ObjectRepr::Seq
+        } else {
+            ObjectRepr::Map
+        }
+    }
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let found = match (&self.json, key.as_str()) {
+            (serde_json::Value::Object(map), Some(name)) => map.get(name),
+            (serde_json::Value::Array(list), None) => list.get(usize::try_from(key.clone()).ok()?),
+            _ => None,
+        };
+        found.map(from_json)
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        match &self.json {
+            serde_json::Value::Object(map) => {
+                Enumerator::Values(map.keys().map(|k| Value::from(k.as_str())).collect())
+            }
+            serde_json::Value::Array(list) => Enumerator::Seq(list.len()),
+            _ => Enumerator::NonEnumerable,
+        }
+    }
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.text.as_deref().map(std::str::from_utf8) {
+            Some(Ok(text)) => f.write_str(text),
+            _ => write!(f, "{}", self.json),
+        }
+    }
+}
+
+/// A record's headers inside a template.
+#[derive(Debug)]
+struct HeaderMap(Headers);
+
+impl Object for HeaderMap {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let text = std::str::from_utf8(self.0.get(key.as_str()?)?).ok()?;
+        Some(Value::from(text))
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(
+            self.0
+                .iter()
+                .map(|(n, _)| Value::from(String::from_utf8_lossy(n).into_owned()))
+                .collect(),
+        )
+    }
+}
+
+/// The variables of one attempt; the value is parsed only if the template asks for it.
+#[derive(Debug)]
+struct RecordContext {
+    delivery: Delivery,
+    partner: Arc<str>,
+    value: OnceLock<Option<Value>>,
+}
+
+impl Object for RecordContext {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let d = &self.delivery;
+        Some(match key.as_str()? {
+            "value" => return self.value.get_or_init(|| value_of(&d.record.value)).clone(),
+            "key" => Value::from(std::str::from_utf8(d.record.key.as_ref()?).ok()?),
+            "headers" => Value::from_object(HeaderMap(d.record.headers.clone())),
+            "topic" => Value::from(&*d.topic),
+            "partition" => Value::from(d.partition),
+            "offset" => Value::from(d.record.offset),
+            "time" => Value::from(d.record.timestamp.to_string()),
+            "id" => Value::from(String::from_utf8_lossy(&d.readable).into_owned()),
+            "message_id" => Value::from(d.id.to_string()),
+            "attempt" => Value::from(d.attempt),
+            "partner" => Value::from(&*self.partner),
+            "source" => Value::from(std::str::from_utf8(d.record.headers.get(SOURCE_HEADER)?).ok()?),
+            "idempotency_key" => match &d.idempotency_key {
+                Some(key) => Value::from(&**key),
+                None => Value::from(super::idempotency_key(d.id, d.round)),
+            },
+            _ => return None,
+        })
+    }
+}
