@@ -33,6 +33,7 @@ pub const ALL: &[Case] = &[
     ("trimmed records are gone and offsets never fall", trimming),
     ("a topic made anew is another one", incarnations),
     ("settings change, the number of partitions does not", settings),
+    ("one name is one topic, whoever makes it", made_by_many),
     ("many writers keep their own order", many_writers),
     ("a closed log refuses", closed),
 ];
@@ -403,6 +404,16 @@ fn settings(subject: &dyn Subject) {
             ..
         })
     ));
+}
+
+fn made_by_many(subject: &dyn Subject) {
+    let log = subject.open();
+    let made: Vec<TopicMeta> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..8).map(|_| scope.spawn(|| topic(&*log, "t", 2))).collect();
+        makers.into_iter().map(|m| m.join().expect("made")).collect()
+    });
+    assert!(made.iter().all(|t| *t == made[0]), "{made:?}");
+    assert_eq!(log.topics(), made[..1]);
 }
 
 fn many_writers(subject: &dyn Subject) {

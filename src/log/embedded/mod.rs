@@ -134,6 +134,8 @@ impl EmbeddedOptions {
 pub struct EmbeddedLog {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// One topic is made at a time: two callers with one name must get one topic.
+    making: Mutex<()>,
     /// Held until the log is closed; the system gives it back when the process ends, however it ends.
     lock: Mutex<Option<File>>,
 }
@@ -152,6 +154,7 @@ impl EmbeddedLog {
         let log = EmbeddedLog {
             shared: Arc::clone(&shared),
             threads: Mutex::default(),
+            making: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         };
         let care = Arc::clone(&shared);
@@ -204,6 +207,7 @@ impl EmbeddedLog {
 impl Log for EmbeddedLog {
     fn create_topic(&self, name: &str, spec: &TopicSpec) -> Result<TopicMeta, LogError> {
         self.shared.check()?;
+        let _one_at_a_time = self.making.lock();
         let wanted = spec.partitions.max(1);
         let retention_us = spec
             .retention

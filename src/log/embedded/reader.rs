@@ -19,8 +19,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Bytes fetched at once where more than a frame is of interest.
-const WINDOW: usize = 128 * 1024;
+/// Bytes fetched at once: many small frames. What is at least half of it is fetched alone, because behind it in a
+/// large frame stand other partitions' records.
+const WINDOW: usize = 32 * 1024;
 
 thread_local! {
     /// The window's buffer, kept between reads.
@@ -105,7 +106,7 @@ pub(super) fn sections(
     let mut window = Window::new(segment, u64::from(item.until), WINDOW, buffer);
     let result = walk(journal, &mut window, partition, item, from, take);
     let mut buffer = window.bytes;
-    if buffer.capacity() > 4 * WINDOW {
+    if buffer.capacity() > 16 * WINDOW {
         buffer = Vec::new();
     }
     BUFFER.with(|b| *b.borrow_mut() = buffer);

@@ -2,8 +2,8 @@
 //!
 //! What arrives during a commit forms the next frame, so there is never more than one frame that is not durable.
 //! Under load two commits begin at least `commit_gap` apart; an append that comes alone is committed at once.
-//! Parts of large transactions travel in the same frames, at most [`BULK`] bytes in each: an import makes the
-//! commits of others longer by about a millisecond, not by its own length.
+//! Parts of large transactions travel in the same frames, at most [`BULK`] bytes in each (or one part): an import
+//! makes the commits of others longer by about a millisecond, not by its own length.
 
 use super::frame::{Entry, FRAME_HEAD, Origin, Place, SectionHead, seal};
 use super::index::SegmentItems;
@@ -385,13 +385,14 @@ impl Writer {
             }
             taken.push(Taken { job, refused: None });
         }
-        let mut room = room.min(BULK);
+        // One of them in any case, however large: small batches that never end must not starve an import.
+        let (mut bulk, mut any) = (BULK, false);
         while let Some(job) = queue.bulk.front() {
             let cost = job.cost().0;
-            if cost > room && !taken.is_empty() {
+            if (any && cost > bulk) || (cost > room && !taken.is_empty()) {
                 break;
             }
-            room = room.saturating_sub(cost);
+            (bulk, room, any) = (bulk.saturating_sub(cost), room.saturating_sub(cost), true);
             let Some(job) = queue.bulk.pop_front() else { break };
             queue.bulk_bytes = queue.bulk_bytes.saturating_sub(cost);
             taken.push(Taken { job, refused: None });

@@ -234,3 +234,32 @@ fn files_are_not_used_again_under_a_reader() {
     });
     assert!(log.stats().segments < 20, "{:?}", log.stats());
 }
+
+/// Small batches that never end do not starve a transaction whose parts are as large as a frame may be.
+#[test]
+fn large_parts_get_their_turn_under_load() {
+    use std::sync::atomic::AtomicBool;
+    let dir = folder();
+    let log = Arc::new(open(dir.path(), &EmbeddedOptions::small()).expect("opens"));
+    let parts = log.create_topic("t", &spec(2)).expect("made").partitions;
+    let ended = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (busy, stop, small) = (Arc::clone(&log), Arc::clone(&ended), parts[0]);
+        scope.spawn(move || {
+            while !stop.load(Ordering::Acquire) {
+                let sent: Vec<_> = (0..64)
+                    .map(|n| conformance::send(&*busy, one(small, n, 10)))
+                    .collect();
+                sent.iter()
+                    .for_each(|s| drop(s.recv().expect("answered").expect("taken")));
+            }
+        });
+        let mut tx = log.begin().expect("begun");
+        for n in 0..10 {
+            tx.append(one(parts[1], n, 200_000)).expect("taken");
+        }
+        tx.commit(Batch::new()).expect("committed");
+        ended.store(true, Ordering::Release);
+    });
+    assert!(numbers(&*log, parts[1], 0).into_iter().eq(0..10));
+}
