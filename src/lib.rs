@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod dedup;
+pub mod demo;
 pub mod intake;
 pub mod ledger;
 pub mod log;

@@ -423,9 +423,9 @@ pub struct TopicConfig {
     pub deliver: Vec<DeliverConfig>,
     /// Partitions it is made with. Default 4.
     pub partitions: u32,
-    /// What makes a message the same again; joined where several.
+    /// What makes a message the same again; joined where several. Default: its position.
     pub id: Vec<IdSource>,
-    /// The unit of order.
+    /// The unit of order. Default: the record's key.
     pub key: KeySource,
     /// What to do with a record without key. Default unordered.
     pub key_missing: KeyMissing,

@@ -1,1 +1,192 @@
-//! Placeholder.
+//! When a message that was certainly not taken is tried again, and when it is given up.
+//!
+//! Exponential with full jitter: the n-th wait is drawn evenly between nothing and `first x 2^(n-1)`, at most
+//! `longest`. So thousands of messages that failed together do not come back together. What the partner asks for
+//! (Retry-After) is a lower bound, itself bounded by `longest_retry_after`.
+//!
+//! A message is given up only by its own fault. An outage must not drain a topic into the dead letters, so
+//! - time in which the partner was down or paused ([`super::turnstile::Turnstile::outage`]) makes it no older, and
+//! - it is never given up while the partner answers nobody ([`super::turnstile::Turnstile::is_answering`]). That
+//!   rule needs no memory: after a restart in the middle of an outage, of which the first part is forgotten, it
+//!   holds until the partner is back.
+//!
+//! The number of attempts, where it is bounded, counts as it is: while the breaker is open none are made.
+
+use super::types::Time;
+use crate::config::model::RetryConfig;
+use std::time::Duration;
+
+/// What is known of a message after an attempt that was not taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// Attempts made in this round, this one included.
+    pub attempts: u32,
+    /// When the first of them was made.
+    pub first_try: Time,
+    /// How much of the time since then the partner was down or paused.
+    pub held: Duration,
+    /// Whether the partner answers others.
+    pub partner_answers: bool,
+    /// What the partner asked for.
+    pub retry_after: Option<Duration>,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another attempt, not before this time.
+    At(Time),
+    /// None: the message is a dead letter.
+    GiveUp(GiveUp),
+}
+
+/// Why there is no further attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUp {
+    /// It is older than `give_up_after`, outages not counted.
+    TooOld {
+        /// Its age.
+        age: Duration,
+    },
+    /// As many attempts as are allowed have been made.
+    Attempts {
+        /// How many.
+        made: u32,
+    },
+}
+
+impl std::fmt::Display for GiveUp {
+    /// A stable code, a colon, the detail: fit for the reason of a dead letter.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            GiveUp::TooOld { age } => write!(f, "too_old: not taken within {} s", age.as_secs()),
+            GiveUp::Attempts { made } => write!(f, "attempts: not taken in {made} attempts"),
+        }
+    }
+}
+
+/// When to try again, from `now`, with the random number `rnd`.
+pub fn next(retry: &RetryConfig, tried: Tried, now: Time, rnd: u64) -> Next {
+    if tried.partner_answers {
+        if let Some(most) = retry.attempts
+            && tried.attempts >= most
+        {
+            return Next::GiveUp(GiveUp::Attempts { made: tried.attempts });
+        }
+        let age = now.since(tried.first_try).saturating_sub(tried.held);
+        if age >= retry.give_up_after {
+            return Next::GiveUp(GiveUp::TooOld { age });
+        }
+    }
+    let mut wait = full_jitter(retry.first, retry.longest, tried.attempts, rnd);
+    if let Some(asked) = tried.retry_after {
+        // Spread over a tenth of what was asked for: all that were told the same time would come at once.
+        let asked = asked.min(retry.longest_retry_after);
+        wait = wait.min(asked / 10).saturating_add(asked);
+    }
+    Next::At(now.plus(wait))
+}
+
+/// A wait between nothing and `first x 2^(attempts-1)`, at most `longest`; never below a millisecond, so that a
+/// loop of instant failures cannot spin.
+pub fn full_jitter(first: Duration, longest: Duration, attempts: u32, rnd: u64) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(31);
+    let most = first.saturating_mul(1 << doublings).min(longest);
+    let most_us = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+    // The high half of a product is a fair draw without a division.
+    let wait_us = (u128::from(most_us) * u128::from(rnd)) >> 64;
+    Duration::from_micros(wait_us as u64).max(Duration::from_millis(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn retry() -> RetryConfig {
+        RetryConfig {
+            first: Duration::from_millis(200),
+            longest: Duration::from_secs(300),
+            give_up_after: Duration::from_secs(86_400),
+            attempts: None,
+            longest_retry_after: Duration::from_secs(3_600),
+        }
+    }
+
+    const START: Time = Time::from_millis(1_700_000_000_000);
+
+    fn tried(attempts: u32) -> Tried {
+        Tried {
+            attempts,
+            first_try: START,
+            held: Duration::ZERO,
+            partner_answers: true,
+            retry_after: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stays_within_its_bounds(attempts in 1u32..200, rnd: u64, after in prop::option::of(0u64..10_000)) {
+            let retry = retry();
+            let asked = after.map(Duration::from_secs);
+            let got = next(&retry, Tried { retry_after: asked, ..tried(attempts) }, START, rnd);
+            let Next::At(at) = got else { return Err(TestCaseError::fail("given up")) };
+            let wait = at.since(START);
+            let asked = asked.map_or(Duration::ZERO, |a| a.min(retry.longest_retry_after));
+            prop_assert!(wait >= asked && wait >= Duration::from_millis(1));
+            prop_assert!(wait <= asked + retry.longest);
+            let most = retry.first * 2u32.saturating_pow(attempts - 1).min(1 << 20);
+            prop_assert!(wait <= asked + most.min(retry.longest));
+        }
+    }
+
+    #[test]
+    fn jitter_is_full_and_grows_to_the_longest() {
+        let at = |attempts, rnd| match next(&retry(), tried(attempts), START, rnd) {
+            Next::At(at) => at.since(START),
+            Next::GiveUp(why) => panic!("given up: {why}"),
+        };
+        assert_eq!(at(1, 0), Duration::from_millis(1));
+        assert!(at(1, u64::MAX) > Duration::from_millis(199));
+        assert!(at(3, u64::MAX) > Duration::from_millis(799));
+        assert!(at(30, u64::MAX) > Duration::from_millis(299_999));
+        assert_eq!(at(4, u64::MAX / 2).as_millis(), 799);
+    }
+
+    #[test]
+    fn gives_up_by_age_but_an_outage_makes_nobody_older() {
+        let day = Duration::from_secs(86_400);
+        let now = START.plus(day);
+        assert_eq!(
+            next(&retry(), tried(9), now, 1),
+            Next::GiveUp(GiveUp::TooOld { age: day })
+        );
+        let held = Tried {
+            held: Duration::from_secs(1),
+            ..tried(9)
+        };
+        assert!(matches!(next(&retry(), held, now, 1), Next::At(_)));
+        let nobody_home = Tried {
+            partner_answers: false,
+            ..tried(9)
+        };
+        assert!(matches!(
+            next(&retry(), nobody_home, now.plus(day), 1),
+            Next::At(_)
+        ));
+    }
+
+    #[test]
+    fn gives_up_after_the_attempts_that_are_allowed() {
+        let retry = RetryConfig {
+            attempts: Some(3),
+            ..retry()
+        };
+        assert!(matches!(next(&retry, tried(2), START, 1), Next::At(_)));
+        assert_eq!(
+            next(&retry, tried(3), START, 1),
+            Next::GiveUp(GiveUp::Attempts { made: 3 })
+        );
+    }
+}

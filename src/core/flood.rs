@@ -1,1 +1,113 @@
-//! Placeholder.
+//! Stops a route whose messages die one after the other: a changed field at the partner must not turn a whole
+//! topic into dead letters.
+//!
+//! Counted are dead messages in a row of one route on this node, whatever the reason (refused, too old, no request
+//! could be made of it). A delivered message ends the row; parked and skipped ones and duplicates say nothing. The
+//! stop is written into the ledger by the caller, and lasts over restarts until an operator resumes the route. The
+//! row itself is not kept over a restart.
+
+/// The guard of one route.
+#[derive(Clone, Debug)]
+pub struct FloodGuard {
+    limit: u32,
+    in_a_row: u32,
+    stopped: Option<Stop>,
+}
+
+/// Why a route stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// Dead in a row.
+    pub dead: u32,
+    /// The reason of the last of them.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "flood: {} dead in a row, the last one: {}",
+            self.dead, self.reason
+        )
+    }
+}
+
+impl FloodGuard {
+    /// A guard that stops after `limit` dead in a row; 0: never.
+    pub fn new(limit: u32) -> Self {
+        Self {
+            limit,
+            in_a_row: 0,
+            stopped: None,
+        }
+    }
+
+    /// Changes the limit; a stop stays until it is resumed.
+    pub fn set_limit(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
+    /// A message was delivered.
+    #[inline]
+    pub fn delivered(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// A message became a dead letter. Returns the stop if it is this one that brings it about.
+    pub fn dead(&mut self, reason: &str) -> Option<&Stop> {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if self.limit == 0 || self.in_a_row < self.limit || self.stopped.is_some() {
+            return None;
+        }
+        self.stopped = Some(Stop {
+            dead: self.in_a_row,
+            reason: reason.to_owned(),
+        });
+        self.stopped.as_ref()
+    }
+
+    /// Why the route stands, if it does.
+    pub fn stopped(&self) -> Option<&Stop> {
+        self.stopped.as_ref()
+    }
+
+    /// An operator lets the route go on; the row begins anew.
+    pub fn resume(&mut self) {
+        self.stopped = None;
+        self.in_a_row = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_dead_stops_once_and_a_delivery_ends_the_row() {
+        let mut guard = FloodGuard::new(3);
+        assert_eq!(guard.dead("a"), None);
+        assert_eq!(guard.dead("b"), None);
+        guard.delivered();
+        assert_eq!(guard.dead("c"), None);
+        assert_eq!(guard.dead("d"), None);
+        let stop = guard.dead("refused: 422").cloned().unwrap();
+        assert_eq!(
+            stop.to_string(),
+            "flood: 3 dead in a row, the last one: refused: 422"
+        );
+        // What was in flight still comes in, without a second stop; nor does a late delivery undo it.
+        assert_eq!(guard.dead("e"), None);
+        guard.delivered();
+        assert_eq!(guard.stopped(), Some(&stop));
+        guard.resume();
+        assert_eq!(guard.stopped(), None);
+        assert_eq!(guard.dead("f"), None);
+    }
+
+    #[test]
+    fn zero_never_stops() {
+        let mut guard = FloodGuard::new(0);
+        assert!((0..10_000).all(|_| guard.dead("x").is_none()));
+    }
+}

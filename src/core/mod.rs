@@ -3,16 +3,18 @@
 //! | module | decides |
 //! |---|---|
 //! | [`types`], [`record`] | the vocabulary: IDs, times, records |
-//! | [`message_id`], [`pointer`] | what makes a record the same message again; its key |
+//! | [`message_id`], [`readable_id`], [`pointer`], [`resolve`] | what makes a record the same message again; its key |
 //! | [`ranges`], [`key_queues`] | which offsets are finished; which record of which key goes next |
 //! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
 //! | [`verdict`], [`expr`] | what an answer means |
+//! | [`doubt`] | what becomes of an attempt without a known outcome (I3) |
 //! | [`mask`] | what must not be shown (I9) |
 //! | [`ledger`] | the ledger's entries and their fold: what is known of every message |
 
 pub mod backoff;
 pub mod breaker;
+pub mod doubt;
 pub mod expr;
 pub mod flood;
 pub mod key_queues;
@@ -22,7 +24,10 @@ pub mod mask;
 pub mod message_id;
 pub mod pointer;
 pub mod ranges;
+pub mod readable_id;
 pub mod record;
+pub mod resolve;
+pub mod restart;
 pub mod turnstile;
 pub mod types;
 pub mod verdict;

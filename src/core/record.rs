@@ -33,6 +33,10 @@ pub struct Headers(pub Bytes);
 /// Header under which an import says where a line came from: `file:line`.
 pub const SOURCE_HEADER: &str = "sluicegate-source";
 
+/// Header under which an import gives a line without a message ID one: `hash:line`, the first 32 hex digits of the
+/// content's blake3 and the line's number. It goes before the record's position.
+pub const IMPORT_ID_HEADER: &str = "sluicegate-import-id";
+
 impl Headers {
     /// No headers.
     pub const fn none() -> Self {

@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Taking records in: files ([`import`]) and single records ([`send`]), into the partition they belong to ([`place`]).
+//!
+//! The same message ID must come to the same partition, or the ledger could not know it again: so a record goes by its
+//! key where it has one, else by its message ID, wherever it comes in.
+
+pub mod import;
+pub mod place;
+pub mod send;
+
+#[cfg(test)]
+pub(crate) mod fake_log;
+#[cfg(test)]
+mod tests;
+
+use crate::config::{Config, TopicConfig};
+use crate::log::TopicSpec;
+
+/// What the topic of this section is made with.
+pub fn topic_spec(config: &Config, topic: &TopicConfig) -> TopicSpec {
+    TopicSpec {
+        partitions: topic.partitions,
+        retention: Some(topic.retention.unwrap_or(config.log.retention)),
+        retention_bytes: topic.retention_bytes.or(config.log.retention_bytes),
+    }
+}
+
+/// The section that decides about a topic, under the topic's own name (a section with a pattern has another one).
+pub fn section_of(config: &Config, topic: &str) -> Option<TopicConfig> {
+    let section = config.section_of(topic)?;
+    Some(TopicConfig {
+        name: topic.to_owned(),
+        ..section.clone()
+    })
+}

@@ -1,4 +1,8 @@
 //! A batch under construction: records of several partitions, already in the form in which they are written.
+//!
+//! Encoding happens here, on the caller's thread, so that the one thread that writes the log only copies. A
+//! partition's records are cut into chunks of about [`CHUNK`] bytes: a chunk is what a reader fetches and checks
+//! at once, so a reader that wants one record never reads a whole import.
 
 use super::PartitionId;
 use crate::core::types::{Offset, Time};
@@ -7,21 +11,25 @@ use bytes::{BufMut, BytesMut};
 /// Records for several partitions, and consumer offsets, that become durable together or not at all.
 #[derive(Default, Debug)]
 pub struct Batch {
-    /// One section a partition, in the order of first use.
+    /// Chunks in the order of first use; those of one partition follow each other in the order of its records.
     pub(crate) sections: Vec<Section>,
     /// Consumer offsets: group, partition, next offset to read.
     pub(crate) offsets: Vec<(String, PartitionId, Offset)>,
-    /// Topmost priority: outcomes and positions go into the reserve when the disk is full; records do not.
+    /// Outcomes and positions go into the reserve when the disk is full; records do not.
     pub(crate) reserve: bool,
+    /// The section that the last record went to: most batches write to one partition many times in a row.
+    last: usize,
 }
 
-/// The records of one partition, encoded. Never change the form: for each record timestamp (u64 LE,
+/// Records of one partition, encoded. Never change the form: for each record timestamp (u64 LE,
 /// microseconds), key length (u32 LE, all ones: none), value length (u32 LE), headers length (u32 LE), then key,
 /// value and headers.
 #[derive(Debug)]
 pub(crate) struct Section {
     pub(crate) partition: PartitionId,
     pub(crate) count: u32,
+    /// The latest timestamp in it: what retention and look-ups by time go by.
+    pub(crate) max_time: Time,
     pub(crate) bytes: BytesMut,
 }
 
@@ -29,6 +37,8 @@ pub(crate) struct Section {
 pub(crate) const RECORD_HEAD: usize = 20;
 /// Key length that says "no key".
 pub(crate) const NO_KEY: u32 = u32::MAX;
+/// A section takes records until it holds this many bytes, and is then followed by another one.
+pub(crate) const CHUNK: usize = 64 * 1024;
 
 impl Batch {
     /// An empty batch of new records: refused when the disk is full.
@@ -53,21 +63,12 @@ impl Batch {
         value: &[u8],
         headers: &[u8],
     ) {
-        let index = match self.sections.iter().position(|s| s.partition == partition) {
-            Some(i) => i,
-            None => {
-                self.sections.push(Section {
-                    partition,
-                    count: 0,
-                    bytes: BytesMut::new(),
-                });
-                self.sections.len() - 1
-            }
-        };
-        let section = &mut self.sections[index];
+        let size = RECORD_HEAD + key.map_or(0, <[u8]>::len) + value.len() + headers.len();
+        let section = self.section_for(partition, size);
         section.count += 1;
+        section.max_time = section.max_time.max(at);
         let out = &mut section.bytes;
-        out.reserve(RECORD_HEAD + key.map_or(0, <[u8]>::len) + value.len() + headers.len());
+        out.reserve(size);
         out.put_u64_le(at.0);
         out.put_u32_le(key.map_or(NO_KEY, |k| k.len() as u32));
         out.put_u32_le(value.len() as u32);
@@ -77,9 +78,34 @@ impl Batch {
         out.put_slice(headers);
     }
 
+    /// The partition's newest section, or another one where that is full.
+    fn section_for(&mut self, partition: PartitionId, size: usize) -> &mut Section {
+        let held = self.sections.get(self.last).filter(|s| s.partition == partition);
+        if held.is_none() {
+            let newest = self.sections.iter().rposition(|s| s.partition == partition);
+            self.last = newest.unwrap_or(self.sections.len());
+        }
+        let open = self.sections.get(self.last);
+        if open.is_none_or(|s| s.count > 0 && s.bytes.len() + size > CHUNK) {
+            self.last = self.sections.len();
+            self.sections.push(Section {
+                partition,
+                count: 0,
+                max_time: Time::ZERO,
+                bytes: BytesMut::new(),
+            });
+        }
+        &mut self.sections[self.last]
+    }
+
     /// Adds a consumer offset: the group will go on reading this partition at `next`.
     pub fn commit_offset(&mut self, group: &str, partition: PartitionId, next: Offset) {
         self.offsets.push((group.to_owned(), partition, next));
+    }
+
+    /// Whether it may use the reserve when the disk is full.
+    pub fn may_use_reserve(&self) -> bool {
+        self.reserve
     }
 
     /// Number of records.
@@ -95,5 +121,42 @@ impl Batch {
     /// Bytes of the encoded records.
     pub fn bytes(&self) -> usize {
         self.sections.iter().map(|s| s.bytes.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_cut_into_chunks_that_keep_the_order() {
+        let mut batch = Batch::new();
+        let value = vec![7u8; 1000];
+        for i in 0..200u64 {
+            batch.push(PartitionId((i % 2) as u32), Time(i), None, &value, b"");
+        }
+        assert_eq!(batch.len(), 200);
+        assert_eq!(batch.bytes(), 200 * 1020);
+        assert!(batch.sections.len() >= 4, "two partitions of 100 KiB each");
+        for p in 0..2 {
+            let times: Vec<Time> = (batch.sections.iter())
+                .filter(|s| s.partition == PartitionId(p))
+                .map(|s| s.max_time)
+                .collect();
+            assert!(times.is_sorted());
+        }
+        assert!(batch.sections.iter().all(|s| s.bytes.len() <= CHUNK));
+    }
+
+    #[test]
+    fn a_record_larger_than_a_chunk_stands_alone() {
+        let mut batch = Batch::new();
+        batch.push(PartitionId(0), Time(1), None, b"small", b"");
+        batch.push(PartitionId(0), Time(1), None, &vec![0; 2 * CHUNK], b"");
+        batch.push(PartitionId(0), Time(1), None, b"small", b"");
+        assert_eq!(
+            batch.sections.iter().map(|s| s.count).collect::<Vec<_>>(),
+            [1, 1, 1]
+        );
     }
 }

@@ -201,6 +201,14 @@ pub enum LogError {
         /// The limit.
         limit: usize,
     },
+    /// More waits to be written than the log holds in memory: keep the records and try again.
+    #[error("{waiting} bytes wait to be written; the log takes no more than {limit} at once")]
+    Busy {
+        /// Bytes waiting.
+        waiting: usize,
+        /// The bound.
+        limit: usize,
+    },
     /// The log is closed, or closing.
     #[error("the log is closed")]
     Closed,

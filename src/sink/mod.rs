@@ -9,7 +9,8 @@ pub mod secrets;
 pub mod template;
 
 use crate::core::record::Record;
-use crate::core::types::{MessageId, Time};
+use crate::core::types::MessageId;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,8 +151,23 @@ pub enum Verified {
     Unclear(String),
 }
 
-pub use http::HttpSink as Sink;
-
-/// When an attempt was made, for rules that need it.
-#[derive(Clone, Copy, Debug)]
-pub struct SentAt(pub Time);
+/// A partner as the actors see it. Everything stays on one arbiter, so futures need not be `Send`.
+pub trait Sink: 'static {
+    /// A request ready to be written.
+    type Request;
+    /// A connection in hand.
+    type Connection;
+    /// Makes the request; no I/O.
+    fn prepare(&self, delivery: &Delivery) -> Result<Self::Request, PrepareError>;
+    /// Gets a connection. A failure is an answer that says `TryLater`: nothing was written.
+    fn connect(&self, request: &Self::Request) -> impl Future<Output = Result<Self::Connection, Answer>>;
+    /// Asks the gate, writes the request, reads the answer.
+    fn send(
+        &self,
+        connection: Self::Connection,
+        request: Self::Request,
+        gate: Gate<'_>,
+    ) -> impl Future<Output = Sent>;
+    /// Asks the partner's look-up where a message in doubt stands.
+    fn verify(&self, delivery: &Delivery) -> impl Future<Output = Verified>;
+}

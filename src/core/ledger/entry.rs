@@ -51,7 +51,8 @@ pub enum Body {
     },
     /// An entry repeated, so that the segments before it can go.
     Carried {
-        /// The offset of the entry it repeats. It never overrides what a newer entry said.
+        /// The offset of the entry it repeats (of the last one that carried it, if it was carried before). It never
+        /// overrides what a newer entry said.
         original: Offset,
         /// The repeated entry.
         entry: Box<Entry>,
@@ -234,6 +235,8 @@ pub struct Waiting {
     pub round: u32,
     /// Attempts made in this round so far.
     pub attempts: u32,
+    /// When this was said, by the node's clock.
+    pub when: Time,
     /// Not before this time.
     pub not_before: Time,
     /// The message.
@@ -326,6 +329,14 @@ pub enum Action {
         route: Option<RouteId>,
         /// Why.
         reason: String,
+    },
+    /// Who ordered what for many messages at once: stands before the entries that carry the order out, and changes
+    /// nothing by itself.
+    Audit {
+        /// The order in words: verb and filter.
+        order: String,
+        /// How many messages it touched.
+        touched: u64,
     },
     /// A pause or stop ends.
     Resume {

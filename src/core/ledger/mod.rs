@@ -4,3 +4,4 @@
 pub mod codec;
 pub mod entry;
 pub mod fold;
+pub(crate) mod wire;

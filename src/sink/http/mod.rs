@@ -470,3 +470,21 @@ fn proxy_origin(proxy: &str) -> Option<Origin> {
         host,
     })
 }
+
+impl super::Sink for HttpSink {
+    type Request = Request;
+    type Connection = Connection;
+
+    fn prepare(&self, delivery: &Delivery) -> Result<Request, PrepareError> {
+        HttpSink::prepare(self, delivery)
+    }
+    async fn connect(&self, request: &Request) -> Result<Connection, Answer> {
+        HttpSink::connect(self, request).await
+    }
+    async fn send(&self, connection: Connection, request: Request, gate: Gate<'_>) -> Sent {
+        HttpSink::send(self, connection, request, gate).await
+    }
+    async fn verify(&self, delivery: &Delivery) -> super::Verified {
+        HttpSink::verify(self, delivery).await
+    }
+}

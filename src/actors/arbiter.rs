@@ -1,0 +1,48 @@
+//! What an arbiter thread holds for the actors on it: its port into the lane, its partners, their routes.
+//!
+//! These are `Rc`s and never leave the thread, so whoever starts an actor there does it by a closure that runs on the
+//! thread ([`on`]). Everything of a partner, and of partners that share a budget, is on one arbiter: a message to
+//! another core costs more than a delivery's share of all other messages.
+
+use super::context::{PartnerContext, RouteContext};
+use crate::core::types::RoutePartition;
+use crate::ledger::lane::LanePort;
+use crate::sink::http::HttpSink;
+use actix::ArbiterHandle;
+use hashbrown::HashMap;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Default)]
+pub struct Local {
+    /// The way into the lane.
+    pub port: Option<Rc<LanePort>>,
+    /// Partners by name.
+    pub partners: HashMap<Arc<str>, Rc<PartnerContext<HttpSink>>>,
+    /// Routes that have been started here; they outlive their actors.
+    pub routes: HashMap<RoutePartition, Rc<RouteContext<HttpSink>>>,
+}
+
+thread_local! {
+    static LOCAL: RefCell<Local> = RefCell::new(Local::default());
+}
+
+/// Looks at, or changes, what this arbiter holds.
+pub fn local<R>(f: impl FnOnce(&mut Local) -> R) -> R {
+    LOCAL.with(|local| f(&mut local.borrow_mut()))
+}
+
+/// Runs a closure on an arbiter and waits for its result. None: the arbiter is gone.
+pub async fn on<R: Send + 'static>(
+    arbiter: &ArbiterHandle,
+    f: impl FnOnce() -> R + Send + 'static,
+) -> Option<R> {
+    let (answer, result) = tokio::sync::oneshot::channel();
+    let sent = arbiter.spawn_fn(move || {
+        // The asker is gone only when the node is ending.
+        let _ = answer.send(f());
+    });
+    if sent { result.await.ok() } else { None }
+}

@@ -1,0 +1,408 @@
+//! One attempt of one message, from the start slot to the outcome in the ledger.
+//!
+//! ```text
+//! prepare ─► permit (place + slot) ─► connection ─► intent durable ─► slot's time ─► gate ─► first byte ─► answer
+//!                 ▲                                                      │ missed                           │
+//!                 └──────────────────── another slot ◄───────────────────┘          outcome appended ◄──────┘
+//! ```
+//!
+//! Upholds I2 (no byte before the intent is durable and its lease holds), I3 (only an attempt whose request may have
+//! been written is in doubt), I5 (a start is within its slot). The outcome is appended here, not by the partition's
+//! actor: what is known must be recorded even if that actor has just failed.
+
+use super::context::RouteContext;
+use super::item::{Item, Task};
+use crate::config::OnDoubt;
+use crate::core::backoff::{self, Next, Tried};
+use crate::core::breaker::AttemptResult;
+use crate::core::doubt::{self, Action, Doubt, DoubtRules, Progress};
+use crate::core::ledger::codec::{cut, cut_bytes};
+use crate::core::ledger::entry::{Body, Intent, Kept, Outcome, OutcomeKind};
+use crate::core::turnstile::Draws;
+use crate::core::types::{MessageId, Time};
+use crate::ledger::lane::LaneError;
+use crate::sink::{Answer, AnswerDetail, Sent, Sink, Verdict, idempotency_key};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Before looking for room on a full disk again.
+const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
+
+/// What comes after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The partner took it.
+    Delivered,
+    /// It became a dead letter.
+    Dead,
+    /// It is held for an operator; `hold`: and so is its key.
+    Parked {
+        /// The key waits until the doubt is settled.
+        hold: bool,
+    },
+    /// It goes on at this time: a retry or a look-up.
+    Again(Time),
+}
+
+/// Takes the item's message out of the set of those on the wire, whatever happens.
+struct OnWire<'a, S> {
+    route: &'a RouteContext<S>,
+    id: MessageId,
+}
+
+impl<'a, S> OnWire<'a, S> {
+    fn begin(route: &'a RouteContext<S>, id: MessageId) -> Self {
+        route.on_wire.borrow_mut().insert(id);
+        Self { route, id }
+    }
+}
+
+impl<S> Drop for OnWire<'_, S> {
+    fn drop(&mut self) {
+        self.route.on_wire.borrow_mut().remove(&self.id);
+    }
+}
+
+/// Does what is to be done with the item now. `written` is set when its request may have reached the partner.
+pub async fn attempt<S: Sink>(
+    route: &Rc<RouteContext<S>>,
+    item: &mut Item,
+    draws: &Draws,
+    written: &std::cell::Cell<bool>,
+) -> After {
+    match item.task {
+        Task::Send => send(route, item, draws, written).await,
+        Task::Doubt(doubt) => settle(route, item, doubt, None, AnswerDetail::default()),
+        Task::LookUp(doubt, progress) => {
+            let answer = route.partner.sink.verify(&item.delivery).await;
+            settle(
+                route,
+                item,
+                doubt,
+                Some((answer, progress)),
+                AnswerDetail::default(),
+            )
+        }
+    }
+}
+
+async fn send<S: Sink>(
+    route: &Rc<RouteContext<S>>,
+    item: &mut Item,
+    draws: &Draws,
+    written: &std::cell::Cell<bool>,
+) -> After {
+    let partner = &route.partner;
+    let clock = partner.clock;
+    loop {
+        // The request tells which attempt it is.
+        item.delivery.attempt += 1;
+        let prepared = partner.sink.prepare(&item.delivery);
+        item.delivery.attempt -= 1;
+        let request = match prepared {
+            Ok(request) => request,
+            Err(error) => {
+                let detail = AnswerDetail {
+                    reason: format!("invalid: {error}"),
+                    answer: String::new(),
+                };
+                return dead(route, item, detail);
+            }
+        };
+        let permit = partner.gate.enter(route.queue, draws.clone()).await;
+        if clock.now() > item.resend_until {
+            drop(permit);
+            let reason = doubt::ParkReason::OutsideWindow.to_string();
+            return park(
+                route,
+                item,
+                AnswerDetail {
+                    reason,
+                    answer: String::new(),
+                },
+            );
+        }
+        let connection = match partner.sink.connect(&request).await {
+            Ok(connection) => connection,
+            Err(answer) => {
+                permit.finish(AttemptResult::Failed);
+                return conclude(route, item, answer, clock.now());
+            }
+        };
+        // The lease counts from before the commit is asked for.
+        let asked = clock.now();
+        let slot = permit.slot().clone();
+        if asked > slot.valid_until {
+            permit.missed();
+            continue;
+        }
+        let first_try = if item.first_try == Time::ZERO {
+            asked
+        } else {
+            item.first_try
+        };
+        let lease = partner.ledger.lease;
+        let intent = partner.port.intent(Body::Intent(Intent {
+            at: route.at,
+            id: item.delivery.id,
+            key: item.key,
+            offset: item.delivery.record.offset,
+            round: item.delivery.round,
+            attempt: item.delivery.attempt + 1,
+            first_try,
+            slot: slot.at.max(asked),
+            budgets: slot.draws.clone(),
+            life: partner.port.lane().life(),
+            lease_ms: lease.as_millis() as u32,
+            timeout_ms: partner.config.request_timeout.as_millis() as u32,
+        }));
+        let on_wire = OnWire::begin(route, item.delivery.id);
+        match partner.port.durable(intent).await {
+            Ok(()) => {}
+            Err(LaneError::NoRoom(_)) => return After::Again(clock.now().plus(NO_ROOM_WAIT)),
+            // The process is ending; nothing may be concluded from this attempt any more.
+            Err(LaneError::Failed(_)) => std::future::pending().await,
+        }
+        note_first_try(route, item, first_try);
+        let wait = slot.at.since(clock.now());
+        if wait > Duration::ZERO {
+            tokio::time::sleep(wait).await;
+        }
+        let until = slot.valid_until.min(asked.plus(lease));
+        let mut started = Time::ZERO;
+        let mut may_start = || {
+            started = clock.now();
+            let may = started <= until;
+            written.set(may);
+            may
+        };
+        let sent = partner.sink.send(connection, request, &mut may_start).await;
+        drop(on_wire);
+        return match sent {
+            Sent::Stopped => {
+                written.set(false);
+                permit.missed();
+                continue;
+            }
+            Sent::NeverWritten(answer) => {
+                written.set(false);
+                permit.finish(AttemptResult::Failed);
+                conclude(route, item, answer, started)
+            }
+            Sent::Answered(answer) => {
+                permit.finish(result_of(&answer));
+                conclude(route, item, answer, started)
+            }
+        };
+    }
+}
+
+fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) {
+    if item.first_try == Time::ZERO {
+        item.first_try = first_try;
+        item.outage_at_first_try = route.partner.gate.with(|turnstile, now| turnstile.outage(now));
+    }
+}
+
+/// What an answer says about the partner as a whole.
+fn result_of(answer: &Answer) -> AttemptResult {
+    match answer.verdict {
+        Verdict::Delivered | Verdict::Refused => AttemptResult::Answered,
+        Verdict::Pause => AttemptResult::CredentialsRefused,
+        Verdict::Unknown(_) => AttemptResult::Doubt,
+        // 425 and 429 come from a partner that is up and says so.
+        Verdict::TryLater if answer.status != 0 && answer.status < 500 => AttemptResult::Answered,
+        Verdict::TryLater => AttemptResult::Failed,
+    }
+}
+
+/// Turns the answer into an outcome, appends it, and says what comes next.
+fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, started: Time) -> After {
+    let partner = &route.partner;
+    let now = partner.clock.now();
+    partner.metrics.attempt(answer.verdict).inc();
+    item.status = answer.status;
+    if answer.verdict != Verdict::Pause {
+        item.delivery.attempt += 1;
+    }
+    if let Some(pace) = &answer.pace {
+        partner.gate.with(|turnstile, now| {
+            if let Some(pause) = pace.pause {
+                turnstile.pause_until(now.plus(pause), now);
+            }
+        });
+    }
+    if answer.verdict == Verdict::Delivered {
+        let bound = partner.ledger.readable_id;
+        let readable = cut_bytes(&item.delivery.readable, bound);
+        append(route, item, now, OutcomeKind::Delivered { readable });
+        return After::Delivered;
+    }
+    let detail = answer.detail.map(|d| *d).unwrap_or_default();
+    match answer.verdict {
+        Verdict::Refused => dead(route, item, detail),
+        Verdict::Unknown(cause) => {
+            let doubt = Doubt {
+                cause,
+                attempts: item.delivery.attempt,
+                first_try: item.first_try,
+                slot: started,
+                timeout: partner.config.request_timeout,
+                taken_over: None,
+            };
+            settle(route, item, doubt, None, detail)
+        }
+        _ => {
+            note_first_try(route, item, now);
+            let (held, partner_answers) = partner.gate.with(|turnstile, now| {
+                let held = turnstile.outage(now).saturating_sub(item.outage_at_first_try);
+                (held, turnstile.is_answering(now))
+            });
+            let tried = Tried {
+                attempts: item.delivery.attempt,
+                first_try: item.first_try,
+                held,
+                partner_answers,
+                retry_after: answer.pace.and_then(|p| p.retry_after),
+            };
+            match backoff::next(&partner.config.retry, tried, now, fastrand::u64(..)) {
+                Next::At(not_before) => {
+                    let kind = OutcomeKind::Later {
+                        not_before,
+                        first_try: item.first_try,
+                        key: item.key,
+                        reason: detail.reason,
+                    };
+                    append(route, item, now, kind);
+                    item.task = Task::Send;
+                    After::Again(not_before)
+                }
+                Next::GiveUp(why) => {
+                    let reason = format!("{why}; last: {}", detail.reason);
+                    dead(
+                        route,
+                        item,
+                        AnswerDetail {
+                            reason,
+                            answer: detail.answer,
+                        },
+                    )
+                }
+            }
+        }
+    }
+}
+
+/// Deals with an unknown outcome, after a look-up if one was made.
+fn settle<S>(
+    route: &Rc<RouteContext<S>>,
+    item: &mut Item,
+    doubt: Doubt,
+    looked_up: Option<(crate::sink::Verified, Progress)>,
+    detail: AnswerDetail,
+) -> After {
+    let partner = &route.partner;
+    let config = &partner.config;
+    let rules = DoubtRules {
+        policy: config.doubt,
+        idempotency_window: config.idempotency_window,
+        retry: &config.retry,
+        settle: config.verify.as_ref().map(|v| v.settle),
+    };
+    let now = partner.clock.now();
+    let rnd = fastrand::u64(..);
+    let verified = looked_up.is_some();
+    let action = match &looked_up {
+        None => doubt::on_doubt(&doubt, &rules, now, rnd),
+        Some((answer, progress)) => doubt::on_looked_up(answer, *progress, &doubt, &rules, now, rnd),
+    };
+    match action {
+        Action::Delivered => {
+            let readable = cut_bytes(&item.delivery.readable, partner.ledger.readable_id);
+            append(route, item, now, OutcomeKind::Delivered { readable });
+            After::Delivered
+        }
+        Action::Park(reason) => {
+            let reason = if detail.reason.is_empty() {
+                reason.to_string()
+            } else {
+                format!("{reason}; {}", detail.reason)
+            };
+            park(
+                route,
+                item,
+                AnswerDetail {
+                    reason,
+                    answer: detail.answer,
+                },
+            )
+        }
+        // The intent stays open: after a crash the message is in doubt still, and decided by the policy for that.
+        Action::ResendAt(at) => {
+            item.task = Task::Send;
+            item.resend_until = if verified {
+                Time::NEVER
+            } else {
+                doubt::resend_until(doubt.first_try, &rules)
+            };
+            After::Again(at)
+        }
+        Action::VerifyAt(at, progress) => {
+            item.task = Task::LookUp(doubt, progress);
+            After::Again(at)
+        }
+    }
+}
+
+fn dead<S>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
+    let kept = kept(item, detail);
+    append(route, item, route.partner.clock.now(), OutcomeKind::Dead(kept));
+    After::Dead
+}
+
+fn park<S>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
+    let kept = kept(item, detail);
+    append(route, item, route.partner.clock.now(), OutcomeKind::Parked(kept));
+    After::Parked {
+        hold: route.partner.config.on_doubt == OnDoubt::Hold,
+    }
+}
+
+/// Bytes of a readable ID kept with a message that an operator must look at.
+const KEPT_READABLE: usize = 1_024;
+
+/// The message as it is kept in the ledger.
+pub fn kept(item: &Item, detail: AnswerDetail) -> Box<Kept> {
+    let delivery = &item.delivery;
+    let idempotency = match &delivery.idempotency_key {
+        Some(key) => key.to_string(),
+        None => idempotency_key(delivery.id, delivery.round),
+    };
+    Box::new(Kept {
+        key: item.key,
+        record_key: delivery.record.key.clone(),
+        timestamp: delivery.record.timestamp,
+        value: delivery.record.value.clone(),
+        headers: delivery.record.headers.clone(),
+        readable: cut(&String::from_utf8_lossy(&delivery.readable), KEPT_READABLE).to_owned(),
+        idempotency_key: idempotency,
+        reason: detail.reason,
+        answer: detail.answer,
+        first_try: item.first_try,
+    })
+}
+
+fn append<S>(route: &RouteContext<S>, item: &mut Item, when: Time, kind: OutcomeKind) {
+    let port = &route.partner.port;
+    item.outcome = port.outcome(Body::Outcome(Outcome {
+        at: route.at,
+        id: item.delivery.id,
+        offset: item.delivery.record.offset,
+        round: item.delivery.round,
+        attempts: item.delivery.attempt,
+        when,
+        life: port.lane().life(),
+        status: item.status,
+        kind,
+    }));
+}

@@ -1,0 +1,405 @@
+//! The gate to one partner, as the attempts on its arbiter see it: [`PartnerGate::enter`] is awaited, and what
+//! comes back is a [`Permit`] with a start slot.
+//!
+//! The decisions are the [`Turnstile`]'s; this only maps tickets to waiting tasks. A permit that is dropped, by a
+//! panic for instance, frees its place; an `enter` that is dropped gives its ticket up. So no place is ever lost.
+//! The partner's `RateLimiterActor` keeps the time: it pumps when the turnstile said so.
+//!
+//! One wake for each grant, handed over with the slot: a ticket is in the table exactly as long as somebody waits
+//! for it, so a wake can neither be lost nor spent on somebody who does not need it.
+
+use crate::clock::Clock;
+use crate::core::breaker::AttemptResult;
+use crate::core::limiter::BudgetTable;
+use crate::core::turnstile::{Draws, Granted, Slot, Turnstile};
+use crate::core::types::Time;
+use hashbrown::HashMap;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Requests in flight of the whole node, over all partners and arbiters.
+#[derive(Debug)]
+pub struct NodeCap {
+    in_flight: AtomicUsize,
+    limit: usize,
+}
+
+/// At the node's cap a gate looks again after so long: the place that frees may be on another arbiter.
+const AT_NODE_CAP: Duration = Duration::from_millis(5);
+
+impl NodeCap {
+    /// A cap of `limit` requests.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            in_flight: AtomicUsize::new(0),
+            limit: limit.max(1),
+        })
+    }
+
+    /// Requests in flight now.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn room(&self) -> usize {
+        self.limit.saturating_sub(self.in_flight())
+    }
+}
+
+enum Ticket {
+    Waits(Waker),
+    Granted(Slot),
+}
+
+struct State {
+    turnstile: Turnstile,
+    tickets: HashMap<u64, Ticket>,
+    last_ticket: u64,
+    granted: Vec<Granted>,
+}
+
+/// See the module.
+pub struct PartnerGate {
+    state: RefCell<State>,
+    budgets: Rc<RefCell<BudgetTable>>,
+    clock: Clock,
+    /// How long before its slot a start can be prepared: about what a commit of the ledger takes.
+    lead: Cell<Duration>,
+    /// Slots granted in one turn.
+    turn: usize,
+    cap: Arc<NodeCap>,
+    ask_at: Cell<Time>,
+    /// Tells the keeper of the time that `ask_at` has moved closer.
+    pub(super) alarm: Notify,
+}
+
+impl PartnerGate {
+    /// An open gate. `turn`: slots granted in one go (`actors.permits`).
+    pub fn new(
+        turnstile: Turnstile,
+        budgets: Rc<RefCell<BudgetTable>>,
+        clock: Clock,
+        lead: Duration,
+        turn: usize,
+        cap: Arc<NodeCap>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            state: RefCell::new(State {
+                turnstile,
+                tickets: HashMap::new(),
+                last_ticket: 0,
+                granted: Vec::new(),
+            }),
+            budgets,
+            clock,
+            lead: Cell::new(lead),
+            turn: turn.max(1),
+            cap,
+            ask_at: Cell::new(Time::NEVER),
+            alarm: Notify::new(),
+        })
+    }
+
+    /// Waits for a start slot. `queue` is the route partition's number: queues take fair turns.
+    pub fn enter(self: &Rc<Self>, queue: u32, draws: Draws) -> Enter {
+        Enter {
+            gate: self.clone(),
+            queue,
+            draws,
+            ticket: None,
+        }
+    }
+
+    /// Looks at, or changes, the turnstile; then grants what that made possible.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Turnstile, Time) -> R) -> R {
+        let result = f(&mut self.state.borrow_mut().turnstile, self.clock.now());
+        self.pump();
+        result
+    }
+
+    /// Looks at, or changes, the budgets; then grants what that made possible.
+    pub fn with_budgets<R>(&self, f: impl FnOnce(&mut BudgetTable, Time) -> R) -> R {
+        let result = f(&mut self.budgets.borrow_mut(), self.clock.now());
+        self.state.borrow_mut().turnstile.limits_changed();
+        self.pump();
+        result
+    }
+
+    /// How long a start takes to prepare, as measured.
+    pub fn set_lead(&self, lead: Duration) {
+        self.lead.set(lead);
+    }
+
+    /// When [`PartnerGate::pump`] must be called at the latest.
+    pub fn ask_at(&self) -> Time {
+        self.ask_at.get()
+    }
+
+    /// Attempts that wait for a slot.
+    pub fn waiting(&self) -> usize {
+        self.state.borrow().turnstile.waiting()
+    }
+
+    /// Requests in flight.
+    pub fn in_use(&self) -> u32 {
+        self.state.borrow().turnstile.in_use()
+    }
+
+    /// Grants slots to those who wait, as far as that is possible now.
+    pub fn pump(&self) {
+        let now = self.clock.now();
+        let mut woken: smallvec::SmallVec<[Waker; 8]> = smallvec::SmallVec::new();
+        let ask_at = {
+            let State {
+                turnstile,
+                tickets,
+                granted,
+                ..
+            } = &mut *self.state.borrow_mut();
+            if turnstile.waiting() == 0 {
+                return;
+            }
+            let room = self.cap.room().min(self.turn);
+            let ask_at = if room == 0 {
+                now.plus(AT_NODE_CAP)
+            } else {
+                turnstile.grant(
+                    now,
+                    self.lead.get(),
+                    room,
+                    &mut self.budgets.borrow_mut(),
+                    granted,
+                )
+            };
+            self.cap.in_flight.fetch_add(granted.len(), Ordering::Relaxed);
+            for Granted { ticket, slot } in granted.drain(..) {
+                if let Some(Ticket::Waits(waker)) = tickets.insert(ticket, Ticket::Granted(slot)) {
+                    woken.push(waker);
+                }
+            }
+            ask_at
+        };
+        for waker in woken {
+            waker.wake();
+        }
+        if ask_at < self.ask_at.replace(ask_at) {
+            self.alarm.notify_one();
+        }
+    }
+
+    fn try_enter(&self, draws: &Draws) -> Option<Slot> {
+        if self.cap.room() == 0 {
+            return None;
+        }
+        let slot = self.state.borrow_mut().turnstile.try_grant(
+            self.clock.now(),
+            self.lead.get(),
+            draws,
+            &mut self.budgets.borrow_mut(),
+        )?;
+        self.cap.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(slot)
+    }
+
+    fn leave(&self, slot: &Slot, result: AttemptResult) {
+        self.cap.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let now = self.clock.now();
+        self.state
+            .borrow_mut()
+            .turnstile
+            .finish(slot, result, now, fastrand::u64(..));
+        self.pump();
+    }
+
+    fn miss(&self, slot: &Slot) {
+        self.cap.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let now = self.clock.now();
+        self.state
+            .borrow_mut()
+            .turnstile
+            .missed(slot, now, &mut self.budgets.borrow_mut());
+        self.pump();
+    }
+}
+
+/// Waits for a slot; see [`PartnerGate::enter`].
+pub struct Enter {
+    gate: Rc<PartnerGate>,
+    queue: u32,
+    draws: Draws,
+    ticket: Option<u64>,
+}
+
+impl Future for Enter {
+    type Output = Permit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+        let gate = self.gate.clone();
+        let ticket = match self.ticket {
+            None => {
+                if let Some(slot) = gate.try_enter(&self.draws) {
+                    return Poll::Ready(Permit {
+                        gate,
+                        slot: Some(slot),
+                    });
+                }
+                let ticket = {
+                    let state = &mut *gate.state.borrow_mut();
+                    state.last_ticket += 1;
+                    let ticket = state.last_ticket;
+                    state.tickets.insert(ticket, Ticket::Waits(cx.waker().clone()));
+                    state.turnstile.enqueue(self.queue, ticket, self.draws.clone());
+                    ticket
+                };
+                self.ticket = Some(ticket);
+                gate.pump();
+                ticket
+            }
+            Some(ticket) => ticket,
+        };
+        let state = &mut *gate.state.borrow_mut();
+        match state.tickets.get_mut(&ticket) {
+            Some(Ticket::Waits(waker)) => {
+                waker.clone_from(cx.waker());
+                Poll::Pending
+            }
+            Some(Ticket::Granted(_)) | None => {
+                self.ticket = None;
+                match state.tickets.remove(&ticket) {
+                    Some(Ticket::Granted(slot)) => Poll::Ready(Permit {
+                        gate: gate.clone(),
+                        slot: Some(slot),
+                    }),
+                    // Not reachable: a ticket stays in the table until its future takes it out.
+                    _ => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Enter {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let slot = {
+            let state = &mut *self.gate.state.borrow_mut();
+            match state.tickets.remove(&ticket) {
+                Some(Ticket::Granted(slot)) => Some(slot),
+                _ => {
+                    state.turnstile.cancel(ticket);
+                    None
+                }
+            }
+        };
+        if let Some(slot) = slot {
+            self.gate.leave(&slot, AttemptResult::NotMade);
+        }
+    }
+}
+
+/// Leave to start one request, and a place among those in flight until it is finished or dropped.
+pub struct Permit {
+    gate: Rc<PartnerGate>,
+    slot: Option<Slot>,
+}
+
+impl Permit {
+    /// The start slot.
+    pub fn slot(&self) -> &Slot {
+        self.slot
+            .as_ref()
+            .expect("a permit holds its slot until it is given up")
+    }
+
+    /// The attempt has ended: the place is free, the breaker knows.
+    pub fn finish(mut self, result: AttemptResult) {
+        if let Some(slot) = self.slot.take() {
+            self.gate.leave(&slot, result);
+        }
+    }
+
+    /// The slot's time is over before the first byte: it is spent, another one is needed.
+    pub fn missed(mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.gate.miss(&slot);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.gate.leave(&slot, AttemptResult::NotMade);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PartnerConfig;
+    use crate::core::breaker::BreakerSettings;
+    use futures_util::FutureExt;
+
+    fn gate(concurrency: usize, cap: usize) -> Rc<PartnerGate> {
+        let mut partner = PartnerConfig::new("p", "http://127.0.0.1/");
+        partner.concurrency = concurrency;
+        let clock = Clock::start();
+        let turnstile = Turnstile::new(0, BreakerSettings::of(&partner), clock.now());
+        let budgets = Rc::new(RefCell::new(BudgetTable::new()));
+        PartnerGate::new(
+            turnstile,
+            budgets,
+            clock,
+            Duration::from_millis(3),
+            256,
+            NodeCap::new(cap),
+        )
+    }
+
+    #[test]
+    fn a_place_that_is_freed_goes_to_who_waits() {
+        let gate = gate(1, 10);
+        let first = gate.enter(0, Draws::new()).now_or_never().expect("a free place");
+        let mut second = Box::pin(gate.enter(0, Draws::new()));
+        assert!(second.as_mut().now_or_never().is_none());
+        first.finish(AttemptResult::Answered);
+        let second = second.as_mut().now_or_never().expect("the freed place");
+        assert_eq!(gate.in_use(), 1);
+        drop(second);
+        assert_eq!((gate.in_use(), gate.cap.in_flight()), (0, 0));
+    }
+
+    #[test]
+    fn who_gives_up_waiting_leaves_no_trace() {
+        let gate = gate(1, 10);
+        let first = gate.enter(0, Draws::new()).now_or_never().expect("a free place");
+        let mut second = Box::pin(gate.enter(0, Draws::new()));
+        let mut third = Box::pin(gate.enter(1, Draws::new()));
+        assert!(second.as_mut().now_or_never().is_none());
+        assert!(third.as_mut().now_or_never().is_none());
+        first.finish(AttemptResult::Answered);
+        // The second was granted the place but is dropped before it looks: the third gets it.
+        drop(second);
+        assert!(third.as_mut().now_or_never().is_some());
+        assert_eq!((gate.waiting(), gate.cap.in_flight()), (0, 0));
+    }
+
+    #[test]
+    fn the_nodes_cap_holds_over_gates() {
+        let gate = gate(5, 1);
+        let first = gate.enter(0, Draws::new()).now_or_never().expect("a free place");
+        let mut second = Box::pin(gate.enter(0, Draws::new()));
+        assert!(second.as_mut().now_or_never().is_none());
+        assert!(gate.ask_at() < Time::NEVER, "somebody must look again");
+        first.finish(AttemptResult::Answered);
+        assert!(second.as_mut().now_or_never().is_some());
+    }
+}

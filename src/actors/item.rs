@@ -1,0 +1,80 @@
+//! A message on its way through a partition: queued, in hand of a key's actor, or waiting.
+
+use crate::core::doubt::{Doubt, Progress};
+use crate::core::key_queues::Held;
+use crate::core::types::{KeyHash, Time};
+use crate::sink::Delivery;
+use std::time::Duration;
+
+/// What is to be done with an item when its turn comes.
+#[derive(Clone, Copy, Debug)]
+pub enum Task {
+    /// Send it.
+    Send,
+    /// Its outcome is unknown: decide by the partner's policy.
+    Doubt(Doubt),
+    /// Its outcome is unknown: ask the partner's look-up.
+    LookUp(Doubt, Progress),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Item {
+    /// The message. `attempt` counts the attempts already made in this round.
+    pub delivery: Delivery,
+    /// Its key; a record without key has the hash of its ID, which no other shares.
+    pub key: KeyHash,
+    /// The key under which it queues; none: it is a unit of its own.
+    pub place: Option<KeyHash>,
+    /// What is to be done.
+    pub task: Task,
+    /// First attempt of this round; zero if none was made.
+    pub first_try: Time,
+    /// The partner's outage clock when the first attempt was made.
+    pub outage_at_first_try: Duration,
+    /// A resend of a doubt must start before then.
+    pub resend_until: Time,
+    /// Last status; 0 if none.
+    pub status: u16,
+    /// The payload was given up to save memory and must be read again.
+    pub shed: bool,
+    /// Its record counts as finished for the position already (`waiting`, or a later round).
+    pub off_position: bool,
+    /// Number of its last outcome in the lane's port.
+    pub outcome: u64,
+    /// Bytes counted for it against the memory bound.
+    pub counted: usize,
+}
+
+/// Bytes of bookkeeping for an item beside its payload: the boxed struct, its queue node, its ID in the set of
+/// those in flight, and the allocator's rounding (measured with records of 20 B, `docs/benchmarks.md`).
+pub const ITEM_OVERHEAD: usize = 512;
+
+impl Item {
+    /// Bytes it holds now, bookkeeping included (I6).
+    pub fn memory(&self) -> usize {
+        ITEM_OVERHEAD + self.bytes()
+    }
+}
+
+impl Held for Box<Item> {
+    fn bytes(&self) -> usize {
+        self.delivery.record.held_bytes()
+    }
+
+    fn shed(&mut self) -> usize {
+        let freed = self.delivery.record.held_bytes();
+        let record = &mut self.delivery.record;
+        record.key = None;
+        record.value = bytes::Bytes::new();
+        record.headers = crate::core::record::Headers::none();
+        self.shed = true;
+        freed
+    }
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        self.delivery.record.held_bytes()
+    }
+}

@@ -1,0 +1,268 @@
+//! From a record that was read to a message in its key's queue.
+
+use super::super::item::{Item, Task};
+use super::super::{attempt, context::RouteContext};
+use super::{PartitionActor, start};
+use crate::core::ledger::entry::{Body, Outcome, OutcomeKind};
+use crate::core::ledger::fold::FinishedState;
+use crate::core::record::Record;
+use crate::core::resolve::{Known, Resolved, Resolver};
+use crate::core::turnstile::Draws;
+use crate::core::types::{KeyHash, MessageId, Offset, RoutePartition, Time};
+use crate::ledger::keeper::Keeper;
+use crate::log::LogError;
+use crate::sink::{AnswerDetail, Delivery, Sink};
+use actix::prelude::*;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Says what a record is. Pure; one for each route partition.
+pub trait Resolve: Send {
+    /// What the record is.
+    fn resolve(&mut self, record: &Record) -> Resolved;
+    /// The budgets that a start of it draws from.
+    fn draws(&mut self, record: &Record) -> Draws;
+}
+
+impl Resolve for Resolver {
+    fn resolve(&mut self, record: &Record) -> Resolved {
+        Resolver::resolve(self, record)
+    }
+    fn draws(&mut self, record: &Record) -> Draws {
+        Resolver::draws(self, record)
+    }
+}
+
+/// Answers which messages are finished.
+pub trait Remembered: Send + Sync {
+    /// For each ID, in order, what became of it; appended to `out`.
+    ///
+    /// # Errors
+    /// If the memory cannot be asked: then nothing may be taken for absent (I2). In words, for people.
+    fn look_up(
+        &self,
+        at: RoutePartition,
+        ids: &[MessageId],
+        out: &mut Vec<Option<FinishedState>>,
+    ) -> Result<(), String>;
+}
+
+/// Before a failed read is tried again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+impl Remembered for Keeper {
+    fn look_up(
+        &self,
+        at: RoutePartition,
+        ids: &[MessageId],
+        out: &mut Vec<Option<FinishedState>>,
+    ) -> Result<(), String> {
+        Keeper::look_up(self, at, ids, out).map_err(|error| match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })
+    }
+}
+
+impl<S: Sink> PartitionActor<S> {
+    /// Reads the next chunk, unless one is being read or there is no room.
+    pub(super) fn read_on(&mut self, ctx: &mut Context<Self>) {
+        if self.reading || !self.may_read() {
+            return;
+        }
+        let from = self.window.next_unfinished(self.next_read);
+        match self.log.bounds(self.input) {
+            Ok(bounds) if from < bounds.next => {}
+            // At the end; the next tick looks again.
+            _ => return,
+        }
+        self.reading = true;
+        let (log, input, bytes) = (self.log.clone(), self.input, self.settings.read_chunk);
+        let read = async move {
+            // Off the arbiter: a cold page must not hold back the partner's other partitions.
+            let read = tokio::task::spawn_blocking(move || {
+                let mut records = Vec::new();
+                log.read(input, from, bytes, &mut records)
+                    .map(|next| (records, next))
+            });
+            read.await
+        };
+        let taken = read.into_actor(self).map(move |result, act, ctx| match result {
+            Ok(Ok((records, next))) => {
+                if let Err(why) = act.take_up(from, records, next) {
+                    act.read_again(&why, ctx);
+                    return;
+                }
+                act.reading = false;
+                act.start_work(ctx);
+                act.read_on(ctx);
+            }
+            Ok(Err(error)) => act.read_failed(error, ctx),
+            Err(error) => act.give_up(error, ctx),
+        });
+        ctx.spawn(taken);
+    }
+
+    fn read_failed(&mut self, error: LogError, ctx: &mut Context<Self>) {
+        match error {
+            LogError::OutOfRange { first, .. } if self.next_read < first => {
+                // Retention takes only what every route has passed (I1), so this is never a route's own loss; a
+                // new route begins at the first record that is left.
+                let from = self.next_read;
+                self.window.finish_silently(from, first);
+                self.next_read = first;
+                self.reading = false;
+            }
+            error => self.read_again(&error.to_string(), ctx),
+        }
+    }
+
+    fn read_again(&mut self, why: &str, ctx: &mut Context<Self>) {
+        tracing::error!(event = "read_failed", topic = %self.route.topic, why, "cannot take up records; trying again");
+        ctx.run_later(READ_AGAIN, |act, ctx| {
+            act.reading = false;
+            act.read_on(ctx);
+        });
+    }
+
+    fn give_up(&mut self, error: impl std::fmt::Display, ctx: &mut Context<Self>) {
+        self.lifeline.failed(error);
+        ctx.stop();
+    }
+
+    /// Takes up records that were read: look-up, then queue or finish.
+    fn take_up(&mut self, from: Offset, records: Vec<Record>, next: Offset) -> Result<(), String> {
+        self.forget_folded();
+        let mut found = Vec::new();
+        let mut ids = Vec::with_capacity(records.len());
+        let mut messages = Vec::with_capacity(records.len());
+        let mut expected = from;
+        for record in records {
+            // Offsets may have gaps (M6 of the protocol): what holds no record is finished.
+            self.window.finish_silently(expected, record.offset);
+            expected = record.offset + 1;
+            self.window.seen(record.offset);
+            if self.window.is_finished(record.offset) {
+                continue;
+            }
+            match self.resolve.resolve(&record) {
+                Resolved::Filtered => self.window.finish_silently(record.offset, record.offset + 1),
+                Resolved::Message(known) => {
+                    ids.push(known.id);
+                    messages.push((record, known, None));
+                }
+                Resolved::Skipped(known, reason) => {
+                    ids.push(known.id);
+                    messages.push((record, known, Some((true, reason))));
+                }
+                Resolved::Invalid(known, reason) => {
+                    ids.push(known.id);
+                    messages.push((record, known, Some((false, reason))));
+                }
+            }
+        }
+        self.remembered.look_up(self.route.at, &ids, &mut found)?;
+        self.window.finish_silently(expected, next);
+        self.next_read = next;
+        for ((record, known, verdict), found) in messages.into_iter().zip(found) {
+            let offset = record.offset;
+            if self.taken_over.get(&known.id) == Some(&offset) {
+                // Its doubt is queued already, and finishes this offset.
+                self.taken_over.remove(&known.id);
+                continue;
+            }
+            if found.is_some() || self.in_flight.contains(&known.id) {
+                // It shares the fate of the first one, and writes nothing (M1 of the protocol).
+                self.route.figures.duplicates.fetch_add(1, Ordering::Relaxed);
+                self.window.finish_silently(offset, offset + 1);
+                continue;
+            }
+            let mut item = self.new_item(record, known);
+            match verdict {
+                None => match self.left_behind.remove(&item.delivery.id) {
+                    Some(left) => {
+                        resume(&mut item, left);
+                        let until = (left.not_before > self.now()).then_some(left.not_before);
+                        self.queue(item, until);
+                    }
+                    None => self.queue(item, None),
+                },
+                Some((skipped, reason)) => {
+                    self.finish_unsent(&mut item, skipped, reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn new_item(&self, record: Record, known: Known) -> Box<Item> {
+        Box::new(Item {
+            key: known.key.unwrap_or(KeyHash(known.id.tail())),
+            place: known.key,
+            delivery: Delivery {
+                topic: self.route.topic.clone(),
+                partition: self.route.at.partition,
+                record,
+                id: known.id,
+                readable: known.readable,
+                round: 1,
+                attempt: 0,
+                idempotency_key: None,
+            },
+            task: Task::Send,
+            first_try: Time::ZERO,
+            outage_at_first_try: Duration::ZERO,
+            resend_until: Time::NEVER,
+            status: 0,
+            shed: false,
+            off_position: false,
+            outcome: 0,
+            counted: 0,
+        })
+    }
+
+    /// Skipped by a rule, or no message at all: an outcome without an attempt.
+    fn finish_unsent(&mut self, item: &mut Item, skipped: bool, reason: String) {
+        let kept = attempt::kept(
+            item,
+            AnswerDetail {
+                reason,
+                answer: String::new(),
+            },
+        );
+        let kind = if skipped {
+            OutcomeKind::Skipped(kept)
+        } else {
+            OutcomeKind::Dead(kept)
+        };
+        let number = self.route.append_unsent(item, kind);
+        self.in_flight.insert(item.delivery.id);
+        self.unfolded.push_back((number, item.delivery.id));
+        self.window.finish(item.delivery.record.offset);
+    }
+}
+
+fn resume(item: &mut Item, left: start::LeftBehind) {
+    item.delivery.round = left.round;
+    item.delivery.attempt = left.attempts;
+    item.first_try = left.first_try;
+    item.status = left.status;
+}
+
+impl<S> RouteContext<S> {
+    fn append_unsent(self: &Rc<Self>, item: &Item, kind: OutcomeKind) -> u64 {
+        let port = &self.partner.port;
+        port.outcome(Body::Outcome(Outcome {
+            at: self.at,
+            id: item.delivery.id,
+            offset: item.delivery.record.offset,
+            round: item.delivery.round,
+            attempts: 0,
+            when: self.partner.clock.now(),
+            life: port.lane().life(),
+            status: 0,
+            kind,
+        }))
+    }
+}

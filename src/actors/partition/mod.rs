@@ -1,0 +1,472 @@
+//! `PartitionActor`: one partition of one route, in order per key.
+//!
+//! Parent: `TopicSupervisor`. Children: one [`SubpartitionActor`] for each key that has work.
+//! It reads its partition ahead, asks what each record is ([`Resolve`]) and whether its message is finished
+//! ([`Remembered`]), queues the rest by key, and alone knows which offsets are finished (the [`window`]). Upholds
+//! I1 (the position passes only what is finished and durable), I4 (with the key queues), I6 (reading pauses at the
+//! partner's share of memory), I8 (it shares nothing but the log and the lane with other routes).
+//!
+//! After a restart it begins from what the fold knows: position, finished ranges, and the messages that were
+//! waiting or in doubt; the rest is read again.
+
+mod intake;
+mod load;
+mod start;
+#[cfg(test)]
+mod tests;
+pub mod window;
+
+use crate::core::resolve::Resolved;
+pub use intake::{Remembered, Resolve};
+pub use load::{Payloads, TopicPayloads};
+pub use start::Start;
+
+use super::attempt::After;
+use super::context::RouteContext;
+use super::item::{ITEM_OVERHEAD, Item, Task};
+use super::lifeline::Lifeline;
+use super::subpartition::{SubpartitionActor, Work, WorkEnd, WorkEnded};
+use crate::core::doubt::Doubt;
+use crate::core::flood::FloodGuard;
+use crate::core::key_queues::{Held, KeyQueues};
+use crate::core::ledger::entry::{Body, Position};
+use crate::core::types::{KeyHash, MessageId, Offset, Time};
+use crate::log::{Log, PartitionId};
+use crate::sink::{DoubtCause, Sink};
+use actix::prelude::*;
+use hashbrown::{HashMap, HashSet};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use window::Window;
+
+/// A message that waits longer than this gives its payload up and is read again when its turn comes.
+const SHED_AFTER: Duration = Duration::from_secs(5);
+
+/// Bounds and rhythm of a partition's actor, from `[actors]` and `[ledger]`.
+#[derive(Clone, Debug)]
+pub struct PartitionSettings {
+    /// Keys at work at once.
+    pub busy_keys: usize,
+    /// Bytes read in one go.
+    pub read_chunk: usize,
+    /// Messages held with their payload.
+    pub window: usize,
+    /// Finished ranges above the position.
+    pub ranges: usize,
+    /// How often a position that rests on no outcome is written.
+    pub position_every: Duration,
+    /// Entries of the lane that may be durable and not folded before reading pauses.
+    pub backlog: u64,
+}
+
+/// Everything a partition's actor is built from; its parent keeps what it takes to build it again.
+pub struct PartitionParts<S> {
+    /// What it shares with its keys' actors.
+    pub route: Rc<RouteContext<S>>,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The input partition.
+    pub input: PartitionId,
+    /// What a record is.
+    pub resolve: Box<dyn Resolve>,
+    /// What is finished.
+    pub remembered: Arc<dyn Remembered>,
+    /// Where payloads are read again.
+    pub payloads: Arc<dyn Payloads>,
+    /// What the fold knows.
+    pub start: Start,
+    /// Bounds and rhythm.
+    pub settings: PartitionSettings,
+    /// Tells the parent of its end.
+    pub lifeline: Lifeline,
+}
+
+/// See the module.
+pub struct PartitionActor<S: Sink> {
+    route: Rc<RouteContext<S>>,
+    log: Arc<dyn Log>,
+    input: PartitionId,
+    resolve: Box<dyn Resolve>,
+    remembered: Arc<dyn Remembered>,
+    payloads: Arc<dyn Payloads>,
+    settings: PartitionSettings,
+    lifeline: Lifeline,
+    window: Window,
+    queues: KeyQueues<Box<Item>>,
+    keys: HashMap<KeyHash, Addr<SubpartitionActor<S>>>,
+    parent_of_keys: Option<Rc<Recipient<WorkEnded>>>,
+    /// Messages queued, in hand, or finished and not yet folded: a second record of one shares its fate.
+    in_flight: HashSet<MessageId>,
+    /// Finished messages whose outcome is not folded yet, by the number of their outcome.
+    unfolded: VecDeque<(u64, MessageId)>,
+    /// What earlier lives left behind, until its record comes by again.
+    left_behind: HashMap<MessageId, start::LeftBehind>,
+    /// Doubts of earlier lives, queued before their record comes by, and its offset.
+    taken_over: HashMap<MessageId, Offset>,
+    start: Option<Start>,
+    next_read: Offset,
+    reading: bool,
+    draining: bool,
+    in_hand: usize,
+    /// Bytes counted for the messages of this actor.
+    held: usize,
+    flood: FloodGuard,
+}
+
+impl<S: Sink> PartitionActor<S> {
+    /// An actor that begins from what `parts.start` says.
+    pub fn new(parts: PartitionParts<S>) -> Self {
+        let start = parts.start;
+        Self {
+            flood: FloodGuard::new(parts.route.partner.config.flood.dead_in_a_row),
+            route: parts.route,
+            log: parts.log,
+            input: parts.input,
+            resolve: parts.resolve,
+            remembered: parts.remembered,
+            payloads: parts.payloads,
+            lifeline: parts.lifeline,
+            window: Window::new(start.position, start.finished.clone(), start.high_water),
+            queues: KeyQueues::new(parts.settings.busy_keys),
+            settings: parts.settings,
+            keys: HashMap::new(),
+            parent_of_keys: None,
+            in_flight: HashSet::new(),
+            unfolded: VecDeque::new(),
+            left_behind: HashMap::new(),
+            taken_over: HashMap::new(),
+            next_read: start.position,
+            start: Some(start),
+            reading: false,
+            draining: false,
+            in_hand: 0,
+            held: 0,
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.route.partner.clock.now()
+    }
+
+    /// Queues a message, counting what it holds.
+    fn queue(&mut self, mut item: Box<Item>, until: Option<Time>) {
+        self.count(&mut item);
+        self.in_flight.insert(item.delivery.id);
+        match until {
+            Some(until) => {
+                let now = self.now();
+                match item.place {
+                    Some(place) => self.queues.wait_until(Some(place), item, until, now),
+                    None => self.queues.restore_unordered(item, until, now),
+                }
+            }
+            None => self.queues.push(item.place, item),
+        }
+    }
+
+    /// Counts what the message holds now instead of what it held before (I6).
+    fn count(&mut self, item: &mut Item) {
+        let bytes = item.memory();
+        self.route.partner.memory.take(bytes);
+        self.held += bytes;
+        self.uncount(std::mem::replace(&mut item.counted, bytes));
+    }
+
+    fn uncount(&mut self, bytes: usize) {
+        self.route.partner.memory.give_back(bytes);
+        self.held -= bytes;
+    }
+
+    /// Hands out work as long as there are free places.
+    fn start_work(&mut self, ctx: &mut Context<Self>) {
+        if self.draining || self.flood.stopped().is_some() {
+            return;
+        }
+        while let Some((_, item)) = self.queues.next_ready() {
+            self.in_hand += 1;
+            self.hand_out(item, ctx);
+        }
+    }
+
+    fn hand_out(&mut self, item: Box<Item>, ctx: &mut Context<Self>) {
+        if item.shed {
+            self.load(item, ctx);
+            return;
+        }
+        let parent = self.parent(ctx);
+        let draws = self.resolve.draws(&item.delivery.record);
+        let route = self.route.clone();
+        let work = Work { item, draws };
+        match work.item.place {
+            Some(place) => {
+                let actor = self
+                    .keys
+                    .entry(place)
+                    .or_insert_with(|| SubpartitionActor::new(route, parent).start());
+                // Its mailbox holds this one message: a key has one message in hand.
+                actor.do_send(work);
+            }
+            None => SubpartitionActor::new(route, parent).start().do_send(work),
+        }
+    }
+
+    fn parent(&mut self, ctx: &mut Context<Self>) -> Rc<Recipient<WorkEnded>> {
+        self.parent_of_keys
+            .get_or_insert_with(|| Rc::new(ctx.address().recipient()))
+            .clone()
+    }
+
+    /// The message is finished: its offset too, if it counts for the position; the key goes on.
+    fn finish(&mut self, item: Box<Item>, hold: bool, ctx: &mut Context<Self>) {
+        self.in_hand -= 1;
+        self.uncount(item.counted);
+        self.unfolded.push_back((item.outcome, item.delivery.id));
+        if !item.off_position {
+            self.window.finish(item.delivery.record.offset);
+        }
+        if hold && let Some(place) = item.place {
+            self.queues.hold(place);
+        }
+        self.free_place(item.place, ctx);
+    }
+
+    fn free_place(&mut self, place: Option<KeyHash>, ctx: &mut Context<Self>) {
+        match self.queues.done(place) {
+            Some(next) if !self.draining && self.flood.stopped().is_none() => {
+                self.in_hand += 1;
+                self.hand_out(next, ctx);
+            }
+            Some(next) => {
+                // Stopping: it goes back to the front and is read again by the next life.
+                let now = self.now();
+                self.queues.wait_until(place, next, Time::NEVER, now);
+                self.forget_key(place);
+            }
+            None => self.forget_key(place),
+        }
+    }
+
+    fn forget_key(&mut self, place: Option<KeyHash>) {
+        if let Some(place) = place {
+            self.keys.remove(&place);
+        }
+    }
+
+    /// The message goes on later; its key waits, its place is free.
+    fn again(&mut self, mut item: Box<Item>, at: Time) {
+        self.in_hand -= 1;
+        let now = self.now();
+        self.forget_key(item.place);
+        if at.since(now) > SHED_AFTER && !item.shed {
+            item.shed();
+        }
+        self.count(&mut item);
+        self.queues.wait_until(item.place, item, at, now);
+    }
+
+    /// Forgets which messages are in flight once the look-up knows them.
+    fn forget_folded(&mut self) {
+        let folded = self.route.partner.port.folded();
+        while let Some((number, _)) = self.unfolded.front() {
+            if *number > folded {
+                break;
+            }
+            if let Some((_, id)) = self.unfolded.pop_front() {
+                self.in_flight.remove(&id);
+            }
+        }
+    }
+
+    /// Whether more records may be taken up (I6).
+    fn may_read(&self) -> bool {
+        !self.draining
+            && self.flood.stopped().is_none()
+            && self.route.partner.memory.room() > (self.settings.read_chunk + ITEM_OVERHEAD) as u64
+            && self.window.ranges() < self.settings.ranges
+            && self.queues.len().saturating_sub(self.queues.waiting()) < self.settings.window
+            && self.route.partner.port.lane().backlog() < self.settings.backlog
+    }
+
+    fn write_position(&mut self) {
+        if let Some((position, finished, high_water)) = self.window.to_write() {
+            let at = self.route.at;
+            let body = Body::Position(Position {
+                at,
+                leader_epoch: 0,
+                position,
+                finished,
+                high_water,
+            });
+            self.route.partner.port.outcome(body);
+        }
+    }
+
+    fn tell_figures(&self) {
+        let figures = &self.route.figures;
+        figures.position.store(self.window.position(), Ordering::Relaxed);
+        figures.read.store(self.next_read, Ordering::Relaxed);
+        figures
+            .queued
+            .store((self.queues.len() + self.in_hand) as u64, Ordering::Relaxed);
+        figures
+            .waiting
+            .store(self.queues.waiting() as u64, Ordering::Relaxed);
+        figures
+            .busy_keys
+            .store(self.queues.busy() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is queued, waiting or in hand, and everything there was to read has been read.
+    fn is_idle(&self) -> bool {
+        let at_end = self
+            .log
+            .bounds(self.input)
+            .is_ok_and(|b| self.next_read >= b.next);
+        at_end && self.in_hand == 0 && self.queues.is_empty() && self.left_behind.is_empty()
+    }
+}
+
+impl<S: Sink> Actor for PartitionActor<S> {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        if let Some(start) = self.start.take() {
+            self.take_over(start);
+        }
+        self.start_work(ctx);
+        self.read_on(ctx);
+        ctx.run_interval(TICK, |act, ctx| act.tick(ctx));
+        ctx.run_interval(self.settings.position_every, |act, _| act.write_position());
+    }
+}
+
+/// How often a partition looks for retries that are due and for room to read on.
+const TICK: Duration = Duration::from_millis(5);
+
+impl<S: Sink> PartitionActor<S> {
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.forget_folded();
+        let now = self.now();
+        if self.queues.next_due() <= now {
+            self.queues.due(now);
+            self.start_work(ctx);
+        }
+        self.read_on(ctx);
+        self.tell_figures();
+    }
+}
+
+impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
+    type Result = ();
+
+    fn handle(&mut self, ended: WorkEnded, ctx: &mut Context<Self>) {
+        let WorkEnded { mut item, end } = ended;
+        match end {
+            WorkEnd::After(After::Delivered) => {
+                self.flood.delivered();
+                self.finish(item, false, ctx);
+            }
+            WorkEnd::After(After::Dead) => {
+                if let Some(stop) = self.flood.dead("dead in a row") {
+                    tracing::error!(
+                        event = "route_stopped", topic = %self.route.topic, partner = %self.route.partner.name,
+                        dead = stop.dead, "too many dead letters in a row: the route stands until it is resumed"
+                    );
+                }
+                self.finish(item, false, ctx);
+            }
+            WorkEnd::After(After::Parked { hold }) => self.finish(item, hold, ctx),
+            WorkEnd::After(After::Again(at)) => self.again(item, at),
+            WorkEnd::Panicked { written } => {
+                // Its key's actor is gone; a new one is made for the next turn.
+                let now = self.now();
+                tracing::error!(
+                    event = "actor_failed", kind = "subpartition", topic = %self.route.topic,
+                    partner = %self.route.partner.name, written, "a key's actor panicked; its message goes on"
+                );
+                if written {
+                    item.task = Task::Doubt(Doubt {
+                        cause: DoubtCause::Crash,
+                        attempts: item.delivery.attempt + 1,
+                        first_try: item.first_try,
+                        slot: now,
+                        timeout: self.route.partner.config.request_timeout,
+                        taken_over: Some((now, Duration::ZERO)),
+                    });
+                    item.delivery.attempt += 1;
+                }
+                self.again(item, now.plus(AFTER_PANIC));
+            }
+        }
+        self.start_work(ctx);
+    }
+}
+
+/// A message whose actor panicked waits so long before its next turn: a record that makes every actor panic must not
+/// keep a core busy (I8).
+const AFTER_PANIC: Duration = Duration::from_millis(100);
+
+/// Stop taking up records and starting attempts; answers whether nothing is in hand any more.
+#[derive(Message)]
+#[rtype(result = "Drained")]
+pub struct Drain;
+
+/// Answer to [`Drain`] and [`AreYouIdle`].
+#[derive(MessageResponse, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Messages in the hands of keys' actors.
+    pub in_hand: usize,
+    /// Nothing is queued or waiting, and everything has been read.
+    pub idle: bool,
+}
+
+impl<S: Sink> Handler<Drain> for PartitionActor<S> {
+    type Result = Drained;
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Drained {
+        self.draining = true;
+        self.write_position();
+        Drained {
+            in_hand: self.in_hand,
+            idle: self.is_idle(),
+        }
+    }
+}
+
+/// Asks whether there is nothing left to do (`run --until-drained`).
+#[derive(Message)]
+#[rtype(result = "Drained")]
+pub struct AreYouIdle;
+
+impl<S: Sink> Handler<AreYouIdle> for PartitionActor<S> {
+    type Result = Drained;
+    fn handle(&mut self, _: AreYouIdle, _: &mut Context<Self>) -> Drained {
+        Drained {
+            in_hand: self.in_hand,
+            idle: self.is_idle(),
+        }
+    }
+}
+
+/// Ends the actor in order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+impl<S: Sink> Handler<Stop> for PartitionActor<S> {
+    type Result = ();
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        self.write_position();
+        self.lifeline.orderly();
+        ctx.stop();
+    }
+}
+
+impl<S: Sink> Drop for PartitionActor<S> {
+    fn drop(&mut self) {
+        // What it held is given up with it; what its keys' actors have in hand is not counted any more.
+        self.route.partner.memory.give_back(self.held);
+    }
+}

@@ -1,0 +1,130 @@
+//! Where a partition's actor begins, and what it does with what earlier lives left behind.
+
+use super::super::item::{Item, Task};
+use super::PartitionActor;
+use crate::core::doubt::Doubt;
+use crate::core::ledger::fold::{Message, MessageState, PartitionState};
+use crate::core::ranges::RangeSet;
+use crate::core::record::Record;
+use crate::core::types::{MessageId, Offset, Time};
+use crate::sink::{Delivery, DoubtCause, Sink};
+use std::time::Duration;
+
+/// What the fold knows of a route's partition.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Every record before this one is finished.
+    pub position: Offset,
+    /// Finished ranges above it.
+    pub finished: RangeSet,
+    /// One past the highest record ever taken up.
+    pub high_water: Offset,
+    /// Messages that are open, waiting or parked.
+    pub messages: Vec<(MessageId, Message)>,
+}
+
+impl Start {
+    /// From the fold. Dead and skipped messages are finished and stay behind.
+    pub fn of(state: &PartitionState) -> Self {
+        let keep = |m: &Message| !matches!(m.state, MessageState::Dead | MessageState::Skipped);
+        let messages = state
+            .messages
+            .iter()
+            .filter(|(_, m)| keep(m))
+            .map(|(id, m)| (*id, m.clone()));
+        Self {
+            position: state.position,
+            finished: state.finished.clone(),
+            high_water: state.high_water,
+            messages: messages.collect(),
+        }
+    }
+}
+
+/// A message that was tried before and whose record will come by again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeftBehind {
+    pub(super) round: u32,
+    pub(super) attempts: u32,
+    pub(super) first_try: Time,
+    pub(super) not_before: Time,
+    pub(super) status: u16,
+}
+
+impl<S: Sink> PartitionActor<S> {
+    /// Takes over from earlier lives. Doubts, and what waits with its payload in the ledger, queue before any record
+    /// that is read: in the order of their offsets, so that each key goes on where it stood (I4).
+    pub(super) fn take_over(&mut self, start: Start) {
+        let now = self.now();
+        let hold = self.route.partner.config.on_doubt == crate::config::OnDoubt::Hold;
+        let mut messages = start.messages;
+        messages.sort_by_key(|(_, m)| m.offset);
+        for (id, message) in messages {
+            match message.state {
+                MessageState::Parked if hold => self.queues.hold(message.key),
+                MessageState::Parked | MessageState::Dead | MessageState::Skipped => {}
+                MessageState::Open { slot, timeout_ms, .. } => {
+                    let doubt = Doubt {
+                        cause: DoubtCause::Crash,
+                        attempts: message.attempts,
+                        first_try: message.first_try,
+                        slot,
+                        timeout: Duration::from_millis(u64::from(timeout_ms)),
+                        // The folder's lock says that the process that sent it is gone: no lease to wait for.
+                        taken_over: Some((now, Duration::ZERO)),
+                    };
+                    if message.payload.is_none() {
+                        self.taken_over.insert(id, message.offset);
+                    }
+                    let item = self.restored(id, &message, Task::Doubt(doubt));
+                    self.queue(item, None);
+                }
+                MessageState::Later { not_before } if message.payload.is_some() => {
+                    let item = self.restored(id, &message, Task::Send);
+                    self.queue(item, Some(not_before));
+                }
+                MessageState::Later { not_before } => {
+                    let left = LeftBehind {
+                        round: message.round,
+                        attempts: message.attempts,
+                        first_try: message.first_try,
+                        not_before,
+                        status: message.status,
+                    };
+                    self.left_behind.insert(id, left);
+                }
+            }
+        }
+    }
+
+    /// A message of which only the ledger's facts are in memory: its payload is read when its turn comes.
+    fn restored(&self, id: MessageId, message: &Message, task: Task) -> Box<Item> {
+        let partner = &self.route.partner;
+        Box::new(Item {
+            delivery: Delivery {
+                topic: self.route.topic.clone(),
+                partition: self.route.at.partition,
+                record: Record {
+                    offset: message.offset,
+                    ..Record::default()
+                },
+                id,
+                readable: bytes::Bytes::new(),
+                round: message.round,
+                attempt: message.attempts,
+                idempotency_key: None,
+            },
+            key: message.key,
+            place: Some(message.key),
+            task,
+            first_try: message.first_try,
+            outage_at_first_try: partner.gate.with(|turnstile, now| turnstile.outage(now)),
+            resend_until: Time::NEVER,
+            status: message.status,
+            shed: true,
+            off_position: message.payload.is_some(),
+            outcome: 0,
+            counted: 0,
+        })
+    }
+}

@@ -1,0 +1,480 @@
+//! The partition's actor with its key actors, gate and lane, over an in-memory log and a partner made of a closure.
+
+use super::*;
+use crate::actors::attempt;
+use crate::actors::context::{PartnerContext, RouteFigures};
+use crate::actors::gate::{NodeCap, PartnerGate};
+use crate::actors::memory::MemoryShare;
+use crate::clock::Clock;
+use crate::config::{Config, OnDoubt, PartnerConfig};
+use crate::core::breaker::BreakerSettings;
+use crate::core::ledger::fold::{FinishedState, LaneState, MessageState, StoreOp};
+use crate::core::limiter::BudgetTable;
+use crate::core::record::Record;
+use crate::core::resolve::Known;
+use crate::core::turnstile::{Draws, Turnstile};
+use crate::core::types::{LifeId, RouteId, RoutePartition, Tenure};
+use crate::intake::fake_log::FakeLog;
+use crate::ledger::lane::{Lane, LanePort};
+use crate::log::{Batch, TopicSpec};
+use crate::sink::{Answer, AnswerDetail, Delivery, Gate, PrepareError, Sent, Verdict, Verified};
+use parking_lot::Mutex;
+use std::cell::RefCell;
+
+const AT: RoutePartition = RoutePartition {
+    route: RouteId(7),
+    partition: 0,
+};
+
+/// What the partner does with the n-th request of a message.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reply {
+    Take,
+    TryLater,
+    Refuse,
+    Silence,
+    PanicBefore,
+    PanicAfter,
+}
+
+#[derive(Default)]
+struct Partner {
+    /// (key, number of the message, what was replied), in the order of arrival.
+    seen: Vec<(String, u64, Reply)>,
+}
+
+#[derive(Clone)]
+struct FakeSink {
+    partner: Arc<Mutex<Partner>>,
+    plan: Arc<dyn Fn(u64, u32) -> Reply + Send + Sync>,
+}
+
+impl Sink for FakeSink {
+    type Request = Delivery;
+    type Connection = ();
+
+    fn prepare(&self, delivery: &Delivery) -> Result<Delivery, PrepareError> {
+        match delivery.record.value.is_empty() {
+            true => Err(PrepareError("empty".into())),
+            false => Ok(delivery.clone()),
+        }
+    }
+
+    async fn connect(&self, _: &Delivery) -> Result<(), Answer> {
+        Ok(())
+    }
+
+    async fn send(&self, (): (), delivery: Delivery, gate: Gate<'_>) -> Sent {
+        let number: u64 = String::from_utf8_lossy(&delivery.record.value)
+            .parse()
+            .expect("a number");
+        let reply = (self.plan)(number, delivery.attempt);
+        assert!(
+            reply != Reply::PanicBefore,
+            "a planned panic before the first byte"
+        );
+        if !gate() {
+            return Sent::Stopped;
+        }
+        let key = String::from_utf8_lossy(delivery.record.key.as_deref().unwrap_or_default()).into_owned();
+        self.partner.lock().seen.push((key, number, reply));
+        tokio::task::yield_now().await;
+        assert!(reply != Reply::PanicAfter, "a planned panic after the first byte");
+        let (verdict, status) = match reply {
+            Reply::Take => (Verdict::Delivered, 200),
+            Reply::TryLater => (Verdict::TryLater, 429),
+            Reply::Refuse => (Verdict::Refused, 422),
+            _ => (Verdict::Unknown(DoubtCause::Timeout), 0),
+        };
+        let detail = (verdict != Verdict::Delivered).then(|| Box::new(AnswerDetail::default()));
+        Sent::Answered(Answer {
+            verdict,
+            status,
+            detail,
+            pace: None,
+        })
+    }
+
+    async fn verify(&self, _: &Delivery) -> Verified {
+        Verified::Delivered
+    }
+}
+
+struct ByKey;
+impl Resolve for ByKey {
+    fn resolve(&mut self, record: &Record) -> Resolved {
+        let mut id = [0; 16];
+        let text = &record.value[..record.value.len().min(16)];
+        id[..text.len()].copy_from_slice(text);
+        let key = record
+            .key
+            .as_ref()
+            .map(|k| KeyHash(k.iter().fold(17, |h, b| h * 31 + u64::from(*b))));
+        Resolved::Message(Known {
+            id: MessageId(id),
+            key,
+            readable: record.value.clone(),
+        })
+    }
+    fn draws(&mut self, _: &Record) -> Draws {
+        Draws::new()
+    }
+}
+
+/// The fold of the lane and the IDs it has finished, as the `LedgerActor` keeps them.
+#[derive(Default)]
+struct Memory {
+    state: Mutex<LaneState>,
+    finished: Mutex<std::collections::HashMap<MessageId, FinishedState>>,
+}
+
+impl Remembered for Memory {
+    fn look_up(
+        &self,
+        _: RoutePartition,
+        ids: &[MessageId],
+        out: &mut Vec<Option<FinishedState>>,
+    ) -> Result<(), String> {
+        let finished = self.finished.lock();
+        out.extend(ids.iter().map(|id| finished.get(id).copied()));
+        Ok(())
+    }
+}
+
+struct World {
+    log: FakeLog,
+    input: PartitionId,
+    lane: PartitionId,
+    memory: Arc<Memory>,
+    partner: Arc<Mutex<Partner>>,
+    lives: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let log = FakeLog::default();
+        let spec = TopicSpec {
+            partitions: 1,
+            retention: None,
+            retention_bytes: None,
+        };
+        let input = log.create_topic("t", &spec).expect("a topic").partitions[0];
+        let lane = log.create_topic("__ledger", &spec).expect("a topic").partitions[0];
+        let memory = Arc::new(Memory::default());
+        let genesis = crate::core::ledger::entry::Genesis {
+            ledger: 1,
+            group: "embedded".into(),
+            lanes: 1,
+            lane: 0,
+            recipe: 1,
+        };
+        append_entry(&log, lane, &memory, Body::Genesis(genesis));
+        Self {
+            log,
+            input,
+            lane,
+            memory,
+            partner: Arc::default(),
+            lives: 0,
+        }
+    }
+
+    fn append(&self, records: impl IntoIterator<Item = (Option<String>, u64)>) {
+        let mut batch = Batch::new();
+        for (key, number) in records {
+            let key = key.as_ref().map(|k| k.as_bytes());
+            batch.push(self.input, Time(1), key, number.to_string().as_bytes(), &[]);
+        }
+        self.log.append(batch, Box::new(|r| drop(r.expect("appended"))));
+    }
+
+    /// Runs one life of the partition until it is idle; returns the bytes it holds at its end.
+    async fn live(
+        &mut self,
+        config: PartnerConfig,
+        plan: impl Fn(u64, u32) -> Reply + Send + Sync + 'static,
+    ) -> u64 {
+        self.lives += 1;
+        let life = LifeId(self.lives);
+        let clock = Clock::start();
+        let log: Arc<dyn Log> = Arc::new(self.log.clone());
+        let fatal = Box::new(|error| panic!("the log failed: {error}"));
+        let (lane, mut feed) = Lane::new(log.clone(), self.lane, Tenure(0), life, clock, fatal);
+        let (memory, folded_lane) = (self.memory.clone(), lane.clone());
+        actix_rt::spawn(async move {
+            while let Some(committed) = feed.recv().await {
+                let mut ops = Vec::new();
+                let mut state = memory.state.lock();
+                for (i, entry) in committed.entries.iter().enumerate() {
+                    state
+                        .apply(committed.base + i as u64, entry, &mut ops)
+                        .expect("a valid ledger");
+                }
+                for op in ops {
+                    if let StoreOp::Finished(f) = op {
+                        memory.finished.lock().insert(f.id, f.state);
+                    }
+                }
+                drop(state);
+                committed.folded(&folded_lane);
+            }
+        });
+        let port = LanePort::open(lane);
+        let turnstile = Turnstile::new(0, BreakerSettings::of(&config), clock.now());
+        let budgets = Rc::new(RefCell::new(BudgetTable::new()));
+        let gate = PartnerGate::new(
+            turnstile,
+            budgets,
+            clock,
+            Duration::from_millis(3),
+            256,
+            NodeCap::new(100),
+        );
+        let memory_share = MemoryShare::divide(64 << 20, 1).remove(0);
+        let sink = FakeSink {
+            partner: self.partner.clone(),
+            plan: Arc::new(plan),
+        };
+        let defaults = Config::for_test("data");
+        let partner = Rc::new(PartnerContext {
+            name: "p".into(),
+            config: Arc::new(config),
+            ledger: defaults.ledger.clone(),
+            sink,
+            port,
+            gate,
+            memory: memory_share.clone(),
+            metrics: crate::telemetry::metrics::Metrics::new().partner("p"),
+            clock,
+        });
+        let keeper =
+            crate::actors::limiter::RateLimiterActor::new(partner.gate.clone(), clock, Lifeline::new(|_| {}));
+        let keeper = keeper.start();
+        let route = Rc::new(RouteContext {
+            at: AT,
+            topic: "t".into(),
+            queue: 0,
+            partner,
+            on_wire: RefCell::default(),
+            figures: Arc::new(RouteFigures::default()),
+        });
+        let start = self
+            .memory
+            .state
+            .lock()
+            .partitions
+            .get(&AT)
+            .map(Start::of)
+            .unwrap_or_default();
+        let settings = PartitionSettings {
+            busy_keys: 16,
+            read_chunk: 4_096,
+            window: 1_000,
+            ranges: 1_000,
+            position_every: Duration::from_millis(20),
+            backlog: 100_000,
+        };
+        let parts = PartitionParts {
+            route,
+            log: log.clone(),
+            input: self.input,
+            resolve: Box::new(ByKey),
+            remembered: self.memory.clone(),
+            payloads: Arc::new(TopicPayloads {
+                log,
+                input: self.input,
+            }),
+            start,
+            settings,
+            lifeline: Lifeline::new(|_| {}),
+        };
+        let actor = PartitionActor::new(parts).start();
+        while !actor.send(AreYouIdle).await.expect("a living actor").idle {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        actor.send(Stop).await.expect("a living actor");
+        keeper
+            .send(crate::actors::limiter::Stop)
+            .await
+            .expect("a living actor");
+        // Let the last entries be folded.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        memory_share.held()
+    }
+
+    fn position(&self) -> Offset {
+        self.memory.state.lock().partitions[&AT].position
+    }
+}
+
+/// What an earlier life left in the lane.
+fn append_entry(log: &FakeLog, lane: PartitionId, memory: &Memory, body: Body) {
+    let entry = crate::core::ledger::entry::Entry {
+        tenure: Tenure(0),
+        body,
+    };
+    let mut bytes = Vec::new();
+    crate::core::ledger::codec::encode(&entry, &mut bytes);
+    let at = log.bounds(lane).expect("the lane").next;
+    let mut batch = Batch::new();
+    batch.push(lane, Time(1), None, &bytes, &[]);
+    log.append(batch, Box::new(|r| drop(r.expect("appended"))));
+    memory
+        .state
+        .lock()
+        .apply(at, &entry, &mut Vec::new())
+        .expect("a valid ledger");
+}
+
+fn partner() -> PartnerConfig {
+    let mut config = PartnerConfig::new("p", "http://127.0.0.1/");
+    config.retry.first = Duration::from_millis(2);
+    config.retry.longest = Duration::from_millis(5);
+    config
+}
+
+fn keyed(n: u64) -> impl Iterator<Item = (Option<String>, u64)> {
+    (0..n).map(|i| (Some(format!("k{}", i % 7)), i))
+}
+
+fn assert_order(seen: &[(String, u64, Reply)]) {
+    let mut last: std::collections::HashMap<&str, u64> = Default::default();
+    for (key, number, _) in seen {
+        if let Some(before) = last.insert(key, *number) {
+            assert!(before <= *number, "key {key}: {number} came after {before}");
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn each_record_is_delivered_once_in_the_order_of_its_key() {
+    let mut world = World::new();
+    world.append(keyed(500));
+    let held = world.live(partner(), |_, _| Reply::Take).await;
+    let seen = std::mem::take(&mut world.partner.lock().seen);
+    assert_eq!(seen.len(), 500);
+    assert_order(&seen);
+    assert_eq!((world.position(), held), (500, 0));
+    // Another life, and the same records again: nothing is sent.
+    world.append(keyed(500));
+    world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!(world.partner.lock().seen, []);
+    assert_eq!(world.position(), 1_000, "duplicates finish their offsets");
+}
+
+#[actix_rt::test]
+async fn a_retry_keeps_the_order_of_its_key_and_blocks_no_other() {
+    let mut world = World::new();
+    world.append(keyed(70));
+    world
+        .live(partner(), |n, attempt| match (n, attempt) {
+            (3, 1..=4) => Reply::TryLater,
+            (10, _) => Reply::Refuse,
+            _ => Reply::Take,
+        })
+        .await;
+    let seen = &world.partner.lock().seen;
+    assert_order(seen);
+    assert_eq!(seen.iter().filter(|s| s.1 == 3).count(), 5);
+    assert_eq!(seen.len(), 74);
+    let state = world.memory.state.lock();
+    let counts = state.partitions[&AT].counts;
+    assert_eq!((counts.delivered, counts.dead), (69, 1));
+    assert_eq!(state.partitions[&AT].position, 70);
+}
+
+#[actix_rt::test]
+async fn records_without_key_and_duplicates_in_flight() {
+    let mut world = World::new();
+    world.append((0..50).flat_map(|n| [(None, n), (None, n)]));
+    world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!(world.partner.lock().seen.len(), 50);
+    assert_eq!(world.position(), 100);
+}
+
+#[actix_rt::test]
+async fn silence_parks_and_holds_its_key_where_asked() {
+    let mut world = World::new();
+    world.append(keyed(21));
+    let mut config = partner();
+    config.on_doubt = OnDoubt::Continue;
+    world
+        .live(config, |n, _| if n == 7 { Reply::Silence } else { Reply::Take })
+        .await;
+    assert_eq!(world.partner.lock().seen.len(), 21);
+    let state = world.memory.state.lock();
+    let parked: Vec<_> = state.partitions[&AT]
+        .messages
+        .values()
+        .filter(|m| m.state == MessageState::Parked)
+        .collect();
+    assert_eq!(parked.len(), 1);
+    assert_eq!((parked[0].offset, parked[0].payload.is_some()), (7, true));
+    assert_eq!(state.partitions[&AT].position, 21);
+}
+
+#[actix_rt::test]
+async fn a_panic_of_a_keys_actor_loses_nothing_and_sends_nothing_twice() {
+    let mut world = World::new();
+    world.append(keyed(40));
+    let before = std::sync::atomic::AtomicBool::new(true);
+    world
+        .live(partner(), move |n, _| match n {
+            5 if before.swap(false, Ordering::Relaxed) => Reply::PanicBefore,
+            12 => Reply::PanicAfter,
+            _ => Reply::Take,
+        })
+        .await;
+    let seen = world.partner.lock().seen.clone();
+    assert_order(&seen);
+    assert_eq!(seen.len(), 40, "each message was written once");
+    let state = world.memory.state.lock();
+    let counts = state.partitions[&AT].counts;
+    // The one that may have been written is in doubt, and parked by the policy.
+    assert_eq!((counts.delivered, counts.parked), (39, 1));
+    assert_eq!(state.partitions[&AT].position, 40);
+}
+
+#[actix_rt::test]
+async fn a_doubt_of_an_earlier_life_is_parked_before_its_key_goes_on() {
+    let mut world = World::new();
+    world.append(keyed(14));
+    world.lives = 1;
+    // An earlier life wrote the intent of record 2 and died.
+    let intent = crate::core::ledger::entry::Intent {
+        at: AT,
+        id: MessageId(*b"2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+        key: KeyHash(b"k2".iter().fold(17, |h, b| h * 31 + u64::from(*b))),
+        offset: 2,
+        round: 1,
+        attempt: 1,
+        first_try: Time(1),
+        slot: Time(1),
+        budgets: Default::default(),
+        life: LifeId(1),
+        lease_ms: 10_000,
+        timeout_ms: 10_000,
+    };
+    append_entry(&world.log, world.lane, &world.memory, Body::Intent(intent));
+    world.live(partner(), |_, _| Reply::Take).await;
+    let seen = world.partner.lock().seen.clone();
+    assert_eq!(seen.len(), 13);
+    assert!(
+        seen.iter().all(|s| s.1 != 2),
+        "what is in doubt is not sent again"
+    );
+    let state = world.memory.state.lock();
+    let message = &state.partitions[&AT].messages[&MessageId(*b"2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0")];
+    assert_eq!(
+        (&message.state, message.payload.is_some()),
+        (&MessageState::Parked, true)
+    );
+    assert_eq!(state.partitions[&AT].position, 14);
+}
+
+#[test]
+fn after_is_small() {
+    assert!(size_of::<attempt::After>() <= 16);
+}

@@ -1,0 +1,312 @@
+//! `TopicSupervisor`: builds, watches and rebuilds the partitions of one topic, for every route of it.
+//!
+//! Parent: `Supervisor`. Children: one `PartitionActor` for each route and partition, on the arbiter of its partner.
+//! A partition that fails is built again from what the fold knows, after a wait that doubles; before that, the
+//! requests of the one before have come to their end and their outcomes are folded, so nothing in hand is lost or
+//! sent twice. One that keeps failing makes this actor fail in its turn.
+
+use super::arbiter::local;
+use super::context::{RouteContext, RouteFigures};
+use super::lifeline::{End, Lifeline};
+use super::partition::{
+    AreYouIdle, Drain, Drained, PartitionActor, PartitionParts, PartitionSettings, Start, Stop, TopicPayloads,
+};
+use crate::clock::Clock;
+use crate::config::RestartConfig;
+use crate::core::expr::ExprError;
+use crate::core::message_id::IdScope;
+use crate::core::resolve::{Resolver, Rules};
+use crate::core::restart::{Restart, Restarts};
+use crate::core::types::{RoutePartition, TopicId};
+use crate::ledger::keeper::Keeper;
+use crate::log::{Log, PartitionId};
+use crate::sink::http::HttpSink;
+use crate::telemetry::metrics::Metrics;
+use actix::prelude::*;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What one partition of one route is built from, again and again.
+#[derive(Clone)]
+pub struct RoutePlan {
+    /// Which.
+    pub at: RoutePartition,
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// Which incarnation of it.
+    pub topic_id: TopicId,
+    /// The partner's name.
+    pub partner: Arc<str>,
+    /// Number of its queue at the partner's gate.
+    pub queue: u32,
+    /// What makes a record a message.
+    pub rules: Rules,
+    /// The input partition.
+    pub input: PartitionId,
+    /// Where the partner lives.
+    pub arbiter: ArbiterHandle,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The fold and the store.
+    pub keeper: Arc<Keeper>,
+    /// Bounds and rhythm.
+    pub settings: PartitionSettings,
+    /// Figures that others read.
+    pub figures: Arc<RouteFigures>,
+}
+
+impl RoutePlan {
+    /// Compiles the plan's rules.
+    ///
+    /// # Errors
+    /// If the filter cannot be read.
+    pub fn resolver(&self) -> Result<Resolver, ExprError> {
+        let scope = IdScope::new(&self.topic, self.topic_id, self.at.partition, &self.partner);
+        Resolver::try_new(scope, &self.topic, self.at.partition, self.rules.clone())
+    }
+}
+
+/// How often it is looked whether the requests of a failed partition have ended.
+const SETTLED_EVERY: Duration = Duration::from_millis(5);
+
+/// See the module.
+pub struct TopicSupervisor {
+    plans: BTreeMap<RoutePartition, RoutePlan>,
+    partitions: BTreeMap<RoutePartition, Addr<PartitionActor<HttpSink>>>,
+    restarts: BTreeMap<RoutePartition, Restarts>,
+    restart: RestartConfig,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    stopping: bool,
+    lifeline: Lifeline,
+}
+
+impl TopicSupervisor {
+    /// A supervisor of these partitions.
+    pub fn new(
+        plans: Vec<RoutePlan>,
+        restart: RestartConfig,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        lifeline: Lifeline,
+    ) -> Self {
+        Self {
+            plans: plans.into_iter().map(|p| (p.at, p)).collect(),
+            partitions: BTreeMap::new(),
+            restarts: BTreeMap::new(),
+            restart,
+            clock,
+            metrics,
+            stopping: false,
+            lifeline,
+        }
+    }
+
+    fn build(&self, at: RoutePartition, ctx: &mut Context<Self>) {
+        let Some(plan) = self.plans.get(&at).cloned() else {
+            return;
+        };
+        let parent = ctx.address();
+        let arbiter = plan.arbiter.clone();
+        arbiter.spawn_fn(move || {
+            actix_rt::spawn(start(plan, parent));
+        });
+    }
+}
+
+/// Starts a partition on the present arbiter, once what an earlier one left behind has settled.
+async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
+    let at = plan.at;
+    let ended = parent.clone();
+    let lifeline = Lifeline::new(move |end| ended.do_send(PartitionEnded { at, end }));
+    let resolver = match plan.resolver() {
+        Ok(resolver) => resolver,
+        Err(error) => return lifeline.failed(error),
+    };
+    let route = local(|local| {
+        let partner = local.partners.get(&plan.partner)?.clone();
+        let context = || {
+            Rc::new(RouteContext {
+                at,
+                topic: plan.topic.clone(),
+                queue: plan.queue,
+                partner,
+                on_wire: RefCell::default(),
+                figures: plan.figures.clone(),
+            })
+        };
+        Some(local.routes.entry(at).or_insert_with(context).clone())
+    });
+    let Some(route) = route else {
+        return lifeline.failed("the partner is not on this arbiter");
+    };
+    let port = &route.partner.port;
+    port.flush();
+    while !route.on_wire.borrow().is_empty() {
+        tokio::time::sleep(SETTLED_EVERY).await;
+    }
+    let last = port.last_outcome();
+    while port.folded() < last {
+        tokio::time::sleep(SETTLED_EVERY).await;
+    }
+    let start = plan
+        .keeper
+        .with_state(|state| state.partitions.get(&at).map(Start::of))
+        .unwrap_or_default();
+    let parts = PartitionParts {
+        route,
+        log: plan.log.clone(),
+        input: plan.input,
+        resolve: Box::new(resolver),
+        remembered: plan.keeper.clone(),
+        payloads: Arc::new(TopicPayloads {
+            log: plan.log,
+            input: plan.input,
+        }),
+        start,
+        settings: plan.settings,
+        lifeline,
+    };
+    parent.do_send(PartitionStarted {
+        at,
+        partition: PartitionActor::new(parts).start(),
+    });
+}
+
+impl Actor for TopicSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        let all: Vec<_> = self.plans.keys().copied().collect();
+        all.into_iter().for_each(|at| self.build(at, ctx));
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PartitionStarted {
+    at: RoutePartition,
+    partition: Addr<PartitionActor<HttpSink>>,
+}
+
+impl Handler<PartitionStarted> for TopicSupervisor {
+    type Result = ();
+    fn handle(&mut self, started: PartitionStarted, _: &mut Context<Self>) {
+        if self.stopping {
+            started.partition.do_send(Stop);
+        }
+        self.partitions.insert(started.at, started.partition);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PartitionEnded {
+    at: RoutePartition,
+    end: End,
+}
+
+impl Handler<PartitionEnded> for TopicSupervisor {
+    type Result = ();
+    fn handle(&mut self, PartitionEnded { at, end }: PartitionEnded, ctx: &mut Context<Self>) {
+        self.partitions.remove(&at);
+        if self.stopping || end == End::Orderly {
+            return;
+        }
+        self.metrics.restarted("partition");
+        tracing::error!(
+            event = "actor_failed",
+            kind = "partition",
+            partition = at.partition,
+            ?end,
+            "a partition failed"
+        );
+        let now = self.clock.now();
+        match self.restarts.entry(at).or_default().failed(now, &self.restart) {
+            Restart::At(when) => {
+                ctx.run_later(when.since(now), move |act, ctx| act.build(at, ctx));
+            }
+            Restart::Escalate => {
+                self.lifeline
+                    .failed(format!("partition {} keeps failing: {end:?}", at.partition));
+                ctx.stop();
+            }
+        }
+    }
+}
+
+/// Stops intake and new attempts of all partitions; answers what is still in hand.
+#[derive(Message)]
+#[rtype(result = "Drained")]
+pub struct DrainTopic;
+
+impl Handler<DrainTopic> for TopicSupervisor {
+    type Result = ResponseFuture<Drained>;
+    fn handle(&mut self, _: DrainTopic, _: &mut Context<Self>) -> Self::Result {
+        self.stopping = true;
+        let partitions: Vec<_> = self.partitions.values().cloned().collect();
+        Box::pin(async move {
+            let mut all = Drained {
+                in_hand: 0,
+                idle: true,
+            };
+            for partition in partitions {
+                // One that is gone has nothing in hand.
+                if let Ok(one) = partition.send(Drain).await {
+                    all = Drained {
+                        in_hand: all.in_hand + one.in_hand,
+                        idle: all.idle && one.idle,
+                    };
+                }
+            }
+            all
+        })
+    }
+}
+
+/// Asks whether nothing is left to do in any partition.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct IsTopicIdle;
+
+impl Handler<IsTopicIdle> for TopicSupervisor {
+    type Result = ResponseFuture<bool>;
+    fn handle(&mut self, _: IsTopicIdle, _: &mut Context<Self>) -> Self::Result {
+        let all_there = self.partitions.len() == self.plans.len();
+        let partitions: Vec<_> = self.partitions.values().cloned().collect();
+        Box::pin(async move {
+            for partition in partitions {
+                if !partition.send(AreYouIdle).await.is_ok_and(|answer| answer.idle) {
+                    return false;
+                }
+            }
+            all_there
+        })
+    }
+}
+
+/// Ends all partitions in order, then itself.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopTopic;
+
+impl Handler<StopTopic> for TopicSupervisor {
+    type Result = ResponseActFuture<Self, ()>;
+    fn handle(&mut self, _: StopTopic, _: &mut Context<Self>) -> Self::Result {
+        self.stopping = true;
+        let partitions: Vec<_> = self.partitions.values().cloned().collect();
+        let stop = async move {
+            for partition in partitions {
+                // One that is gone has stopped already.
+                let _ = partition.send(Stop).await;
+            }
+        };
+        Box::pin(stop.into_actor(self).map(|(), act, ctx| {
+            act.lifeline.orderly();
+            ctx.stop();
+        }))
+    }
+}

@@ -1,0 +1,263 @@
+//! The client that commands use: plain HTTP to the admin port of one node. TLS is the business of a proxy in front.
+
+use crate::api::{
+    ApiError, Filter, ImportReport, ImportRequest, OrderReport, OrderRequest, PartnerTest, Problem, Query,
+    Reply, SendReply, SendRequest, Status,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{Method, Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::time::Duration;
+
+/// How long a node may take to accept a connection: it is on this machine or near.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Largest answer that is read as a whole. Lists are bounded well below it; exports are streamed.
+const ANSWER_LIMIT: usize = 256 << 20;
+
+/// Why a node could not be asked, or said no.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is none.
+    #[error("`{0}` is no address of a node, expected HOST:PORT or http://HOST:PORT")]
+    Address(String),
+    /// Nobody listens there.
+    #[error("no node answers at {address}")]
+    NotRunning {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The node answered with a problem.
+    #[error("{0}")]
+    Api(ApiError),
+    /// Something else answers there, or the connection broke.
+    #[error("the answer of {address} cannot be used: {detail}")]
+    Protocol {
+        /// The address.
+        address: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The file to be sent could not be read, or what came could not be written.
+    #[error("{0}")]
+    Local(#[source] io::Error),
+}
+
+type RequestBody = BoxBody<Bytes, io::Error>;
+
+/// A node's admin port.
+#[derive(Clone, Debug)]
+pub struct Client {
+    address: String,
+    token: Option<String>,
+}
+
+impl Client {
+    /// For the node at this address: `127.0.0.1:7070`, with or without `http://`.
+    ///
+    /// # Errors
+    /// If it is no address.
+    pub fn new(address: &str, token: Option<String>) -> Result<Self, ClientError> {
+        let plain = address
+            .strip_prefix("http://")
+            .unwrap_or(address)
+            .trim_end_matches('/');
+        let wrong = || ClientError::Address(address.to_owned());
+        let authority: http::uri::Authority = plain.parse().map_err(|_| wrong())?;
+        if authority.port().is_none() || authority.host().is_empty() || plain.contains('@') {
+            return Err(wrong());
+        }
+        let token = token.filter(|t| !t.is_empty());
+        Ok(Self {
+            address: plain.to_owned(),
+            token,
+        })
+    }
+
+    /// The address it asks.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The node as it stands.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/api/status").await
+    }
+    /// A question.
+    pub async fn query(&self, query: &Query) -> Result<Reply, ClientError> {
+        self.post("/api/query", query).await
+    }
+    /// An order.
+    pub async fn order(&self, order: &OrderRequest) -> Result<OrderReport, ClientError> {
+        self.post("/api/order", order).await
+    }
+    /// One record.
+    pub async fn send(&self, record: &SendRequest) -> Result<SendReply, ClientError> {
+        self.post("/api/send", record).await
+    }
+    /// A trial connection to a partner.
+    pub async fn test_partner(&self, partner: &str) -> Result<PartnerTest, ClientError> {
+        let name: String = url::form_urlencoded::byte_serialize(partner.as_bytes()).collect();
+        // In a path a plus is a plus.
+        self.post(&format!("/api/partners/{}/test", name.replace('+', "%20")), &())
+            .await
+    }
+    /// Another log filter.
+    pub async fn set_log_level(&self, level: &str) -> Result<(), ClientError> {
+        let body = full(serde_json::json!({ "level": level }).to_string());
+        self.ask(Method::PUT, "/api/log-level", "application/json", body)
+            .await
+            .map(drop)
+    }
+
+    /// A file into a topic. The pieces are sent as they come.
+    pub async fn import<S>(&self, request: &ImportRequest, pieces: S) -> Result<ImportReport, ClientError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + Sync + 'static,
+    {
+        let path = format!("/api/import?{}", query_string(request)?);
+        let body = BoxBody::new(StreamBody::new(pieces.map(|piece| piece.map(Frame::data))));
+        let answer = self
+            .ask(Method::POST, &path, "application/octet-stream", body)
+            .await?;
+        self.read(answer).await
+    }
+
+    /// Remembered IDs, handed to `take` as whole lines of JSON come in.
+    pub async fn export(
+        &self,
+        filter: &Filter,
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
+        let path = format!("/api/dedup/export?{}", query_string(filter)?);
+        let mut body = self
+            .ask(Method::GET, &path, "application/json", full(""))
+            .await?
+            .into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| self.protocol(format!("it breaks off: {e}")))?;
+            if let Some(piece) = frame.data_ref() {
+                take(piece).map_err(ClientError::Local)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self.ask(Method::GET, path, "application/json", full("")).await?;
+        self.read(answer).await
+    }
+
+    async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
+        let text = serde_json::to_string(body).map_err(|e| self.protocol(e.to_string()))?;
+        let answer = self
+            .ask(Method::POST, path, "application/json", full(text))
+            .await?;
+        self.read(answer).await
+    }
+
+    fn protocol(&self, detail: impl Into<String>) -> ClientError {
+        ClientError::Protocol {
+            address: self.address.clone(),
+            detail: detail.into(),
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: RequestBody,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let not_running = |source| ClientError::NotRunning {
+            address: self.address.clone(),
+            source,
+        };
+        let connecting = tokio::net::TcpStream::connect(&self.address);
+        let stream = tokio::time::timeout(CONNECT, connecting)
+            .await
+            .map_err(|_| not_running(io::ErrorKind::TimedOut.into()))?
+            .map_err(not_running)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.protocol(e.to_string()))?;
+        tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.address)
+            .header(CONTENT_TYPE, kind);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(body).map_err(|e| self.protocol(e.to_string()))?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.protocol(e.to_string()))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let bytes = self.whole(answer).await?;
+        Err(match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => ClientError::Api(problem.into_error()),
+            Err(_) => self.protocol(format!(
+                "it says {status}, without a problem document; is this a node's admin port?"
+            )),
+        })
+    }
+
+    async fn whole(&self, answer: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = http_body_util::Limited::new(answer.into_body(), ANSWER_LIMIT);
+        Ok(body
+            .collect()
+            .await
+            .map_err(|e| self.protocol(format!("it breaks off: {e}")))?
+            .to_bytes())
+    }
+
+    async fn read<T: DeserializeOwned>(&self, answer: Response<Incoming>) -> Result<T, ClientError> {
+        let bytes = self.whole(answer).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| self.protocol(format!("{e}; is this a node's admin port, of the same version?")))
+    }
+}
+
+fn full(text: impl Into<Bytes>) -> RequestBody {
+    BoxBody::new(Full::new(text.into()).map_err(|never| match never {}))
+}
+
+/// The query string of a flat struct; lists repeat their name.
+fn query_string(value: &impl Serialize) -> Result<String, ClientError> {
+    let value = serde_json::to_value(value).map_err(|e| ClientError::Local(io::Error::other(e)))?;
+    let mut out = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let values = match value {
+            serde_json::Value::Array(values) => values.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for value in values {
+            match value {
+                serde_json::Value::Null => {}
+                serde_json::Value::String(text) => {
+                    out.append_pair(name, text);
+                }
+                other => {
+                    out.append_pair(name, &other.to_string());
+                }
+            }
+        }
+    }
+    Ok(out.finish())
+}

@@ -1,0 +1,622 @@
+//! The server: routes, and nothing that a route does not need.
+//!
+//! | path | does |
+//! |---|---|
+//! | `GET /healthz`, `/readyz` | alive, ready: 200 or 503, and why |
+//! | `GET /metrics` | OpenMetrics text |
+//! | `GET /` | the page |
+//! | `GET /api/status`, `/api/partners` | the node as it stands |
+//! | `GET /api/message?id=` | what became of a message |
+//! | `GET /api/doubt`, `/api/dead` | lists; the query string is the filter |
+//! | `GET /api/dedup/{get,list,stats,export}` | the dedup store |
+//! | `GET /api/skip` | skip rules |
+//! | `POST /api/query` | any [`Query`] |
+//! | `POST /api/order` | an [`OrderRequest`] |
+//! | `POST /api/import?topic=&name=` | a file, as the body |
+//! | `POST /api/send` | one record |
+//! | `POST /api/partners/NAME/test` | a trial connection |
+//! | `PUT /api/log-level` | `{"level": "debug"}` |
+//!
+//! Errors are problem documents (RFC 9457). The probes port has the first three only, and asks for no token.
+
+use super::guard::{Credentials, Guard};
+use super::page;
+use super::upload::Upload;
+use super::{Answer, NodeApi};
+use crate::api::{ApiError, Filter, Health, ImportRequest, OrderRequest, Problem, Query, SendRequest};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use futures_util::{StreamExt, stream};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use tokio::sync::{Semaphore, oneshot};
+
+/// Largest body of a request that is no file: bulk orders name up to ten thousand IDs.
+const BODY_LIMIT: usize = 8 << 20;
+/// Connections a port serves at once; more wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// How long requests under way may take to end when the node stops.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Where to listen, and who may ask.
+#[derive(Clone, Default)]
+pub struct AdminOptions {
+    /// Control API and page; none: nowhere (tests, batch use).
+    pub admin: Option<SocketAddr>,
+    /// Health and metrics only, without a token.
+    pub probes: Option<SocketAddr>,
+    /// Asked of every caller of the admin port, where set.
+    pub token: Option<String>,
+}
+
+/// Why the admin server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// It would be open to the network.
+    #[error("listen.admin is `{0}`, which others can reach: set listen.token, or listen on 127.0.0.1")]
+    NeedsToken(SocketAddr),
+    /// The address cannot be had.
+    #[error("cannot listen on `{address}` ({key}): {source}")]
+    Bind {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server's own thread or runtime could not be made.
+    #[error("cannot start the admin server: {0}")]
+    Start(#[source] io::Error),
+}
+
+/// A server that runs until it is dropped or stopped.
+#[derive(Debug)]
+pub struct AdminServer {
+    admin: Option<SocketAddr>,
+    probes: Option<SocketAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the server on a thread of its own.
+///
+/// # Errors
+/// If an address cannot be had, or the admin port would be open to the network without a token.
+pub fn serve(options: AdminOptions, node: Arc<dyn NodeApi>) -> Result<AdminServer, AdminError> {
+    if let (Some(address), None) = (options.admin, &options.token)
+        && !address.ip().is_loopback()
+    {
+        return Err(AdminError::NeedsToken(address));
+    }
+    let bind = |key, address: Option<SocketAddr>| {
+        let Some(address) = address else { return Ok(None) };
+        let refused = |source| AdminError::Bind { key, address, source };
+        let listener = std::net::TcpListener::bind(address).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let bound = listener.local_addr().map_err(refused)?;
+        Ok(Some((listener, bound)))
+    };
+    let admin = bind("listen.admin", options.admin)?;
+    let probes = bind("listen.probes", options.probes)?;
+    let (stop, stopped) = oneshot::channel();
+    let mut server = AdminServer {
+        admin: admin.as_ref().map(|a| a.1),
+        probes: probes.as_ref().map(|p| p.1),
+        stop: Some(stop),
+        thread: None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(AdminError::Start)?;
+    let run = move || {
+        runtime.block_on(async move {
+            let mut ports = Vec::new();
+            for (listener, bound, is_admin) in admin
+                .map(|(l, a)| (l, a, true))
+                .into_iter()
+                .chain(probes.map(|(l, a)| (l, a, false)))
+            {
+                let router = if is_admin {
+                    admin_router(node.clone(), Guard::new(bound, options.token.clone()))
+                } else {
+                    probe_routes().with_state(node.clone())
+                };
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => {
+                        let listener = Bounded {
+                            listener,
+                            room: Arc::new(Semaphore::new(CONNECTIONS)),
+                        };
+                        ports.push(tokio::spawn(axum::serve(listener, router).into_future()));
+                    }
+                    Err(e) => tracing::error!(
+                        event = "admin_port_failed",
+                        error = &e as &dyn std::error::Error,
+                        "the admin port {bound} does not work"
+                    ),
+                }
+            }
+            let _ = stopped.await;
+            ports.iter().for_each(|port| port.abort());
+        });
+        // Handlers under way get a little time, so that the answer to the order that stops a node still goes out.
+        runtime.shutdown_timeout(GRACE);
+    };
+    let thread = std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(run)
+        .map_err(AdminError::Start)?;
+    server.thread = Some(thread);
+    Ok(server)
+}
+
+impl AdminServer {
+    /// Where the admin port listens.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Where the probes port listens.
+    pub fn probes(&self) -> Option<SocketAddr> {
+        self.probes
+    }
+
+    /// Stops listening and waits for the thread to end. The same as dropping it.
+    pub fn stop(self) {}
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+type Node = Arc<dyn NodeApi>;
+
+fn probe_routes() -> Router<Node> {
+    Router::new()
+        .route(
+            "/healthz",
+            get(|State(node): State<Node>| async move { health(&node.health()) }),
+        )
+        .route(
+            "/readyz",
+            get(|State(node): State<Node>| async move { health(&node.ready()) }),
+        )
+        .route("/metrics", get(metrics))
+        .fallback(|| async { problem(&ApiError::NotFound("there is nothing at this path".into())) })
+        .layer(middleware::from_fn(finish))
+}
+
+fn admin_router(node: Node, guard: Guard) -> Router {
+    let api = Router::new()
+        .route(
+            "/api/status",
+            get(|State(n): State<Node>| async move { json(n.status()).await }),
+        )
+        .route("/api/partners", get(partners))
+        .route("/api/partners/{name}/test", post(test_partner))
+        .route("/api/message", get(message))
+        .route(
+            "/api/doubt",
+            get(|s: State<Node>, q: RawQuery| listed(s, q, |filter| Query::Doubts { filter })),
+        )
+        .route(
+            "/api/dead",
+            get(|s: State<Node>, q: RawQuery| listed(s, q, |filter| Query::Dead { filter })),
+        )
+        .route(
+            "/api/dedup/get",
+            get(|s: State<Node>, q: RawQuery| listed(s, q, |filter| Query::DedupGet { filter })),
+        )
+        .route(
+            "/api/dedup/list",
+            get(|s: State<Node>, q: RawQuery| listed(s, q, |filter| Query::DedupList { filter })),
+        )
+        .route(
+            "/api/dedup/stats",
+            get(|s: State<Node>, q: RawQuery| listed(s, q, |_| Query::DedupStats)),
+        )
+        .route(
+            "/api/skip",
+            get(|s: State<Node>, q: RawQuery| listed(s, q, |_| Query::Skips)),
+        )
+        .route("/api/dedup/export", get(export))
+        .route("/api/query", post(query))
+        .route("/api/order", post(order))
+        .route("/api/send", post(send))
+        .route("/api/log-level", put(log_level))
+        .route("/metrics", get(metrics))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .route_layer(middleware::from_fn(announced_too_large))
+        // A file may be of any size: it is never held as a whole.
+        .route("/api/import", post(import));
+    let guarded = |credentials| {
+        let guard = guard.clone();
+        middleware::from_fn(move |request: Request, next: Next| {
+            let checked = guard.check(request.method(), request.headers(), credentials);
+            async move {
+                match checked {
+                    Ok(()) => next.run(request).await,
+                    Err(e) => problem(&e),
+                }
+            }
+        })
+    };
+    let page = Router::new()
+        .route("/", get(page_for_people))
+        .route_layer(guarded(Credentials::BearerOrBasic));
+    Router::new()
+        .route(
+            "/healthz",
+            get(|State(node): State<Node>| async move { health(&node.health()) }),
+        )
+        .route(
+            "/readyz",
+            get(|State(node): State<Node>| async move { health(&node.ready()) }),
+        )
+        .merge(api.route_layer(guarded(Credentials::Bearer)))
+        .merge(page)
+        .fallback(|| async { problem(&ApiError::NotFound("there is nothing at this path".into())) })
+        .method_not_allowed_fallback(|| async {
+            problem(&ApiError::Invalid("this path takes another method".into()))
+        })
+        .layer(middleware::from_fn(finish))
+        .with_state(node)
+}
+
+/// Refuses a body that is announced larger than the bound before a byte of it is read.
+async fn announced_too_large(request: Request, next: Next) -> Response {
+    let announced = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    match announced {
+        Some(length) if length > BODY_LIMIT => problem(&ApiError::TooLarge { limit: BODY_LIMIT }),
+        _ => next.run(request).await,
+    }
+}
+
+/// What every answer carries.
+async fn finish(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert("x-frame-options", HeaderValue::from_static("DENY"));
+    headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// The problem document of an error. What failed inside the node goes to the log under the request's number.
+fn problem(error: &ApiError) -> Response {
+    static REQUESTS: AtomicU64 = AtomicU64::new(1);
+    let request = format!("{:x}-{}", std::process::id(), REQUESTS.fetch_add(1, Relaxed));
+    if let ApiError::Internal(detail) = error {
+        tracing::error!(
+            event = "admin_request_failed",
+            request,
+            detail,
+            "a request to the admin API failed"
+        );
+    }
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(Problem::of(error, &request))).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if *error == ApiError::Unauthorized {
+        // Lets a browser ask for the token: any user, the token as password; for the page only.
+        headers.insert(
+            "www-authenticate",
+            HeaderValue::from_static("Basic realm=\"sluicegate\", charset=\"UTF-8\""),
+        );
+    }
+    response
+}
+
+async fn json<T: Serialize>(answer: Answer<T>) -> Response {
+    match answer.await {
+        Ok(body) => Json(body).into_response(),
+        Err(e) => problem(&e),
+    }
+}
+
+fn health(health: &Health) -> Response {
+    let status = if health.ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(health)).into_response()
+}
+
+async fn metrics(State(node): State<Node>) -> Response {
+    match node.metrics().await {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(e) => problem(&e),
+    }
+}
+
+async fn page_for_people(State(node): State<Node>) -> Response {
+    match node.status().await {
+        Ok(status) => {
+            let nonce = uuid::Uuid::new_v4().simple().to_string();
+            let policy = format!(
+                "default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            );
+            let headers = [
+                (CONTENT_TYPE.as_str(), "text/html; charset=utf-8".to_owned()),
+                ("content-security-policy", policy),
+            ];
+            (headers, page::render(&status, &nonce)).into_response()
+        }
+        Err(e) => problem(&e),
+    }
+}
+
+async fn partners(State(node): State<Node>) -> Response {
+    match node.status().await {
+        Ok(status) => Json(status.partners).into_response(),
+        Err(e) => problem(&e),
+    }
+}
+
+async fn test_partner(State(node): State<Node>, Path(name): Path<String>) -> Response {
+    json(node.test_partner(name)).await
+}
+
+/// Reads a query string into a type; unknown names are refused, for a mistyped filter would take everything.
+fn parameters<T: DeserializeOwned>(query: Option<&str>) -> Result<T, ApiError> {
+    let mut object = serde_json::Map::new();
+    for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        let value = value.into_owned();
+        match &*name {
+            "id" | "ids" => {
+                let ids = object
+                    .entry("ids")
+                    .or_insert_with(|| serde_json::Value::Array(Vec::new()));
+                if let serde_json::Value::Array(ids) = ids {
+                    ids.push(value.into());
+                }
+            }
+            "partition" | "round" | "limit" => {
+                let number: u64 = value
+                    .parse()
+                    .map_err(|_| ApiError::Invalid(format!("{name} is `{value}`, expected a number")))?;
+                object.insert(name.into_owned(), number.into());
+            }
+            "again" | "strict" => {
+                object.insert(name.into_owned(), (value == "true").into());
+            }
+            _ => {
+                object.insert(name.into_owned(), value.into());
+            }
+        }
+    }
+    serde_json::from_value(object.into()).map_err(|e| ApiError::Invalid(format!("the query string: {e}")))
+}
+
+async fn listed(
+    State(node): State<Node>,
+    RawQuery(text): RawQuery,
+    make: impl FnOnce(Filter) -> Query,
+) -> Response {
+    match parameters(text.as_deref()) {
+        Ok(filter) => json(node.query(make(filter))).await,
+        Err(e) => problem(&e),
+    }
+}
+
+async fn message(State(node): State<Node>, RawQuery(text): RawQuery) -> Response {
+    let filter = match parameters::<Filter>(text.as_deref()) {
+        Ok(filter) if filter.ids.len() == 1 => filter,
+        Ok(_) => return problem(&ApiError::Invalid("one `id` is needed".into())),
+        Err(e) => return problem(&e),
+    };
+    json(node.query(Query::Story { filter })).await
+}
+
+/// Reads a JSON body. Says what is wrong and where, as only the caller's own text is in it.
+fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|e| ApiError::Invalid(format!("the body: {e}")))
+}
+
+async fn query(
+    State(node): State<Node>,
+    bytes: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    match received(bytes).and_then(|b| body::<Query>(&b)) {
+        Ok(query) => json(node.query(query)).await,
+        Err(e) => problem(&e),
+    }
+}
+
+async fn order(
+    State(node): State<Node>,
+    bytes: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    match received(bytes).and_then(|b| body::<OrderRequest>(&b)) {
+        Ok(order) => json(node.order(order)).await,
+        Err(e) => problem(&e),
+    }
+}
+
+async fn send(
+    State(node): State<Node>,
+    bytes: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    match received(bytes).and_then(|b| body::<SendRequest>(&b)) {
+        Ok(record) => json(node.send(record)).await,
+        Err(e) => problem(&e),
+    }
+}
+
+async fn log_level(
+    State(node): State<Node>,
+    bytes: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Level {
+        level: String,
+    }
+    let set = received(bytes)
+        .and_then(|b| body::<Level>(&b))
+        .and_then(|l| node.set_log_level(l.level));
+    match set {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(e) => problem(&e),
+    }
+}
+
+fn received(bytes: Result<Bytes, axum::extract::rejection::BytesRejection>) -> Result<Bytes, ApiError> {
+    bytes.map_err(|e| match e.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge { limit: BODY_LIMIT },
+        _ => ApiError::Invalid("the body broke off".into()),
+    })
+}
+
+async fn export(State(node): State<Node>, RawQuery(text): RawQuery) -> Response {
+    let filter = match parameters::<Filter>(text.as_deref()) {
+        Ok(filter) => filter,
+        Err(e) => return problem(&e),
+    };
+    match node.export(filter).await {
+        Ok(lines) => {
+            // An error in the middle breaks the answer off, so that a client cannot take a part for the whole.
+            let pieces = stream::unfold(lines, |mut lines| async move {
+                let line = lines.recv().await?;
+                let piece = line
+                    .map(|mut l| {
+                        l.push('\n');
+                        Bytes::from(l)
+                    })
+                    .map_err(|e| io::Error::other(e.to_string()));
+                Some((piece, lines))
+            });
+            (
+                [(CONTENT_TYPE, "application/x-ndjson")],
+                Body::from_stream(pieces),
+            )
+                .into_response()
+        }
+        Err(e) => problem(&e),
+    }
+}
+
+async fn import(State(node): State<Node>, RawQuery(text): RawQuery, request: Request) -> Response {
+    let wanted = match parameters::<ImportRequest>(text.as_deref()) {
+        Ok(wanted) => wanted,
+        Err(e) => return problem(&e),
+    };
+    let (sender, upload) = Upload::channel();
+    let mut pieces = request.into_body().into_data_stream();
+    // In a task of its own: the import answers once it has seen the end of the file.
+    let feeding = tokio::spawn(async move {
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|e| io::Error::new(io::ErrorKind::ConnectionAborted, e.to_string()));
+            let broken = piece.is_err();
+            if !sender.send(piece).await || broken {
+                break;
+            }
+        }
+    });
+    let answer = json(node.import(wanted, upload)).await;
+    feeding.abort();
+    answer
+}
+
+/// A listener that takes a connection only while there is room for one.
+struct Bounded {
+    listener: tokio::net::TcpListener,
+    room: Arc<Semaphore>,
+}
+
+/// A connection with its place.
+struct Placed {
+    stream: tokio::net::TcpStream,
+    _place: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+impl axum::serve::Listener for Bounded {
+    type Io = Placed;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Placed, SocketAddr) {
+        // The semaphore is never closed; without a place the connection would be served all the same.
+        let place = self.room.clone().acquire_owned().await.ok();
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, from)) => {
+                    return (
+                        Placed {
+                            stream,
+                            _place: place,
+                        },
+                        from,
+                    );
+                }
+                // Out of descriptors, or a caller that is gone already: neither ends the server.
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+mod placed {
+    use super::Placed;
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    impl AsyncRead for Placed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Placed {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.stream).poll_write(cx, buf)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! Wiring only: builds each part of a node from its configuration, starts and stops them in order.
+
+mod open;
+mod plan;
+mod run;
+
+pub use open::{OpenError, Opened, open, open_log};
+pub use run::{RunError, RunOptions, Summary, run};

@@ -1,0 +1,169 @@
+//! Opening a node's folder: log, ledger, dedup store. The same for a node and for commands on a stopped one.
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::core::ledger::codec;
+use crate::core::ledger::entry::{Body, Entry, Genesis, Owner};
+use crate::core::types::{LifeId, Offset, Tenure};
+use crate::dedup::{DedupError, DedupOptions, DedupStore};
+use crate::ledger::keeper::Keeper;
+use crate::ledger::restore::{self, Expected, Report, RestoreError};
+use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use crate::log::{Batch, Log, LogError, PartitionId, TopicSpec};
+use std::sync::Arc;
+
+/// The ledger's topic.
+pub const LEDGER_TOPIC: &str = "__ledger";
+/// Who works on the ledger of one machine.
+const GROUP: &str = "embedded";
+/// Version of the recipes of IDs (`core::message_id`).
+const RECIPE: u32 = 1;
+
+/// Why a folder cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be made.
+    #[error("cannot make the folder `{0}`", path.display())]
+    Folder {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The log cannot be opened or written.
+    #[error("cannot open the log")]
+    Log(#[from] LogError),
+    /// The dedup store cannot be opened.
+    #[error("cannot open the store of delivered IDs")]
+    Store(#[from] DedupError),
+    /// The ledger does not fit what this node remembers of it.
+    #[error("cannot restore the ledger")]
+    Restore(#[from] RestoreError),
+}
+
+/// An open folder.
+pub struct Opened {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The lane.
+    pub lane: PartitionId,
+    /// Its fold, and the store.
+    pub keeper: Arc<Keeper>,
+    /// The tenure under which this process writes.
+    pub tenure: Tenure,
+    /// This run of the process.
+    pub life: LifeId,
+    /// What restoring did.
+    pub report: Report,
+}
+
+fn folder(path: std::path::PathBuf) -> Result<std::path::PathBuf, OpenError> {
+    match std::fs::create_dir_all(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(OpenError::Folder { path, source }),
+    }
+}
+
+/// Opens the log alone: for commands that bring records in while no node runs.
+///
+/// # Errors
+/// [`OpenError`]; another process on the folder is [`LogError::Locked`].
+pub fn open_log(config: &Config) -> Result<Arc<dyn Log>, OpenError> {
+    let options = EmbeddedOptions {
+        segment_bytes: config.log.segment,
+        commit_gap: config.log.commit_gap,
+        ..EmbeddedOptions::default()
+    };
+    Ok(Arc::new(EmbeddedLog::open(
+        &folder(config.node.data.join("log"))?,
+        options,
+    )?))
+}
+
+/// Opens the folder of `config.node.data`, or makes it. It is locked until the log is closed.
+///
+/// # Errors
+/// [`OpenError`]; another process on the folder is [`LogError::Locked`].
+pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
+    let data = &config.node.data;
+    let log = open_log(config)?;
+    let spec = TopicSpec {
+        partitions: 1,
+        retention: None,
+        retention_bytes: None,
+    };
+    let topic = log.create_topic(LEDGER_TOPIC, &spec)?;
+    let lane = topic.partitions[0];
+    // The ledger is known by the incarnation of its topic: a topic made anew is another ledger.
+    let ledger = topic.id.0;
+    let life = LifeId(fastrand::u64(1..));
+    let bounds = log.bounds(lane)?;
+    if bounds.next == 0 {
+        let genesis = Genesis {
+            ledger,
+            group: GROUP.into(),
+            lanes: 1,
+            lane: 0,
+            recipe: RECIPE,
+        };
+        write(log.as_ref(), lane, clock, Tenure(0), Body::Genesis(genesis))?;
+    }
+    let timeout = config
+        .partners
+        .values()
+        .map(|p| p.request_timeout.as_millis() as u32)
+        .max();
+    let owner = Owner {
+        node: config.node.id.clone(),
+        life,
+        lease_ms: config.ledger.lease.as_millis() as u32,
+        timeout_ms: timeout.unwrap_or(0),
+        at: clock.now(),
+    };
+    let tenure = Tenure(log.bounds(lane)?.next);
+    write(log.as_ref(), lane, clock, tenure, Body::Owner(owner))?;
+    let options = DedupOptions {
+        bucket: config.dedup.bucket,
+        cache: config.dedup.cache,
+        readable: config.ledger.readable_id > 0,
+        ..DedupOptions::new(ledger)
+    };
+    let (store, _) = DedupStore::open(&folder(data.join("dedup"))?, options)?;
+    let expected = Expected {
+        ledger: Some(ledger),
+        group: GROUP.into(),
+        lanes: 1,
+        lane: 0,
+        recipe: RECIPE,
+    };
+    let dir = folder(data.join("ledger"))?;
+    let restored = restore::restore(log.as_ref(), lane, &dir, &expected, &mut &store)?;
+    let keeper = Keeper::new(restored.state, restored.last_entry_crc, store, dir, ledger);
+    Ok(Opened {
+        log,
+        lane,
+        keeper: Arc::new(keeper),
+        tenure,
+        life,
+        report: restored.report,
+    })
+}
+
+/// Writes one entry and waits until it is durable.
+fn write(
+    log: &dyn Log,
+    lane: PartitionId,
+    clock: Clock,
+    tenure: Tenure,
+    body: Body,
+) -> Result<Offset, LogError> {
+    let mut bytes = Vec::new();
+    codec::encode(&Entry { tenure, body }, &mut bytes);
+    let mut batch = Batch::from_reserve();
+    batch.push(lane, clock.now(), None, &bytes, &[]);
+    let (done, result) = std::sync::mpsc::sync_channel(1);
+    // The receiver waits right below.
+    log.append(batch, Box::new(move |r| drop(done.send(r))));
+    let appended = result.recv().map_err(|_| LogError::Closed)??;
+    Ok(appended.bases.first().map_or(0, |b| b.1))
+}

@@ -1,0 +1,159 @@
+//! From the configuration to what is started: which route goes where.
+
+use crate::actors::context::RouteFigures;
+use crate::actors::partition::PartitionSettings;
+use crate::actors::topic::RoutePlan;
+use crate::config::{Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, TopicConfig};
+use crate::core::message_id::{budget_id, route_id};
+use crate::core::resolve::{BudgetRule, Rules, Share};
+use crate::core::types::RoutePartition;
+use crate::ledger::keeper::Keeper;
+use crate::log::{Log, TopicMeta};
+use actix::ArbiterHandle;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Budgets of a partner: hash of the name and limit. An inline one is called after the partner, with a separator
+/// that no name can contain.
+pub fn budgets<'a>(config: &'a Config, partner: &'a PartnerConfig) -> Vec<(u64, &'a LimitConfig)> {
+    let budget = |limit: &'a LimitRef| match limit {
+        LimitRef::Named(name) => config.limits.get(name).map(|limit| (budget_id(name), limit)),
+        LimitRef::Inline(limit) => Some((budget_id(&format!("partner\0{}", partner.name)), limit)),
+    };
+    partner.limits.iter().filter_map(budget).collect()
+}
+
+/// Groups of partners that share a budget, each to live on one arbiter.
+pub fn groups(config: &Config) -> Vec<Vec<String>> {
+    let mut groups: Vec<(Vec<String>, Vec<u64>)> = Vec::new();
+    for partner in config.partners.values() {
+        let mine: Vec<u64> = budgets(config, partner).into_iter().map(|b| b.0).collect();
+        let (same, others): (Vec<_>, Vec<_>) = groups
+            .into_iter()
+            .partition(|(_, theirs)| theirs.iter().any(|b| mine.contains(b)));
+        let mut group = (vec![partner.name.clone()], mine);
+        for (names, budgets) in same {
+            group.0.extend(names);
+            group.1.extend(budgets);
+        }
+        groups = others;
+        groups.push(group);
+    }
+    groups.into_iter().map(|g| g.0).collect()
+}
+
+/// The routes of a topic section: partner, filter, share.
+fn routes(config: &Config, topic: &TopicConfig) -> Vec<(String, Option<String>, Share)> {
+    let mut routes = Vec::new();
+    for deliver in &topic.deliver {
+        match &deliver.partner {
+            PartnerRef::Named(name) => routes.push((name.clone(), deliver.when.clone(), Share::All)),
+            PartnerRef::Field(pointer) => {
+                let all: Vec<String> = config.partners.keys().cloned().collect();
+                for (i, partner) in all.iter().enumerate() {
+                    // One route answers for records that name no partner there is.
+                    let unknown = (i == 0).then(|| all.clone());
+                    let share = Share::Named {
+                        pointer: pointer.clone(),
+                        partner: partner.clone(),
+                        unknown,
+                    };
+                    routes.push((partner.clone(), deliver.when.clone(), share));
+                }
+            }
+        }
+    }
+    routes
+}
+
+/// Plans of all route partitions of one topic.
+pub fn plans(
+    config: &Config,
+    section: &TopicConfig,
+    meta: &TopicMeta,
+    arbiters: &BTreeMap<String, ArbiterHandle>,
+    log: &Arc<dyn Log>,
+    keeper: &Arc<Keeper>,
+    queue: &mut u32,
+) -> Vec<RoutePlan> {
+    let mut plans = Vec::new();
+    for (partner, when, share) in routes(config, section) {
+        let Some((settings, arbiter)) = config.partners.get(&partner).zip(arbiters.get(&partner)) else {
+            continue;
+        };
+        let budgets = budgets(config, settings);
+        let rules = Rules {
+            id: section.id.clone(),
+            key: section.key.clone(),
+            key_missing: section.key_missing,
+            id_missing: section.id_missing,
+            when,
+            share,
+            budgets: budgets
+                .into_iter()
+                .map(|(budget, limit)| BudgetRule {
+                    budget,
+                    by: limit.by.clone(),
+                })
+                .collect(),
+        };
+        let route = route_id(&meta.name, meta.id, &partner);
+        for (partition, input) in meta.partitions.iter().enumerate() {
+            *queue += 1;
+            plans.push(RoutePlan {
+                at: RoutePartition {
+                    route,
+                    partition: partition as u32,
+                },
+                topic: meta.name.as_str().into(),
+                topic_id: meta.id,
+                partner: partner.as_str().into(),
+                queue: *queue,
+                rules: rules.clone(),
+                input: *input,
+                arbiter: arbiter.clone(),
+                log: log.clone(),
+                keeper: keeper.clone(),
+                settings: PartitionSettings {
+                    busy_keys: section.busy_keys.unwrap_or(config.actors.busy_keys),
+                    read_chunk: config.actors.read_chunk,
+                    window: config.actors.window,
+                    ranges: config.actors.ranges,
+                    position_every: config.ledger.position_every,
+                    backlog: BACKLOG,
+                },
+                figures: Arc::new(RouteFigures::default()),
+            });
+        }
+    }
+    plans
+}
+
+/// Entries durable and not folded at which reading pauses: some 50 MB.
+const BACKLOG: u64 = 500_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partners_that_share_a_budget_live_together() {
+        let with = |name: &str, limits: &[&str]| {
+            let mut partner = PartnerConfig::new(name, "http://127.0.0.1/");
+            partner.limits = limits.iter().map(|l| LimitRef::Named(l.to_string())).collect();
+            partner
+        };
+        let limit = LimitConfig::default();
+        let config = Config::for_test("data")
+            .with_limit("x", limit.clone())
+            .with_limit("y", limit)
+            .with_partner(with("a", &["x"]))
+            .with_partner(with("b", &["y"]))
+            .with_partner(with("c", &["x", "y"]))
+            .with_partner(with("d", &[]));
+        let mut groups = groups(&config);
+        groups.iter_mut().for_each(|g| g.sort());
+        groups.sort();
+        assert_eq!(groups, [vec!["a", "b", "c"], vec!["d"]]);
+    }
+}

@@ -1,0 +1,240 @@
+//! `check`: every mistake in the configuration at once, and the effective configuration.
+
+use super::{CliError, Exit, Global, Out};
+use crate::config::{self, Finding, Loaded, PartnerConfig, Severity};
+use serde::Serialize;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Instant;
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also try to connect to every partner; nothing is sent
+    #[arg(long)]
+    pub connect: bool,
+    /// Show every key with its value and where it comes from, not only those that are set; secrets masked
+    #[arg(long)]
+    pub effective: bool,
+}
+
+/// `--json`: the whole answer in one object.
+#[derive(Serialize)]
+struct Answer<'a> {
+    ok: bool,
+    findings: &'a [Finding],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    connect: Vec<Connect>,
+}
+
+/// Whether a partner's address took a connection.
+#[derive(Serialize)]
+struct Connect {
+    partner: String,
+    address: Option<String>,
+    ms: Option<u64>,
+    error: Option<String>,
+}
+
+/// Loads, tells, connects. Exit code 2 where the configuration has mistakes, 1 where a partner took no connection.
+pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
+    let mut out = Out::new(global);
+    let loaded = match config::load(&global.files(), config::process_env()) {
+        Ok(loaded) => loaded,
+        Err(findings) => return mistakes(out, &findings),
+    };
+    let connect = if args.connect {
+        connect_all(&loaded)
+    } else {
+        Vec::new()
+    };
+    let refused = connect.iter().filter(|c| c.error.is_some()).count();
+    if out.is_json() {
+        let effective = Some(loaded.effective_json());
+        out.object(&Answer {
+            ok: refused == 0,
+            findings: &loaded.warnings,
+            effective,
+            connect,
+        })?;
+    } else {
+        tell(&mut out, &args, &loaded, &connect)?;
+    }
+    out.finish()?;
+    Ok(if refused > 0 { Exit::Failed } else { Exit::Done })
+}
+
+fn mistakes(mut out: Out, findings: &[Finding]) -> Result<Exit, CliError> {
+    if out.is_json() {
+        out.object(&Answer {
+            ok: false,
+            findings,
+            effective: None,
+            connect: Vec::new(),
+        })?;
+    }
+    let json = out.is_json();
+    out.finish()?;
+    let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
+    if !json {
+        for finding in findings {
+            eprintln!("{finding}");
+        }
+    }
+    Err(CliError::usage(format!(
+        "the configuration has {errors} {}",
+        if errors == 1 { "mistake" } else { "mistakes" }
+    )))
+}
+
+fn tell(out: &mut Out, args: &Args, loaded: &Loaded, connect: &[Connect]) -> Result<(), CliError> {
+    if args.effective {
+        out.line(loaded.effective())?;
+    } else {
+        out.line(loaded.effective_set())?;
+        out.line("# every other key stands at its default; --effective shows all\n")?;
+    }
+    for c in connect {
+        let address = c.address.as_deref().unwrap_or("no fixed address");
+        match (&c.error, c.ms) {
+            (Some(error), _) => out.line(format!("# {}: {address}: {error}", c.partner))?,
+            (None, Some(ms)) => out.line(format!("# {}: {address}: connected in {ms} ms", c.partner))?,
+            (None, None) => out.line(format!("# {}: {address}: known only with a record", c.partner))?,
+        }
+    }
+    // What matters comes last, where the eye is.
+    out.flush()?;
+    for warning in &loaded.warnings {
+        eprintln!("{warning}");
+    }
+    let counted = |n: usize, thing: &str| format!("{n} {thing}{}", if n == 1 { "" } else { "s" });
+    let warnings = match loaded.warnings.len() {
+        0 => String::new(),
+        n => format!(", with {}", counted(n, "warning")),
+    };
+    let partners = counted(loaded.config.partners.len(), "partner");
+    eprintln!(
+        "ok{warnings}: {partners}, {}",
+        counted(loaded.config.topics.len(), "topic")
+    );
+    Ok(())
+}
+
+/// Connects to all partners side by side: one that hangs costs its own timeout only.
+fn connect_all(loaded: &Loaded) -> Vec<Connect> {
+    let partners: Vec<&PartnerConfig> = loaded.config.partners.values().collect();
+    let mut connects = Vec::with_capacity(partners.len());
+    // A bound on threads at once: hundreds of partners are possible.
+    for some in partners.chunks(32) {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = some.iter().map(|p| (p, scope.spawn(|| connect(p)))).collect();
+            for (partner, thread) in running {
+                connects.push(thread.join().unwrap_or_else(|_| Connect {
+                    partner: partner.name.clone(),
+                    address: None,
+                    ms: None,
+                    error: Some("the check itself failed".into()),
+                }));
+            }
+        });
+    }
+    connects
+}
+
+fn connect(partner: &PartnerConfig) -> Connect {
+    let mut result = Connect {
+        partner: partner.name.clone(),
+        address: None,
+        ms: None,
+        error: None,
+    };
+    let Some(address) = address_of(partner.proxy.as_deref().unwrap_or(&partner.url)) else {
+        return result;
+    };
+    result.address = Some(address.clone());
+    let began = Instant::now();
+    let addresses = match address.to_socket_addrs() {
+        Ok(addresses) => addresses,
+        Err(e) => {
+            result.error = Some(format!("cannot resolve: {e}"));
+            return result;
+        }
+    };
+    result.error = Some("the name has no address".into());
+    for at in addresses {
+        match TcpStream::connect_timeout(&at, partner.connect_timeout) {
+            Ok(_) => {
+                result.ms = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+                result.error = None;
+                break;
+            }
+            Err(e) => result.error = Some(format!("cannot connect: {e}")),
+        }
+    }
+    result
+}
+
+/// Host and port of a URL template, if they stand fast without a record.
+fn address_of(template: &str) -> Option<String> {
+    let (scheme, rest) = template.trim().split_once("://")?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let authority = &rest[..end];
+    if authority.contains('{') {
+        return None;
+    }
+    let url = url::Url::parse(&format!("{scheme}://{authority}/")).ok()?;
+    let port = url
+        .port_or_known_default()
+        .or((scheme.starts_with("socks5")).then_some(1080))?;
+    Some(format!("{}:{port}", url.host_str()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, connect: bool) -> Result<Exit, CliError> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("actors.toml");
+        std::fs::write(&file, text).unwrap();
+        let global = Global {
+            config: vec![file],
+            ..Global::default()
+        };
+        run(
+            Args {
+                connect,
+                effective: true,
+            },
+            &global,
+        )
+    }
+
+    #[test]
+    fn a_host_is_known_where_no_record_decides_it() {
+        assert_eq!(
+            address_of("https://u:p@api.acme.com/{{ key }}?a={{ id }}").as_deref(),
+            Some("api.acme.com:443")
+        );
+        assert_eq!(address_of("http://[::1]:8080").as_deref(), Some("[::1]:8080"));
+        assert_eq!(
+            address_of("socks5://127.0.0.1").as_deref(),
+            Some("127.0.0.1:1080")
+        );
+        assert_eq!(address_of("https://{{ headers.host }}/x"), None);
+        assert_eq!(address_of("{{ value }}"), None);
+    }
+
+    #[test]
+    fn exit_codes_tell_mistakes_from_dead_partners() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let text = format!("[topics.t]\npartner = 'p'\n[partners.p]\nurl = 'http://127.0.0.1:{port}/'\n");
+        assert_eq!(check(&text, true).unwrap(), Exit::Done);
+        drop(listener);
+        assert_eq!(check(&text, true).unwrap(), Exit::Failed);
+        assert_eq!(check(&text, false).unwrap(), Exit::Done);
+        assert_eq!(check("[nod]\n", false).unwrap_err().exit(), Exit::Usage);
+    }
+}

@@ -1,0 +1,200 @@
+//! How a command reaches a node: its admin port, or its folder where it is stopped.
+//!
+//! The port is found by `--admin`, else SLUICEGATE_ADMIN (clap reads both), else `listen.admin` of the
+//! configuration; the token by SLUICEGATE_TOKEN, else `listen.token`. A folder is opened only where the address came
+//! from the configuration too: an address given by hand may belong to another machine's node.
+
+use super::{CliError, Global};
+use crate::admin::{Client, ClientError};
+use crate::api::{ApiError, Filter, OrderReport, OrderRequest, PartnerTest, Query, Reply, Status};
+use crate::config::{self, Loaded};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use tokio::runtime::Runtime;
+
+/// A node, or what a stopped one left.
+pub struct Node {
+    runtime: Runtime,
+    client: Client,
+    /// Set where the folder may be opened if nobody answers.
+    folder: Option<Box<Loaded>>,
+}
+
+/// The variable that holds the token.
+pub const TOKEN: &str = "SLUICEGATE_TOKEN";
+
+impl Node {
+    /// Finds out where to ask; asks nothing yet.
+    ///
+    /// # Errors
+    /// If neither an address nor a configuration is at hand, or they cannot be read.
+    pub fn find(global: &Global) -> Result<Self, CliError> {
+        let from_env = config::process_env()
+            .find(|(name, _)| name == TOKEN)
+            .map(|(_, token)| token);
+        let (address, token, folder) = match &global.admin {
+            Some(address) => (address.clone(), from_env, None),
+            None => {
+                let loaded = config::load(&global.files(), config::process_env()).map_err(|findings| {
+                    CliError::configuration(findings).mend("or say where the node is: --admin HOST:PORT")
+                })?;
+                let token = match from_env {
+                    Some(token) => Some(token),
+                    // A token that cannot be had matters only to a node that asks for it, and that one says so.
+                    None => loaded
+                        .token()
+                        .ok()
+                        .flatten()
+                        .map(|secret| secret.expose().to_owned()),
+                };
+                (
+                    reachable(loaded.config.listen.admin).to_string(),
+                    token,
+                    Some(Box::new(loaded)),
+                )
+            }
+        };
+        let client = Client::new(&address, token).map_err(|e| CliError::usage(e.to_string()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| CliError::failed("cannot start a runtime").caused_by(e))?;
+        Ok(Self {
+            runtime,
+            client,
+            folder,
+        })
+    }
+
+    fn ask<T, F, A>(&self, live: F) -> Result<T, CliError>
+    where
+        F: FnOnce(Client) -> A,
+        A: Future<Output = Result<T, ClientError>>,
+    {
+        self.runtime
+            .block_on(live(self.client.clone()))
+            .map_err(|e| failed(e, self.folder.is_some()))
+    }
+
+    /// The node as it stands.
+    ///
+    /// # Errors
+    /// As for every method here: nobody answers, or the node says no.
+    pub fn status(&self) -> Result<Status, CliError> {
+        self.ask(|client| async move { client.status().await })
+    }
+
+    /// Asks a question.
+    pub fn query(&self, query: &Query) -> Result<Reply, CliError> {
+        let query = query.clone();
+        self.ask(|client| async move { client.query(&query).await })
+    }
+
+    /// Gives an order.
+    pub fn order(&self, order: &OrderRequest) -> Result<OrderReport, CliError> {
+        let order = order.clone();
+        self.ask(|client| async move { client.order(&order).await })
+    }
+
+    /// Remembered IDs as lines of JSON, in pieces as they come.
+    pub fn export(
+        &self,
+        filter: &Filter,
+        take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), CliError> {
+        let filter = filter.clone();
+        self.ask(|client| async move { client.export(&filter, take).await })
+    }
+
+    /// A trial connection from the node to a partner.
+    pub fn test_partner(&self, partner: &str) -> Result<PartnerTest, CliError> {
+        let partner = partner.to_owned();
+        self.ask(|client| async move { client.test_partner(&partner).await })
+    }
+}
+
+/// An address to connect to: a node that listens everywhere is here, too.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// The error of a command for what the node, or its desk, said.
+pub fn refused(error: ApiError) -> CliError {
+    match error {
+        ApiError::Invalid(what) => CliError::usage(what),
+        other => CliError::failed(other.to_string()),
+    }
+}
+
+fn failed(error: ClientError, configured: bool) -> CliError {
+    match error {
+        ClientError::Api(e) => refused(e),
+        ClientError::NotRunning { address, source } => {
+            let hint = if configured {
+                "start the node, or say where it is: --admin HOST:PORT"
+            } else {
+                "check the address (--admin, SLUICEGATE_ADMIN)"
+            };
+            CliError::failed(format!("no node answers at {address}"))
+                .mend(hint)
+                .caused_by(source)
+        }
+        other => CliError::failed(other.to_string()),
+    }
+}
+
+/// Who gives an order, as far as that is known: for the audit.
+pub fn who() -> String {
+    let env: Vec<(String, String)> = config::process_env().collect();
+    let of = |name: &str| {
+        env.iter()
+            .find(|(n, v)| n == name && !v.is_empty())
+            .map(|(_, v)| v.clone())
+    };
+    let user = of("SUDO_USER").or_else(|| of("USER")).or_else(|| of("LOGNAME"));
+    let uid = rustix::process::getuid().as_raw();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{}@{host}", user.unwrap_or_else(|| format!("uid {uid}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Exit;
+
+    #[test]
+    fn a_node_that_listens_everywhere_is_asked_on_loopback() {
+        assert_eq!(
+            reachable("0.0.0.0:7070".parse().unwrap()).to_string(),
+            "127.0.0.1:7070"
+        );
+        assert_eq!(reachable("[::]:7070".parse().unwrap()).to_string(), "[::1]:7070");
+        assert_eq!(reachable("10.0.0.7:1".parse().unwrap()).to_string(), "10.0.0.7:1");
+    }
+
+    #[test]
+    fn wrong_usage_and_refusals_have_their_own_codes() {
+        assert_eq!(refused(ApiError::Invalid("x".into())).exit(), Exit::Usage);
+        assert_eq!(refused(ApiError::Stale("x".into())).exit(), Exit::Failed);
+        let global = Global {
+            admin: Some("nowhere".into()),
+            ..Global::default()
+        };
+        assert_eq!(Node::find(&global).err().map(|e| e.exit()), Some(Exit::Usage));
+        let global = Global {
+            admin: Some("127.0.0.1:1".into()),
+            ..Global::default()
+        };
+        let error = Node::find(&global).unwrap().status().unwrap_err();
+        assert!(
+            error.to_string().contains("no node answers at 127.0.0.1:1"),
+            "{error}"
+        );
+    }
+}

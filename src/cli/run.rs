@@ -1,0 +1,46 @@
+//! `run`: a node.
+
+use super::{CliError, Exit, Global};
+use crate::app;
+use std::time::Duration;
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// End once nothing waits, with a summary; exit code 3 if messages are dead or parked
+    #[arg(long)]
+    pub until_drained: bool,
+    /// With --until-drained: give up after so long, as 2h; exit code 4
+    #[arg(long, value_name = "DURATION", value_parser = super::duration_arg, requires = "until_drained")]
+    pub timeout: Option<Duration>,
+}
+
+/// Runs the command.
+pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
+    let loaded = global.load()?;
+    let config = loaded.config;
+    let _logging = crate::telemetry::logging::start(&config.logging, &config.node.id)
+        .map_err(|e| CliError::failed("cannot set up logging").caused_by(e))?;
+    let options = app::RunOptions {
+        until_drained: args.until_drained,
+        timeout: args.timeout,
+    };
+    let summary = app::run(config, options).map_err(|e| CliError::failed("the node failed").caused_by(e))?;
+    if args.until_drained {
+        eprintln!(
+            "{}: {} delivered, {} dead, {} parked",
+            if summary.timed_out { "timed out" } else { "drained" },
+            summary.delivered,
+            summary.dead,
+            summary.parked
+        );
+    }
+    Ok(match summary {
+        app::Summary { timed_out: true, .. } => Exit::TimedOut,
+        app::Summary {
+            dead: 0, parked: 0, ..
+        } => Exit::Done,
+        _ if args.until_drained => Exit::Incomplete,
+        _ => Exit::Done,
+    })
+}

@@ -1,0 +1,570 @@
+//! Checks that need more than one key: references, policies that contradict each other, bounds of the machine.
+
+use super::effective::origin_of;
+use super::finding::{Finding, Severity, nearest};
+use super::model::*;
+use super::secrets;
+use super::topic::whole_name;
+use super::tree::{Origin, join, quoted};
+use super::units::duration as show;
+use super::{mask, template};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// File descriptors that a node needs besides those of its requests: log segments, store, admin port.
+const OTHER_FILES: u64 = 256;
+
+/// What the machine allows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine {
+    /// Most file descriptors that the process may ask for (the hard limit); `None` is no bound.
+    pub open_files: Option<u64>,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn here() -> Self {
+        Self {
+            open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
+        }
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, which the checks count on. Returns the limit that then
+/// holds; `None` is no bound. A refusal by the system leaves the limit as it is.
+pub fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    )
+    .is_err()
+    {
+        return getrlimit(Resource::Nofile).current;
+    }
+    maximum
+}
+
+/// A check under way.
+pub(super) struct Check<'a> {
+    pub(super) config: &'a Config,
+    origins: &'a BTreeMap<String, Origin>,
+    findings: Vec<Finding>,
+}
+
+/// Everything that is wrong or doubtful about a configuration whose single values are fine.
+pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>, machine: &Machine) -> Vec<Finding> {
+    let mut check = Check {
+        config,
+        origins,
+        findings: Vec::new(),
+    };
+    check.node();
+    check.machine(machine);
+    check.limits();
+    for partner in config.partners.values() {
+        check.partner(partner);
+    }
+    check.unused();
+    for topic in config.topics.values() {
+        check.topic(topic);
+    }
+    check.patterns();
+    check.findings
+}
+
+impl Check<'_> {
+    fn report(
+        &mut self,
+        severity: Severity,
+        section: &str,
+        key: &str,
+        value: Option<String>,
+        message: String,
+        hint: &str,
+    ) {
+        let full = if key.is_empty() {
+            section.to_owned()
+        } else {
+            format!("{section}.{key}")
+        };
+        let origin = match key {
+            "" => self.origins.get(section),
+            key => origin_of(self.origins, section, key).or_else(|| self.origins.get(section)),
+        };
+        self.findings.push(Finding {
+            severity,
+            value: value.map(|value| mask::found(&full, &value)),
+            key: full,
+            file: origin.and_then(Origin::file),
+            line: origin.map(|o| o.line).filter(|line| *line > 0),
+            message,
+            hint: (!hint.is_empty()).then(|| hint.to_owned()),
+        });
+    }
+    pub(super) fn error(
+        &mut self,
+        section: &str,
+        key: &str,
+        value: Option<String>,
+        message: impl Into<String>,
+        hint: &str,
+    ) {
+        self.report(Severity::Error, section, key, value, message.into(), hint);
+    }
+    pub(super) fn warn(
+        &mut self,
+        section: &str,
+        key: &str,
+        value: Option<String>,
+        message: impl Into<String>,
+        hint: &str,
+    ) {
+        self.report(Severity::Warning, section, key, value, message.into(), hint);
+    }
+    pub(super) fn is_set(&self, section: &str, key: &str) -> bool {
+        self.origins.contains_key(&format!("{section}.{key}"))
+    }
+
+    fn node(&mut self) {
+        let c = self.config;
+        let admin = c.listen.admin;
+        if !admin.ip().is_loopback() && c.listen.token.is_none() {
+            self.error(
+                "listen",
+                "admin",
+                Some(quoted(&admin.to_string())),
+                "any address but loopback needs a token",
+                "set listen.token = { env = \"NAME\" }, or listen on 127.0.0.1; listen.probes serves health and metrics alone",
+            );
+        }
+        if c.listen
+            .probes
+            .is_some_and(|probes| probes == admin && admin.port() != 0)
+        {
+            let value = Some(quoted(&admin.to_string()));
+            self.error(
+                "listen",
+                "probes",
+                value,
+                "is the admin address",
+                "give probes a port of their own",
+            );
+        }
+        let restart = &c.actors.restart;
+        self.ordered(
+            "actors",
+            "restart.first",
+            restart.first,
+            "restart.longest",
+            restart.longest,
+        );
+        if c.dedup.bucket > c.dedup.retention {
+            let value = Some(quoted(&show(c.dedup.bucket)));
+            let message = format!("is longer than dedup.retention ({})", show(c.dedup.retention));
+            self.error(
+                "dedup",
+                "bucket",
+                value,
+                message,
+                "memory comes back bucket by bucket: take a retention of several buckets",
+            );
+        }
+        let buckets = c.dedup.retention.as_secs_f64() / c.dedup.bucket.as_secs_f64();
+        if buckets > 400.0 {
+            let value = Some(quoted(&show(c.dedup.bucket)));
+            let message = format!("makes {buckets:.0} buckets, and a look-up may ask each");
+            self.warn("dedup", "bucket", value, message, "take a longer bucket");
+        }
+        if c.actors.window < c.actors.busy_keys {
+            let message = format!(
+                "is below actors.busy_keys ({}): so many keys can never be busy",
+                c.actors.busy_keys
+            );
+            self.warn(
+                "actors",
+                "window",
+                Some(c.actors.window.to_string()),
+                message,
+                "raise it, or lower busy_keys",
+            );
+        }
+        if c.log.segment > c.node.memory {
+            let value = Some(quoted(&super::units::size(c.log.segment)));
+            self.warn(
+                "log",
+                "segment",
+                value,
+                "is larger than node.memory",
+                "segments of 64MiB are large enough",
+            );
+        }
+        if c.log.retention < c.ledger.waiting_after {
+            self.retention_too_short("log", "retention", c.log.retention);
+        }
+    }
+
+    fn retention_too_short(&mut self, section: &str, key: &str, retention: Duration) {
+        let message = format!(
+            "is shorter than ledger.waiting_after ({}): a record would be gone before it is copied into the ledger",
+            show(self.config.ledger.waiting_after)
+        );
+        self.error(
+            section,
+            key,
+            Some(quoted(&show(retention))),
+            message,
+            "keep records longer, or lower ledger.waiting_after",
+        );
+    }
+
+    pub(super) fn ordered(&mut self, section: &str, small: &str, low: Duration, large: &str, high: Duration) {
+        if low > high {
+            let message = format!("is longer than {large} ({})", show(high));
+            self.error(
+                section,
+                small,
+                Some(quoted(&show(low))),
+                message,
+                "lower it, or raise the other",
+            );
+        }
+    }
+
+    fn machine(&mut self, machine: &Machine) {
+        let Some(files) = machine.open_files else { return };
+        let requests = self.config.actors.requests as u64;
+        let wanted = self
+            .config
+            .partners
+            .values()
+            .map(|p| p.concurrency as u64)
+            .sum::<u64>()
+            .min(requests);
+        let message = |n: u64| {
+            format!(
+                "{n} requests in flight and {OTHER_FILES} other files exceed the limit of {files} open files"
+            )
+        };
+        let hint = "raise the limit (ulimit -Hn, LimitNOFILE= of systemd), or lower actors.requests";
+        if wanted + OTHER_FILES > files {
+            self.error(
+                "actors",
+                "requests",
+                Some(requests.to_string()),
+                message(wanted),
+                hint,
+            );
+        } else if requests + OTHER_FILES > files && self.is_set("actors", "requests") {
+            self.warn(
+                "actors",
+                "requests",
+                Some(requests.to_string()),
+                message(requests),
+                hint,
+            );
+        }
+    }
+
+    fn limits(&mut self) {
+        for (name, limit) in &self.config.limits {
+            self.limit(&join("limits", name), "", limit);
+        }
+    }
+
+    pub(super) fn limit(&mut self, section: &str, prefix: &str, limit: &LimitConfig) {
+        let sliding: Vec<_> = limit
+            .rates
+            .iter()
+            .filter_map(|rate| match rate {
+                Rate::Sliding { count, window } => Some((*count, *window)),
+                Rate::Calendar { .. } => None,
+            })
+            .collect();
+        for (count, window) in &sliding {
+            let tighter = sliding
+                .iter()
+                .find(|(other, span)| (other, span) != (count, window) && other <= count && span >= window);
+            if let Some((other, span)) = tighter {
+                let loose = super::units::rate(&Rate::Sliding {
+                    count: *count,
+                    window: *window,
+                });
+                let tight = super::units::rate(&Rate::Sliding {
+                    count: *other,
+                    window: *span,
+                });
+                let message = format!("{loose} never bites: {tight} is stricter");
+                self.warn(
+                    section,
+                    &format!("{prefix}rates"),
+                    None,
+                    message,
+                    "take it out, or check which one the partner means",
+                );
+            }
+        }
+    }
+
+    fn unused(&mut self) {
+        let c = self.config;
+        let named: BTreeSet<&str> = c
+            .partners
+            .values()
+            .flat_map(|p| &p.limits)
+            .filter_map(|limit| match limit {
+                LimitRef::Named(name) => Some(name.as_str()),
+                LimitRef::Inline(_) => None,
+            })
+            .collect();
+        for name in c.limits.keys().filter(|name| !named.contains(name.as_str())) {
+            self.warn(
+                &join("limits", name),
+                "",
+                None,
+                "no partner draws from it",
+                "set limits at a partner, or take it out",
+            );
+        }
+        let used = used_secrets(c);
+        for name in c.secrets.keys().filter(|name| !used.contains(*name)) {
+            self.warn(&join("secrets", name), "", None, "no template uses it", "");
+        }
+        let routes = c.topics.values().flat_map(|t| &t.deliver);
+        let by_field = routes
+            .clone()
+            .any(|route| matches!(route.partner, PartnerRef::Field(_)));
+        let fed: BTreeSet<&str> = routes
+            .filter_map(|route| match &route.partner {
+                PartnerRef::Named(name) => Some(name.as_str()),
+                PartnerRef::Field(_) => None,
+            })
+            .collect();
+        for name in c
+            .partners
+            .keys()
+            .filter(|name| !by_field && !fed.contains(name.as_str()))
+        {
+            self.warn(
+                &join("partners", name),
+                "",
+                None,
+                "no topic feeds it",
+                "add [topics.NAME] with partner = this one",
+            );
+        }
+    }
+
+    fn topic(&mut self, t: &TopicConfig) {
+        let section = join("topics", &t.name);
+        let s = section.as_str();
+        let short = !self.is_set(s, "deliver");
+        let key = |i: usize| {
+            if short {
+                "partner".to_owned()
+            } else {
+                format!("deliver[{i}].partner")
+            }
+        };
+        let mut seen = BTreeSet::new();
+        for (i, route) in t.deliver.iter().enumerate() {
+            let PartnerRef::Named(name) = &route.partner else {
+                continue;
+            };
+            if !self.config.partners.contains_key(name) {
+                let hint = match nearest(name, self.config.partners.keys().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("add [partners.{name}] with its url"),
+                };
+                self.error(
+                    s,
+                    &key(i),
+                    Some(quoted(name)),
+                    format!("no partner `{name}` is defined"),
+                    &hint,
+                );
+            }
+            if !seen.insert(name) {
+                let hint = "one topic feeds a partner over one route: join the filters with `or`";
+                self.error(
+                    s,
+                    &key(i),
+                    Some(quoted(name)),
+                    "the topic feeds this partner twice",
+                    hint,
+                );
+            }
+        }
+        if let Some(retention) = t.retention
+            && retention < self.config.ledger.waiting_after
+        {
+            self.retention_too_short(s, "retention", retention);
+        }
+        let positions = t.id.contains(&IdSource::Position);
+        if positions && t.id.len() > 1 {
+            let hint = "take position out, or the others";
+            self.warn(
+                s,
+                "id",
+                None,
+                "with the position in it every record is a message of its own",
+                hint,
+            );
+        }
+        if positions && self.is_set(s, "id_missing") {
+            self.warn(
+                s,
+                "id_missing",
+                None,
+                "has no effect: a position is never missing",
+                "",
+            );
+        }
+    }
+
+    /// A section of exactly the topic's name goes first, then patterns in alphabetical order: what is never reached
+    /// that way, or only for some topics, is said.
+    fn patterns(&mut self) {
+        let c = self.config;
+        let patterns: Vec<_> = c
+            .topics
+            .values()
+            .filter_map(|t| {
+                t.pattern
+                    .as_ref()
+                    .and_then(|p| whole_name(p).ok())
+                    .map(|regex| (t, regex))
+            })
+            .collect();
+        for (i, (t, regex)) in patterns.iter().enumerate() {
+            let s = join("topics", &t.name);
+            let same = patterns[..i]
+                .iter()
+                .find(|(earlier, _)| earlier.pattern == t.pattern);
+            if let Some((earlier, _)) = same {
+                let message = format!("[topics.{}] has the same pattern and goes first", earlier.name);
+                self.error(
+                    &s,
+                    "match",
+                    None,
+                    message,
+                    "join the two sections: deliver takes several partners",
+                );
+                continue;
+            }
+            for named in c
+                .topics
+                .values()
+                .filter(|n| n.pattern.is_none() && regex.is_match(&n.name))
+            {
+                let message = format!("also matches {}, whose own section goes first", named.name);
+                self.warn(
+                    &s,
+                    "match",
+                    None,
+                    message,
+                    "narrow the pattern, if that is not meant",
+                );
+            }
+        }
+    }
+}
+
+/// Every template of a partner with its key.
+pub(super) fn templates(p: &PartnerConfig) -> Vec<(String, &str)> {
+    let mut all = vec![("url".to_owned(), p.url.as_str())];
+    all.extend(
+        p.headers
+            .iter()
+            .map(|(name, value)| (join("headers", name), value.as_str())),
+    );
+    all.extend(p.body.iter().map(|body| ("body".to_owned(), body.as_str())));
+    if let Some(verify) = &p.verify {
+        all.push(("verify.url".to_owned(), &verify.url));
+        all.extend(
+            verify
+                .headers
+                .iter()
+                .map(|(name, value)| (join("verify.headers", name), value.as_str())),
+        );
+    }
+    all
+}
+
+/// The names of the secrets that any template uses.
+pub(super) fn used_secrets(config: &Config) -> BTreeSet<String> {
+    config
+        .partners
+        .values()
+        .flat_map(templates)
+        .flat_map(|(_, text)| template::secrets(text))
+        .collect()
+}
+
+/// The environment variables that secrets come from.
+pub(super) fn secret_variables(config: &Config) -> BTreeSet<String> {
+    let sources = config.secrets.values().chain(&config.listen.token);
+    let variable = |source: &SecretSource| match source {
+        SecretSource::Env(name) => Some(name.clone()),
+        SecretSource::File(_) => None,
+    };
+    sources.filter_map(variable).collect()
+}
+
+/// One finding for each secret that is used and cannot be had now.
+pub(super) fn missing_secrets(
+    config: &Config,
+    origins: &BTreeMap<String, Origin>,
+    env: &BTreeMap<String, String>,
+    severity: Severity,
+) -> Vec<Finding> {
+    let mut check = Check {
+        config,
+        origins,
+        findings: Vec::new(),
+    };
+    let used = used_secrets(config);
+    let named = config.secrets.iter().filter(|(name, _)| used.contains(*name));
+    let mut sources: Vec<_> = named
+        .map(|(name, source)| (join("secrets", name), "", source))
+        .collect();
+    sources.extend(
+        config
+            .listen
+            .token
+            .iter()
+            .map(|source| ("listen".to_owned(), "token", source)),
+    );
+    for (section, key, source) in sources {
+        if let Err(e) = secrets::read(source, env) {
+            let hint = match &e {
+                secrets::SecretError::NotSet(name) => {
+                    format!("export {name}, or let the secret come from a file; `run` needs it")
+                }
+                secrets::SecretError::Empty(_) => "put the secret in; `run` needs it".to_owned(),
+                secrets::SecretError::Unreadable { cause, .. } => format!("{cause}; `run` needs it"),
+            };
+            check.report(severity, &section, key, None, e.to_string(), &hint);
+        }
+    }
+    check.findings
+}
+
+impl Config {
+    /// The section that decides about a topic: the one of exactly its name, else the first pattern in alphabetical
+    /// order of the sections. One topic has one section, so its ID and key mean one thing.
+    pub fn section_of(&self, topic: &str) -> Option<&TopicConfig> {
+        let named = self.topics.get(topic).filter(|t| t.pattern.is_none());
+        named.or_else(|| {
+            self.topics.values().find(|t| {
+                t.pattern
+                    .as_ref()
+                    .is_some_and(|p| whole_name(p).is_ok_and(|regex| regex.is_match(topic)))
+            })
+        })
+    }
+}

@@ -1,0 +1,322 @@
+//! Checks of one partner: policies that contradict each other, references, credentials written out.
+
+use super::check::{Check, templates};
+use super::finding::nearest;
+use super::model::*;
+use super::tree::{join, quoted};
+use super::units::duration as show;
+use super::{mask, template};
+use std::time::Duration;
+
+impl Check<'_> {
+    pub(super) fn partner(&mut self, p: &PartnerConfig) {
+        let section = join("partners", &p.name);
+        let s = section.as_str();
+        for limit in &p.limits {
+            match limit {
+                LimitRef::Named(name) if !self.config.limits.contains_key(name) => {
+                    let message = format!("no limit `{name}` is defined");
+                    let hint = match nearest(name, self.config.limits.keys().map(String::as_str)) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => {
+                            format!("add [limits.{name}] with rates = [\"50/s\"], or write the rates here")
+                        }
+                    };
+                    self.error(s, "limits", Some(quoted(name)), message, &hint);
+                }
+                LimitRef::Named(_) => {}
+                LimitRef::Inline(limit) => self.limit(s, "limits.", limit),
+            }
+        }
+        if p.body.is_some() && ["GET", "HEAD"].contains(&p.method.as_str()) {
+            let hint = "set method = \"POST\", or take the body out";
+            self.error(
+                s,
+                "body",
+                None,
+                format!("a {} request has no body", p.method),
+                hint,
+            );
+        }
+        self.client(s, p);
+        self.retry(s, p);
+        self.doubt(s, p);
+        self.ordered(
+            s,
+            "breaker.open",
+            p.breaker.open,
+            "breaker.longest",
+            p.breaker.longest,
+        );
+        if let Some(ca) = &p.ca
+            && let Err(e) = std::fs::File::open(ca)
+        {
+            self.error(
+                s,
+                "ca",
+                Some(quoted(&ca.display().to_string())),
+                format!("cannot read it: {e}"),
+                "",
+            );
+        }
+        let memory = p.retention.unwrap_or(self.config.dedup.retention);
+        if memory < p.retry.give_up_after {
+            let key = if p.retention.is_some() {
+                "retention"
+            } else {
+                "retry.give_up_after"
+            };
+            let message = format!(
+                "IDs are remembered for {} only, and a message may be tried for {}",
+                show(memory),
+                show(p.retry.give_up_after)
+            );
+            let hint = "remember longer (dedup.retention, or the partner's retention) or give up earlier";
+            self.error(s, key, None, message, hint);
+        }
+        if p.request_timeout > self.config.node.drain && self.is_set(s, "timeout.request") {
+            let message = format!(
+                "is longer than node.drain ({}): an orderly stop may leave doubts",
+                show(self.config.node.drain)
+            );
+            let value = Some(quoted(&show(p.request_timeout)));
+            self.warn(s, "timeout.request", value, message, "raise node.drain above it");
+        }
+        let held = (p.answer_limit as u64).saturating_mul(p.concurrency as u64);
+        if held > self.config.node.memory {
+            let value = Some(quoted(&super::units::size(p.answer_limit as u64)));
+            let message = format!("times concurrency ({}) exceeds node.memory", p.concurrency);
+            self.warn(
+                s,
+                "answer_limit",
+                value,
+                message,
+                "answers are read up to this bound only: lower it",
+            );
+        }
+        self.literals(s, p);
+        self.secrets_defined(s, p);
+    }
+
+    fn client(&mut self, s: &str, p: &PartnerConfig) {
+        if p.client != ClientKind::Pool {
+            return;
+        }
+        let wanting = [
+            ("http2", p.http2),
+            ("proxy", p.proxy.is_some()),
+            ("redirects", p.redirects > 0),
+        ];
+        for (key, _) in wanting.iter().filter(|(_, set)| *set) {
+            let hint = "take client out, or set client = \"reqwest\"";
+            self.error(
+                s,
+                key,
+                None,
+                "the pool speaks plain HTTP/1.1 without proxies and redirects",
+                hint,
+            );
+        }
+    }
+
+    fn retry(&mut self, s: &str, p: &PartnerConfig) {
+        let retry = &p.retry;
+        self.ordered(s, "retry.first", retry.first, "retry.longest", retry.longest);
+        if retry.first > retry.give_up_after {
+            let value = Some(quoted(&show(retry.give_up_after)));
+            self.warn(
+                s,
+                "retry.give_up_after",
+                value,
+                "ends before the first retry may start",
+                "raise it, or lower retry.first",
+            );
+        }
+        let Some(attempts) = retry.attempts else { return };
+        let most = longest_run(retry, attempts, p.request_timeout);
+        let usual = longest_run(retry, attempts, Duration::ZERO) / 2;
+        if most < retry.give_up_after && self.is_set(s, "retry.give_up_after") {
+            let message = format!(
+                "{attempts} attempts are over after at most {}, so retry.give_up_after ({}) is never reached",
+                show_rounded(most),
+                show(retry.give_up_after)
+            );
+            self.warn(
+                s,
+                "retry.attempts",
+                Some(attempts.to_string()),
+                message,
+                "take one of them out; without attempts the age alone decides",
+            );
+        } else if usual > retry.give_up_after {
+            let message = format!(
+                "{attempts} attempts take about {}, so retry.give_up_after ({}) comes first",
+                show_rounded(usual),
+                show(retry.give_up_after)
+            );
+            self.warn(
+                s,
+                "retry.attempts",
+                Some(attempts.to_string()),
+                message,
+                "take one of them out; without attempts the age alone decides",
+            );
+        }
+    }
+
+    fn doubt(&mut self, s: &str, p: &PartnerConfig) {
+        let lease = self.config.ledger.lease;
+        if p.doubt.uses(DoubtPolicy::Resend) {
+            if !p.idempotency_key {
+                let hint =
+                    "without it the partner cannot tell a repeat: let it be sent, or use doubt = \"park\"";
+                self.error(
+                    s,
+                    "idempotency_key",
+                    Some("false".into()),
+                    "resend needs the Idempotency-Key",
+                    hint,
+                );
+            }
+            if !self.is_set(s, "idempotency_window") {
+                let message = format!(
+                    "resend rests on it, and it is not set: {} is assumed",
+                    show(p.idempotency_window)
+                );
+                self.warn(
+                    s,
+                    "idempotency_window",
+                    None,
+                    message,
+                    "ask the partner how long it remembers an Idempotency-Key, and write that",
+                );
+            }
+            let least = lease + p.request_timeout;
+            if p.idempotency_window <= least {
+                let message = format!(
+                    "is over before a doubt may be resent (ledger.lease + timeout.request = {}): all would park",
+                    show(least)
+                );
+                let value = Some(quoted(&show(p.idempotency_window)));
+                self.error(
+                    s,
+                    "idempotency_window",
+                    value,
+                    message,
+                    "shorten timeout.request, or use doubt = \"park\" or \"verify\"",
+                );
+            } else if p.idempotency_window < p.retry.longest {
+                let message = format!(
+                    "is shorter than retry.longest ({}): a doubt after a long wait parks",
+                    show(p.retry.longest)
+                );
+                let value = Some(quoted(&show(p.idempotency_window)));
+                self.warn(s, "idempotency_window", value, message, "");
+            }
+        } else if self.is_set(s, "idempotency_window") {
+            self.warn(
+                s,
+                "idempotency_window",
+                None,
+                "has no effect: no doubt is resent",
+                "set doubt = \"resend\", or take it out",
+            );
+        }
+        match (&p.verify, p.doubt.uses(DoubtPolicy::Verify)) {
+            (None, true) => {
+                let hint = "add verify = { url = \"https://…/{{ id }}\", delivered = \"status == 200\", never_seen = \"status == 404\" }";
+                self.error(
+                    s,
+                    "doubt",
+                    Some(quoted("verify")),
+                    "there is no look-up to verify with",
+                    hint,
+                );
+            }
+            (Some(_), false) => {
+                self.warn(
+                    s,
+                    "verify",
+                    None,
+                    "has no effect: no doubt is verified",
+                    "set doubt = \"verify\", or take it out",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Texts that look like credentials written out.
+    fn literals(&mut self, s: &str, p: &PartnerConfig) {
+        let hint = "put it into [secrets] and write {{ secret('NAME') }}";
+        let mut found = Vec::new();
+        for (name, value) in &p.headers {
+            if mask::header(name, value) != *value {
+                found.push(join("headers", name));
+            }
+        }
+        for (name, value) in p.verify.iter().flat_map(|v| &v.headers) {
+            if mask::header(name, value) != *value {
+                found.push(join("verify.headers", name));
+            }
+        }
+        let urls = [
+            ("url", Some(&p.url)),
+            ("proxy", p.proxy.as_ref()),
+            ("verify.url", p.verify.as_ref().map(|v| &v.url)),
+        ];
+        for (key, url) in urls {
+            if url.is_some_and(|url| mask::url(url) != *url) {
+                found.push(key.into());
+            }
+        }
+        if p.body.as_ref().is_some_and(|body| mask::body(body) != *body) {
+            found.push("body".into());
+        }
+        for key in found {
+            self.warn(
+                s,
+                &key,
+                None,
+                "looks like a secret or personal data written out",
+                hint,
+            );
+        }
+    }
+
+    fn secrets_defined(&mut self, s: &str, p: &PartnerConfig) {
+        for (key, text) in templates(p) {
+            for name in template::secrets(text) {
+                if self.config.secrets.contains_key(&name) {
+                    continue;
+                }
+                let hint = match nearest(&name, self.config.secrets.keys().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!(
+                        "add to [secrets]: {} = {{ env = \"NAME\" }}",
+                        super::tree::key(&name)
+                    ),
+                };
+                self.error(s, &key, None, format!("no secret `{name}` is defined"), &hint);
+            }
+        }
+    }
+}
+
+/// How long `attempts` attempts last at most: every backoff at its longest, every request at `request`.
+fn longest_run(retry: &RetryConfig, attempts: u32, request: Duration) -> Duration {
+    let mut total = request.saturating_mul(attempts);
+    let mut wait = retry.first;
+    for n in 1..attempts {
+        if wait >= retry.longest {
+            return total.saturating_add(retry.longest.saturating_mul(attempts - n));
+        }
+        total = total.saturating_add(wait);
+        wait = wait.saturating_mul(2);
+    }
+    total
+}
+
+fn show_rounded(d: Duration) -> String {
+    show(Duration::from_secs(d.as_secs().max(1)))
+}

@@ -1,0 +1,73 @@
+//! What can be said of a template before there is a record: whether it compiles, which names and secrets it uses.
+
+use super::finding::nearest;
+use crate::sink::template::VARIABLES;
+use minijinja::Environment;
+use regex::Regex;
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+/// Functions: `secret('name')`, and those of the template language.
+const BUILT_IN: [&str; 5] = ["secret", "range", "dict", "namespace", "debug"];
+
+/// Checks a template; the error is what is wrong with it.
+pub(super) fn check(text: &str) -> Result<(), String> {
+    let env = Environment::new();
+    let template = env.template_from_str(text).map_err(|e| {
+        // Kind and detail only: the full form quotes the text.
+        format!(
+            "not a template: {}",
+            e.detail().map_or_else(|| e.kind().to_string(), str::to_owned)
+        )
+    })?;
+    let mut unknown: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+    unknown.retain(|name| !VARIABLES.contains(&name.as_str()) && !BUILT_IN.contains(&name.as_str()));
+    unknown.sort_unstable();
+    match unknown.first() {
+        None => Ok(()),
+        Some(name) => Err(match nearest(name, VARIABLES) {
+            Some(near) => format!("unknown name `{name}` in the template; did you mean `{near}`?"),
+            None => format!(
+                "unknown name `{name}` in the template, known are {}",
+                VARIABLES.join(", ")
+            ),
+        }),
+    }
+}
+
+/// The names of the secrets that a template uses.
+pub(super) fn secrets(text: &str) -> BTreeSet<String> {
+    static CALL: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r#"secret\s*\(\s*(?:'([^']*)'|"([^"]*)")"#).expect("the pattern is a constant and tested")
+    });
+    CALL.captures_iter(text)
+        .filter_map(|c| c.get(1).or(c.get(2)))
+        .map(|m| m.as_str().to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_compiles_and_knows_its_names() {
+        assert_eq!(
+            check("Bearer {{ secret('acme') }} {{ value.a[0] }} {% for x in range(3) %}{{ x }}{% endfor %}"),
+            Ok(())
+        );
+        assert!(check("{{ value").unwrap_err().starts_with("not a template"));
+        assert!(
+            check("{{ valeu.x }}")
+                .unwrap_err()
+                .ends_with("did you mean `value`?")
+        );
+        assert!(check("{{ shoe }}").unwrap_err().contains("known are"));
+    }
+
+    #[test]
+    fn secrets_are_named() {
+        let names = secrets("{{ secret('a') }}{{ secret( \"b-c\" ) }}{{ secret('a') }}");
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a", "b-c"]);
+    }
+}

@@ -1,0 +1,607 @@
+//! Which record of which key goes next inside one partition.
+//!
+//! A *key* is in one of four states. Only a *busy* one holds a place (there are `busy_keys` of them); one that
+//! *waits* for a retry holds none, so that it never blocks other keys, and its later records stay behind it:
+//!
+//! ```text
+//!            push            next_ready (a place is free)
+//!   idle ───────────► ready ─────────────────────────────► busy
+//!    ▲                  ▲ ▲                                 │ │
+//!    │ done, nothing    │ └── due ◄── waiting ◄─ wait_until ┘ │
+//!    └── behind it      └───── done, others wait for a place ─┘
+//! ```
+//!
+//! A record without key is a unit of its own: it takes a place like a key and waits alone.
+//! A key that is *held* (a doubt of it is not settled, `on_doubt = "hold"`) stays idle whatever is behind it.
+//!
+//! Invariants: I4 (per key, in the order of `push`, the next item only after `done` or `wait_until` of the one
+//! before), I6 (the owner asks [`KeyQueues::memory`] and [`KeyQueues::payload_bytes`] and stops pushing; payloads
+//! of what waits can be shed), I8 (keys take turns: after [`TURN`] items a key goes behind the others).
+//! Neighbours: `PartitionActor` owns one, its `SubpartitionActor`s are the places. A restart begins with an empty
+//! one: what waits is restored from the ledger by [`KeyQueues::wait_until`], the rest is read again.
+
+mod slab;
+#[cfg(test)]
+mod tests;
+
+use super::types::{KeyHash, Time};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use slab::{NIL, Slab};
+use std::collections::BTreeMap;
+
+/// Items that a key may have in a row while others wait for its place. More saves actors made and dropped
+/// (about 0.5 us each), fewer lets key 1,001 of 1,000 come earlier.
+pub const TURN: u8 = 8;
+
+/// Marks a link to an item without key; plain numbers are keys.
+const UNORDERED: u32 = 1 << 31;
+
+/// What is queued: it may hold a payload that can be given up and read again when its turn comes.
+pub trait Held {
+    /// Bytes of payload held now.
+    fn bytes(&self) -> usize;
+    /// Gives the payload up; returns how many bytes that freed.
+    fn shed(&mut self) -> usize;
+}
+
+/// Queues per key with a bounded number of busy keys.
+#[derive(Debug)]
+pub struct KeyQueues<T> {
+    items: Slab<Node<T>>,
+    keys: Slab<Key>,
+    index: HashTable<u32>,
+    /// Keys and items without key that wait for a place, first come first served.
+    ready: List,
+    /// What waits for a time: lists by the time, rounded up (see [`coalesced`]).
+    timers: BTreeMap<Time, List>,
+    busy: usize,
+    busy_keys: usize,
+    waiting: usize,
+    payload: usize,
+    cursor: usize,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    item: T,
+    /// Pushed behind something else, or waits for long: its payload is shed first.
+    behind: bool,
+}
+
+#[derive(Debug)]
+struct Key {
+    hash: KeyHash,
+    head: u32,
+    tail: u32,
+    len: u32,
+    /// Doubts that hold the key; small, because a held key starts nothing new. Keeps the struct at 24 bytes.
+    holds: u16,
+    state: State,
+    turn: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing to do, or held.
+    Idle,
+    /// In the list of those that wait for a place.
+    Ready,
+    /// Has a place; its item in hand is with the owner.
+    Busy,
+    /// In a timer's list.
+    Waiting,
+}
+
+/// A list through the links of keys and items; an entry is in one list at most.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+impl List {
+    const EMPTY: List = List {
+        head: NIL,
+        tail: NIL,
+        len: 0,
+    };
+}
+
+/// Rounds a waiting time up, so that what is due at about the same time shares one timer: by at most 1 ms or
+/// 1/512 of the wait, whichever is more. This bounds the number of timers to some thousands however many wait.
+fn coalesced(until: Time, now: Time) -> Time {
+    let wait_us = until.since(now).as_micros() as u64;
+    let step = (wait_us / 1_024).next_power_of_two().max(1_000);
+    match until.0.checked_next_multiple_of(step) {
+        Some(t) => Time(t),
+        None => Time::NEVER,
+    }
+}
+
+fn mixed(key: KeyHash) -> u64 {
+    // Key hashes are well mixed already; this only guards against ones that are small numbers.
+    key.0.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
+}
+
+impl<T: Held> KeyQueues<T> {
+    /// Queues with `busy_keys` places (at least one).
+    pub fn new(busy_keys: usize) -> Self {
+        Self {
+            items: Slab::new(),
+            keys: Slab::new(),
+            index: HashTable::new(),
+            ready: List::EMPTY,
+            timers: BTreeMap::new(),
+            busy: 0,
+            busy_keys: busy_keys.max(1),
+            waiting: 0,
+            payload: 0,
+            cursor: 0,
+        }
+    }
+
+    /// Changes the number of places; places in use beyond it are not taken away.
+    pub fn set_busy_keys(&mut self, busy_keys: usize) {
+        self.busy_keys = busy_keys.max(1);
+    }
+
+    /// Queues an item behind all others of its key; without key it is a unit of its own.
+    pub fn push(&mut self, key: Option<KeyHash>, item: T) {
+        let Some(hash) = key else {
+            let node = self.store(item, false);
+            self.ready_push(node | UNORDERED);
+            return;
+        };
+        let id = self.key_entry(hash);
+        let behind = {
+            let key = self.keys.get(id);
+            key.len > 0 || key.holds > 0 || key.state != State::Idle
+        };
+        let node = self.store(item, behind);
+        let key = self.keys.get_mut(id);
+        let tail = key.tail;
+        key.tail = node;
+        key.len += 1;
+        if tail == NIL {
+            key.head = node;
+        }
+        let starts = key.state == State::Idle && key.holds == 0;
+        if starts {
+            key.state = State::Ready;
+        }
+        if tail != NIL {
+            self.items.set_next(tail, node);
+        }
+        if starts {
+            self.ready_push(id);
+        }
+    }
+
+    /// Gives a free place to the key (or item without key) that has waited longest for one, with its next item.
+    /// None: no place is free, or nothing is ready. The place is freed by [`KeyQueues::done`] or
+    /// [`KeyQueues::wait_until`] under the same key.
+    pub fn next_ready(&mut self) -> Option<(Option<KeyHash>, T)> {
+        if self.busy >= self.busy_keys {
+            return None;
+        }
+        loop {
+            let first = self.ready_pop()?;
+            if first & UNORDERED != 0 {
+                self.busy += 1;
+                return Some((None, self.unstore(first & !UNORDERED)));
+            }
+            let key = self.keys.get_mut(first);
+            if key.holds > 0 {
+                key.state = State::Idle;
+                self.forget_if_empty(first);
+                continue;
+            }
+            key.state = State::Busy;
+            key.turn = 1;
+            let hash = key.hash;
+            match self.pop_item(first) {
+                Some(item) => {
+                    self.busy += 1;
+                    return Some((Some(hash), item));
+                }
+                // Its items were taken away while it waited for a place.
+                None => {
+                    self.keys.get_mut(first).state = State::Idle;
+                    self.forget_if_empty(first);
+                }
+            }
+        }
+    }
+
+    /// The item in hand of this key is finished. Returns the key's next one, for the same place; or none, then
+    /// the place is free and the caller asks [`KeyQueues::next_ready`].
+    pub fn done(&mut self, key: Option<KeyHash>) -> Option<T> {
+        let Some(hash) = key else {
+            self.free_place();
+            return None;
+        };
+        let id = self.find(hash)?;
+        let others = self.ready.len > 0 && self.busy >= self.busy_keys;
+        let key = self.keys.get_mut(id);
+        if key.state != State::Busy {
+            debug_assert!(false, "done for a key that is not busy");
+            return None;
+        }
+        if key.len > 0 && key.holds == 0 {
+            if !others || key.turn < TURN {
+                key.turn = key.turn.saturating_add(1);
+                return self.pop_item(id);
+            }
+            key.state = State::Ready;
+            self.ready_push(id);
+        } else {
+            key.state = State::Idle;
+            self.forget_if_empty(id);
+        }
+        self.free_place();
+        None
+    }
+
+    /// The item in hand goes back to the front of its key and waits, the key's later items behind it; the place
+    /// is free. Without key the item waits alone.
+    ///
+    /// Also restores what waited in an earlier life: then the key is not busy, and must not have been pushed to
+    /// yet. (If it was, the item still goes to the front, but at the key's own time.)
+    pub fn wait_until(&mut self, key: Option<KeyHash>, item: T, until: Time, now: Time) {
+        let at = coalesced(until, now);
+        let Some(hash) = key else {
+            self.free_place();
+            let node = self.store(item, true);
+            self.timer_push(at, node | UNORDERED);
+            return;
+        };
+        let id = self.key_entry(hash);
+        let node = self.store(item, true);
+        let key = self.keys.get_mut(id);
+        let head = key.head;
+        key.head = node;
+        key.len += 1;
+        if head == NIL {
+            key.tail = node;
+        }
+        let was = key.state;
+        let waits = was == State::Busy || (was == State::Idle && key.len == 1);
+        if waits {
+            key.state = State::Waiting;
+        }
+        self.items.set_next(node, head);
+        if waits {
+            self.timer_push(at, id);
+        }
+        if was == State::Busy {
+            self.free_place();
+        }
+    }
+
+    /// Restores an item without key that waited in an earlier life: like [`KeyQueues::wait_until`], but no place
+    /// is given back.
+    pub fn restore_unordered(&mut self, item: T, until: Time, now: Time) {
+        let node = self.store(item, true);
+        self.timer_push(coalesced(until, now), node | UNORDERED);
+    }
+
+    /// Makes ready whatever has waited long enough; returns how many keys and items without key that were.
+    pub fn due(&mut self, now: Time) -> usize {
+        let mut woken = 0;
+        while let Some(entry) = self.timers.first_entry() {
+            if *entry.key() > now {
+                break;
+            }
+            let list = entry.remove();
+            let mut at = list.head;
+            while at != NIL {
+                let next = self.link(at);
+                if at & UNORDERED != 0 {
+                    self.ready_push(at);
+                } else {
+                    let key = self.keys.get_mut(at);
+                    if key.holds > 0 {
+                        key.state = State::Idle;
+                        self.forget_if_empty(at);
+                    } else {
+                        key.state = State::Ready;
+                        self.ready_push(at);
+                    }
+                }
+                woken += 1;
+                at = next;
+            }
+            self.waiting -= list.len as usize;
+        }
+        woken
+    }
+
+    /// When [`KeyQueues::due`] has something to do; [`Time::NEVER`] if nothing waits for a time.
+    pub fn next_due(&self) -> Time {
+        self.timers.keys().next().copied().unwrap_or(Time::NEVER)
+    }
+
+    /// Keeps a key from starting anything until as many [`KeyQueues::unhold`] came. Its item in hand is not
+    /// touched.
+    pub fn hold(&mut self, key: KeyHash) {
+        let id = self.key_entry(key);
+        let key = self.keys.get_mut(id);
+        key.holds = key.holds.saturating_add(1);
+    }
+
+    /// Ends one hold of a key.
+    pub fn unhold(&mut self, key: KeyHash) {
+        let Some(id) = self.find(key) else { return };
+        let key = self.keys.get_mut(id);
+        key.holds = key.holds.saturating_sub(1);
+        if key.holds > 0 || key.state != State::Idle {
+            return;
+        }
+        if key.len > 0 {
+            key.state = State::Ready;
+            self.ready_push(id);
+        } else {
+            self.forget_if_empty(id);
+        }
+    }
+
+    /// Whether a key is held.
+    pub fn is_held(&self, key: KeyHash) -> bool {
+        self.find(key).is_some_and(|id| self.keys.get(id).holds > 0)
+    }
+
+    /// Takes away everything queued of a key, in order (a rule skips it). Its item in hand is not touched.
+    pub fn take_queued(&mut self, key: KeyHash) -> Vec<T> {
+        let Some(id) = self.find(key) else {
+            return Vec::new();
+        };
+        let mut out = Vec::with_capacity(self.keys.get(id).len as usize);
+        while let Some(item) = self.pop_item(id) {
+            out.push(item);
+        }
+        // One that is ready or waits is in a list still, and is forgotten when that list comes to it.
+        self.forget_if_empty(id);
+        out
+    }
+
+    /// Gives up payloads until `want_bytes` are freed or nothing is left to give up: first of what stands behind
+    /// something else or waits, then of what is ready. Returns how many bytes that freed. Goes round, so that
+    /// many small calls do not look at the same items again and again.
+    pub fn shed(&mut self, want_bytes: usize) -> usize {
+        let mut freed = 0;
+        for only_behind in [true, false] {
+            for _ in 0..self.items.chunk_count() {
+                if freed >= want_bytes {
+                    return freed;
+                }
+                let chunk = self.cursor % self.items.chunk_count();
+                self.cursor = chunk + 1;
+                if self.items.weight(chunk) == 0 {
+                    continue;
+                }
+                let mut of_chunk = 0;
+                for node in self.items.chunk_mut(chunk) {
+                    if node.behind || !only_behind {
+                        of_chunk += node.item.shed();
+                    }
+                }
+                self.items.sub_chunk_weight(chunk, of_chunk);
+                self.payload = self.payload.saturating_sub(of_chunk);
+                freed += of_chunk;
+            }
+        }
+        freed
+    }
+
+    /// Items queued, those in hand not counted.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.items.len() == 0
+    }
+
+    /// Places in use.
+    pub fn busy(&self) -> usize {
+        self.busy
+    }
+
+    /// Keys and items without key that wait for a place.
+    pub fn ready(&self) -> usize {
+        self.ready.len as usize
+    }
+
+    /// Keys and items without key that wait for a time.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether [`KeyQueues::next_ready`] has something to give.
+    pub fn can_start(&self) -> bool {
+        self.ready.len > 0 && self.busy < self.busy_keys
+    }
+
+    /// Keys known: with items, busy or held.
+    pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Bytes of payload held by queued items.
+    pub fn payload_bytes(&self) -> usize {
+        self.payload
+    }
+
+    /// Bytes of bookkeeping: the items themselves, keys, index. Payloads are not in it.
+    pub fn memory(&self) -> usize {
+        self.items.memory()
+            + self.keys.memory()
+            + self.index.capacity() * 8 / 7 * (size_of::<u32>() + 1)
+            + self.timers.len() * (size_of::<Time>() + size_of::<List>() + 8)
+    }
+
+    /// First queued item of every key, with the key and how many are queued of it. Looks at every key: for
+    /// status, not for the hot path. The oldest item of all with a key is among them.
+    pub fn heads(&self) -> impl Iterator<Item = (KeyHash, &T, usize)> + '_ {
+        self.keys
+            .iter()
+            .filter(|(_, key)| key.head != NIL)
+            .map(|(_, key)| (key.hash, &self.items.get(key.head).item, key.len as usize))
+    }
+
+    /// The keys with most items queued, longest first. Looks at every key: for status.
+    pub fn longest(&self, n: usize) -> Vec<(KeyHash, usize)> {
+        let mut all: Vec<(KeyHash, usize)> = self
+            .keys
+            .iter()
+            .map(|(_, k)| (k.hash, k.len as usize))
+            .filter(|&(_, len)| len > 0)
+            .collect();
+        all.sort_unstable_by_key(|&(hash, len)| (std::cmp::Reverse(len), hash));
+        all.truncate(n);
+        all
+    }
+
+    fn find(&self, hash: KeyHash) -> Option<u32> {
+        self.index
+            .find(mixed(hash), |&id| self.keys.get(id).hash == hash)
+            .copied()
+    }
+
+    fn key_entry(&mut self, hash: KeyHash) -> u32 {
+        let keys = &mut self.keys;
+        let entry = self.index.entry(
+            mixed(hash),
+            |&id| keys.get(id).hash == hash,
+            |&id| mixed(keys.get(id).hash),
+        );
+        match entry {
+            Entry::Occupied(at) => *at.get(),
+            Entry::Vacant(at) => {
+                let id = self.keys.insert(Key {
+                    hash,
+                    head: NIL,
+                    tail: NIL,
+                    len: 0,
+                    holds: 0,
+                    state: State::Idle,
+                    turn: 0,
+                });
+                assert!(id < UNORDERED - 1, "fewer than 2^31 keys fit into memory");
+                at.insert(id);
+                id
+            }
+        }
+    }
+
+    fn forget_if_empty(&mut self, id: u32) {
+        let key = self.keys.get(id);
+        if key.len > 0 || key.holds > 0 || key.state != State::Idle {
+            return;
+        }
+        let hash = key.hash;
+        if let Ok(entry) = self.index.find_entry(mixed(hash), |&other| other == id) {
+            entry.remove();
+        }
+        self.keys.remove(id);
+        // A table that grew for a flood of keys gives its memory back when they are gone.
+        if self.index.capacity() > 4_096 && self.index.len() < self.index.capacity() / 8 {
+            let keys = &self.keys;
+            self.index
+                .shrink_to(2 * self.index.len(), |&id| mixed(keys.get(id).hash));
+        }
+    }
+
+    fn store(&mut self, item: T, behind: bool) -> u32 {
+        let bytes = item.bytes();
+        let node = self.items.insert(Node { item, behind });
+        assert!(node < UNORDERED - 1, "fewer than 2^31 items fit into memory");
+        self.items.add_weight(node, bytes);
+        self.payload += bytes;
+        node
+    }
+
+    fn unstore(&mut self, node: u32) -> T {
+        let item = self.items.remove(node).expect("a linked item is there").item;
+        let bytes = item.bytes();
+        self.items.sub_weight(node, bytes);
+        self.payload = self.payload.saturating_sub(bytes);
+        item
+    }
+
+    fn pop_item(&mut self, id: u32) -> Option<T> {
+        let head = self.keys.get(id).head;
+        if head == NIL {
+            return None;
+        }
+        let next = self.items.next(head);
+        let key = self.keys.get_mut(id);
+        key.head = next;
+        key.len -= 1;
+        if next == NIL {
+            key.tail = NIL;
+        }
+        Some(self.unstore(head))
+    }
+
+    fn free_place(&mut self) {
+        debug_assert!(self.busy > 0, "a place is freed once");
+        self.busy = self.busy.saturating_sub(1);
+    }
+
+    fn link(&self, at: u32) -> u32 {
+        if at & UNORDERED != 0 {
+            self.items.next(at & !UNORDERED)
+        } else {
+            self.keys.next(at)
+        }
+    }
+
+    fn set_link(&mut self, at: u32, next: u32) {
+        if at & UNORDERED != 0 {
+            self.items.set_next(at & !UNORDERED, next);
+        } else {
+            self.keys.set_next(at, next);
+        }
+    }
+
+    fn ready_push(&mut self, at: u32) {
+        let mut list = self.ready;
+        self.append(&mut list, at);
+        self.ready = list;
+    }
+
+    fn ready_pop(&mut self) -> Option<u32> {
+        let first = self.ready.head;
+        if first == NIL {
+            return None;
+        }
+        self.ready.head = self.link(first);
+        self.ready.len -= 1;
+        if self.ready.head == NIL {
+            self.ready.tail = NIL;
+        }
+        Some(first)
+    }
+
+    fn timer_push(&mut self, until: Time, at: u32) {
+        let mut list = self.timers.get(&until).copied().unwrap_or(List::EMPTY);
+        self.append(&mut list, at);
+        self.timers.insert(until, list);
+        self.waiting += 1;
+    }
+
+    fn append(&mut self, list: &mut List, at: u32) {
+        self.set_link(at, NIL);
+        if list.tail == NIL {
+            list.head = at;
+        } else {
+            self.set_link(list.tail, at);
+        }
+        list.tail = at;
+        list.len += 1;
+    }
+}

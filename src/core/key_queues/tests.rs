@@ -1,0 +1,355 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::{HashMap, VecDeque};
+
+#[derive(Debug, PartialEq)]
+struct Item {
+    seq: u32,
+    payload: usize,
+}
+
+impl Held for Item {
+    fn bytes(&self) -> usize {
+        self.payload
+    }
+    fn shed(&mut self) -> usize {
+        std::mem::take(&mut self.payload)
+    }
+}
+
+fn item(seq: u32) -> Item {
+    Item { seq, payload: 10 }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(Option<u8>),
+    Next,
+    Done(usize),
+    Wait(usize, u16),
+    Tick(u16),
+    Hold(u8),
+    Unhold(u8),
+    Take(u8),
+    Shed(usize),
+    Places(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => prop::option::weighted(0.9, 0u8..6).prop_map(Step::Push),
+        6 => Just(Step::Next),
+        5 => any::<usize>().prop_map(Step::Done),
+        2 => (any::<usize>(), 0u16..5_000).prop_map(|(i, ms)| Step::Wait(i, ms)),
+        2 => (0u16..3_000).prop_map(Step::Tick),
+        1 => (0u8..6).prop_map(Step::Hold),
+        1 => (0u8..6).prop_map(Step::Unhold),
+        1 => (0u8..6).prop_map(Step::Take),
+        1 => (0usize..100).prop_map(Step::Shed),
+        1 => (1usize..4).prop_map(Step::Places),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+/// What the queues must agree with: per key a plain list, a set of busy ones, times of those that wait.
+#[derive(Default)]
+struct Model {
+    queued: HashMap<u8, VecDeque<u32>>,
+    loose: Vec<u32>,
+    loose_waiting: Vec<(u32, Time)>,
+    busy: Vec<(Option<u8>, u32)>,
+    waiting: HashMap<u8, Time>,
+    holds: HashMap<u8, u32>,
+    places: usize,
+}
+
+impl Model {
+    fn is_busy(&self, key: u8) -> bool {
+        self.busy.iter().any(|&(k, _)| k == Some(key))
+    }
+    fn may_start(&self, key: u8, now: Time) -> bool {
+        !self.is_busy(key)
+            && self.holds.get(&key).is_none_or(|&n| n == 0)
+            && self.waiting.get(&key).is_none_or(|&t| t <= now)
+            && self.queued.get(&key).is_some_and(|q| !q.is_empty())
+    }
+    fn anything_to_start(&self, now: Time) -> bool {
+        self.busy.len() < self.places && (!self.loose.is_empty() || (0..6).any(|k| self.may_start(k, now)))
+    }
+    fn len(&self) -> usize {
+        self.queued.values().map(VecDeque::len).sum::<usize>() + self.loose.len() + self.loose_waiting.len()
+    }
+}
+
+/// Keys of the test as hashes, small on purpose: the table must stand that too.
+fn hash(key: u8) -> KeyHash {
+    KeyHash(u64::from(key))
+}
+
+fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut queues = KeyQueues::new(2);
+    let mut model = Model {
+        places: 2,
+        ..Model::default()
+    };
+    let mut now = Time::from_millis(1_000);
+    let mut seq = 0;
+    for step in steps {
+        match step {
+            Step::Push(key) => {
+                seq += 1;
+                queues.push(key.map(hash), item(seq));
+                match key {
+                    Some(k) => model.queued.entry(k).or_default().push_back(seq),
+                    None => model.loose.push(seq),
+                }
+            }
+            Step::Next => {
+                let can = model.anything_to_start(now);
+                match queues.next_ready() {
+                    None => prop_assert!(!can, "something could start and was forgotten"),
+                    Some((None, got)) => {
+                        prop_assert!(model.busy.len() < model.places);
+                        let at = model.loose.iter().position(|&s| s == got.seq);
+                        prop_assert!(at.is_some());
+                        model.loose.retain(|&s| s != got.seq);
+                        model.busy.push((None, got.seq));
+                    }
+                    Some((Some(k), got)) => {
+                        let k = k.0 as u8;
+                        prop_assert!(model.busy.len() < model.places);
+                        prop_assert!(model.may_start(k, now));
+                        prop_assert_eq!(
+                            model.queued.get_mut(&k).and_then(VecDeque::pop_front),
+                            Some(got.seq)
+                        );
+                        model.waiting.remove(&k);
+                        model.busy.push((Some(k), got.seq));
+                    }
+                }
+            }
+            Step::Done(i) if !model.busy.is_empty() => {
+                let (key, _) = model.busy.remove(i % model.busy.len());
+                match (key, queues.done(key.map(hash))) {
+                    (_, None) => {}
+                    (None, Some(_)) => prop_assert!(false, "an item without key has no next one"),
+                    (Some(k), Some(got)) => {
+                        prop_assert!(model.may_start(k, now));
+                        prop_assert_eq!(
+                            model.queued.get_mut(&k).and_then(VecDeque::pop_front),
+                            Some(got.seq)
+                        );
+                        model.busy.push((Some(k), got.seq));
+                    }
+                }
+            }
+            Step::Wait(i, ms) if !model.busy.is_empty() => {
+                let (key, seq) = model.busy.remove(i % model.busy.len());
+                let until = now.plus(std::time::Duration::from_millis(u64::from(ms)));
+                queues.wait_until(key.map(hash), item(seq), until, now);
+                let until = coalesced(until, now);
+                match key {
+                    Some(k) => {
+                        model.queued.entry(k).or_default().push_front(seq);
+                        model.waiting.insert(k, until);
+                    }
+                    None => model.loose_waiting.push((seq, until)),
+                }
+                queues.due(now);
+            }
+            Step::Tick(ms) => {
+                now = now.plus(std::time::Duration::from_millis(u64::from(ms)));
+                queues.due(now);
+                prop_assert!(queues.next_due() > now);
+            }
+            Step::Hold(k) => {
+                queues.hold(hash(k));
+                *model.holds.entry(k).or_default() += 1;
+            }
+            Step::Unhold(k) => {
+                queues.unhold(hash(k));
+                let holds = model.holds.entry(k).or_default();
+                *holds = holds.saturating_sub(1);
+            }
+            Step::Take(k) => {
+                let got: Vec<u32> = queues.take_queued(hash(k)).into_iter().map(|i| i.seq).collect();
+                let want: Vec<u32> = model.queued.entry(k).or_default().drain(..).collect();
+                prop_assert_eq!(got, want);
+            }
+            Step::Shed(want) => {
+                let before = queues.payload_bytes();
+                let freed = queues.shed(want);
+                prop_assert_eq!(queues.payload_bytes(), before - freed);
+                prop_assert!(freed >= want.min(before), "freed {} of {} wanted", freed, want);
+            }
+            Step::Places(n) => {
+                queues.set_busy_keys(n);
+                model.places = n;
+            }
+            Step::Done(_) | Step::Wait(..) => {}
+        }
+        let due: Vec<u32> = model
+            .loose_waiting
+            .iter()
+            .filter(|w| w.1 <= now)
+            .map(|w| w.0)
+            .collect();
+        model.loose_waiting.retain(|w| w.1 > now);
+        model.loose.extend(due);
+        prop_assert_eq!(queues.len(), model.len());
+        prop_assert_eq!(queues.busy(), model.busy.len());
+    }
+    // Whatever happened, all of it comes out in the end.
+    now = now.plus(std::time::Duration::from_secs(3_600));
+    queues.due(now);
+    for k in 0..6 {
+        while queues.is_held(hash(k)) {
+            queues.unhold(hash(k));
+        }
+    }
+    for (key, _) in model.busy.drain(..) {
+        let mut next = queues.done(key.map(hash));
+        while next.is_some() {
+            next = queues.done(key.map(hash));
+        }
+    }
+    while let Some((key, _)) = queues.next_ready() {
+        let mut next = queues.done(key);
+        while next.is_some() {
+            next = queues.done(key);
+        }
+    }
+    prop_assert_eq!(queues.len(), 0);
+    prop_assert_eq!(queues.keys(), 0);
+    prop_assert_eq!(queues.payload_bytes(), 0);
+    prop_assert_eq!(queues.waiting(), 0);
+    Ok(())
+}
+
+/// Cases of the property tests; more with `SLUICEGATE_CASES`.
+fn cases() -> ProptestConfig {
+    let cases = std::env::var("SLUICEGATE_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(400);
+    ProptestConfig::with_cases(cases)
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn agrees_with_a_plain_model(steps in steps()) {
+        check(steps)?;
+    }
+}
+
+#[test]
+fn key_1001_of_1000_waits_its_turn_and_gets_it() {
+    let mut queues = KeyQueues::new(1_000);
+    for key in 0..1_001 {
+        for _ in 0..100 {
+            queues.push(Some(KeyHash(key)), item(key as u32));
+        }
+    }
+    let mut busy = Vec::new();
+    while let Some((key, _)) = queues.next_ready() {
+        busy.push(key);
+    }
+    assert_eq!(busy.len(), 1_000);
+    assert!(!busy.contains(&Some(KeyHash(1_000))));
+    // The first key goes on for the rest of its turn, then makes room for the one that waits.
+    let first = busy[0];
+    for _ in 1..TURN {
+        assert!(queues.done(first).is_some());
+    }
+    assert!(queues.done(first).is_none());
+    assert_eq!(
+        queues.next_ready().map(|(key, _)| key),
+        Some(Some(KeyHash(1_000)))
+    );
+    assert!(queues.next_ready().is_none());
+}
+
+#[test]
+fn a_key_that_waits_takes_no_place_and_keeps_its_order() {
+    let mut queues = KeyQueues::new(1);
+    let (slow, other) = (Some(KeyHash(1)), Some(KeyHash(2)));
+    queues.push(slow, item(1));
+    queues.push(slow, item(2));
+    queues.push(other, item(3));
+    let now = Time::from_millis(5);
+    let (key, first) = queues.next_ready().unwrap();
+    queues.wait_until(key, first, Time::from_millis(100), now);
+    assert_eq!(queues.next_ready().map(|(k, i)| (k, i.seq)), Some((other, 3)));
+    assert!(queues.done(other).is_none());
+    assert!(queues.next_ready().is_none());
+    assert_eq!(queues.due(Time::from_millis(99)), 0);
+    assert_eq!(queues.due(Time::from_millis(100)), 1);
+    assert_eq!(queues.next_ready().map(|(k, i)| (k, i.seq)), Some((slow, 1)));
+    assert_eq!(queues.done(slow).map(|i| i.seq), Some(2));
+}
+
+#[test]
+fn waiting_times_are_never_cut_short_and_share_timers() {
+    let now = Time::from_millis(1_700_000_000_000);
+    let mut timers = std::collections::HashSet::new();
+    for us in (0..3_600_000_000u64).step_by(1_237) {
+        let until = Time(now.0 + us);
+        let at = coalesced(until, now);
+        assert!(at >= until && at.0 - until.0 <= 1_000.max(us / 512));
+        timers.insert(at);
+    }
+    assert!(timers.len() < 20_000, "{} timers", timers.len());
+    assert_eq!(coalesced(Time::NEVER, now), Time::NEVER);
+}
+
+#[test]
+fn payload_of_what_waits_longest_goes_first() {
+    let mut queues = KeyQueues::new(1);
+    for seq in 0..100 {
+        queues.push(Some(KeyHash(seq % 10)), item(seq as u32));
+    }
+    assert_eq!(queues.payload_bytes(), 1_000);
+    assert_eq!(
+        queues.shed(1),
+        900,
+        "what is behind its key's first item, a chunk at a time"
+    );
+    let (_, first) = queues.next_ready().unwrap();
+    assert_eq!(first.payload, 10);
+    assert_eq!(queues.shed(usize::MAX), 90);
+    assert_eq!(queues.payload_bytes(), 0);
+}
+
+#[test]
+fn bookkeeping_stays_below_64_bytes_an_item() {
+    for one_key in [true, false] {
+        let mut queues = KeyQueues::new(1_000);
+        let n = 200_000u64;
+        for i in 0..n {
+            let key = if one_key {
+                1
+            } else {
+                i.wrapping_mul(0x2545_F491_4F6C_DD1D)
+            };
+            queues.push(Some(KeyHash(key)), Slim(0));
+        }
+        let each = queues.memory() as f64 / n as f64;
+        assert!(each <= 64.0, "{each} bytes an item, one key: {one_key}");
+        while let Some((key, _)) = queues.next_ready() {
+            while queues.done(key).is_some() {}
+        }
+        assert!(queues.memory() < 200_000, "{} bytes stay", queues.memory());
+    }
+}
+
+struct Slim(u64);
+impl Held for Slim {
+    fn bytes(&self) -> usize {
+        self.0 as usize
+    }
+    fn shed(&mut self) -> usize {
+        std::mem::take(&mut self.0) as usize
+    }
+}

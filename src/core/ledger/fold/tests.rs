@@ -1,0 +1,509 @@
+//! Rules of the fold, each said as an example.
+
+use super::*;
+use crate::core::ledger::codec::READABLE_MAX;
+
+const AT: RoutePartition = RoutePartition {
+    route: RouteId(5),
+    partition: 1,
+};
+const ME: LifeId = LifeId(1);
+
+fn id(n: u8) -> MessageId {
+    MessageId([n; 16])
+}
+
+struct Lane {
+    state: LaneState,
+    ops: Vec<StoreOp>,
+}
+
+impl Lane {
+    fn new() -> Self {
+        let mut lane = Lane {
+            state: LaneState::default(),
+            ops: Vec::new(),
+        };
+        let genesis = Genesis {
+            ledger: 7,
+            group: "embedded".into(),
+            lanes: 1,
+            lane: 0,
+            recipe: 1,
+        };
+        lane.say(Body::Genesis(genesis));
+        lane
+    }
+    /// Says something at the lane's end; returns where it stands.
+    fn say(&mut self, body: Body) -> Offset {
+        let at = self.state.next;
+        self.state
+            .apply(
+                at,
+                &Entry {
+                    tenure: Tenure(0),
+                    body,
+                },
+                &mut self.ops,
+            )
+            .unwrap();
+        at
+    }
+    fn intent(&mut self, n: u8, attempt: u32, life: LifeId) -> Offset {
+        self.say(Body::Intent(Intent {
+            at: AT,
+            id: id(n),
+            key: KeyHash(9),
+            offset: n.into(),
+            round: 1,
+            attempt,
+            first_try: Time(1_000),
+            slot: Time(1_000 + u64::from(attempt)),
+            budgets: [BudgetDraw { budget: 3, by: 0 }].into_iter().collect(),
+            life,
+            lease_ms: 5_000,
+            timeout_ms: 10_000,
+        }))
+    }
+    fn outcome(&mut self, n: u8, round: u32, attempts: u32, kind: OutcomeKind) -> Offset {
+        let when = Time(5_000);
+        let (at, id, offset, life, status) = (AT, id(n), n.into(), ME, 422);
+        self.say(Body::Outcome(Outcome {
+            at,
+            id,
+            offset,
+            round,
+            attempts,
+            when,
+            life,
+            status,
+            kind,
+        }))
+    }
+    fn opened(&mut self, n: u8, round: u32) -> Offset {
+        let (at, id, when) = (AT, id(n), Time(6_000));
+        self.say(Body::Opened(Opened {
+            at,
+            id,
+            round,
+            when,
+            idempotency_key: String::new(),
+        }))
+    }
+    fn command(&mut self, action: Action) -> Offset {
+        let offset = self.state.next;
+        self.say(Body::Command(Command {
+            offset,
+            when: Time(7_000),
+            who: String::new(),
+            why: String::new(),
+            action,
+        }))
+    }
+    fn part(&self) -> &PartitionState {
+        &self.state.partitions[&AT]
+    }
+    fn message(&self, n: u8) -> Option<&Message> {
+        self.part().messages.get(&id(n))
+    }
+    fn last_op(&self) -> Option<FinishedState> {
+        match self.ops.last() {
+            Some(StoreOp::Finished(f)) => Some(f.state),
+            _ => None,
+        }
+    }
+}
+
+fn delivered() -> OutcomeKind {
+    OutcomeKind::Delivered {
+        readable: Bytes::from_static(b"order-1"),
+    }
+}
+fn kept(value: &'static str) -> Box<Kept> {
+    Box::new(Kept {
+        key: KeyHash(9),
+        value: Bytes::from_static(value.as_bytes()),
+        ..Kept::default()
+    })
+}
+fn later() -> OutcomeKind {
+    OutcomeKind::Later {
+        not_before: Time(9_000),
+        first_try: Time(1_000),
+        key: KeyHash(9),
+        reason: String::new(),
+    }
+}
+
+#[test]
+fn a_delivery_is_remembered_and_moves_the_position() {
+    let mut lane = Lane::new();
+    for n in [0, 1] {
+        lane.intent(n, 1, ME);
+    }
+    lane.outcome(1, 1, 1, delivered());
+    assert_eq!(
+        (
+            lane.part().position,
+            lane.part().finished.len(),
+            lane.part().high_water
+        ),
+        (0, 1, 2)
+    );
+    lane.outcome(0, 1, 1, delivered());
+    lane.outcome(0, 1, 1, delivered());
+    assert_eq!((lane.part().position, lane.part().finished.len()), (2, 0));
+    assert_eq!(lane.part().counts.delivered, 2);
+    assert!(lane.part().messages.is_empty());
+}
+
+#[test]
+fn a_definite_not_taken_closes_the_intent_and_keeps_attempts_and_age() {
+    let mut lane = Lane::new();
+    lane.intent(0, 1, ME);
+    lane.outcome(0, 1, 1, later());
+    assert_eq!(lane.state.open_intents().count(), 0);
+    let m = lane.message(0).unwrap();
+    assert_eq!(
+        (m.attempts, m.first_try, &m.state),
+        (
+            1,
+            Time(1_000),
+            &MessageState::Later {
+                not_before: Time(9_000)
+            }
+        )
+    );
+    assert_eq!(lane.part().position, 0);
+    lane.intent(0, 2, ME);
+    // The first attempt's verdict, said again: the second is still on the wire.
+    lane.outcome(0, 1, 1, later());
+    assert_eq!(lane.state.open_intents().count(), 1);
+    assert_eq!(
+        lane.state.used[&BudgetDraw { budget: 3, by: 0 }].since(Time::ZERO),
+        2
+    );
+}
+
+#[test]
+fn doubts_are_the_open_intents_of_other_lives() {
+    let mut lane = Lane::new();
+    lane.intent(0, 1, ME);
+    lane.intent(1, 1, LifeId(2));
+    let doubts: Vec<_> = lane.state.doubts(ME).map(|(_, id, _)| id).collect();
+    assert_eq!(doubts, [id(1)]);
+}
+
+#[test]
+fn a_slot_taken_anew_counts_twice() {
+    let mut lane = Lane::new();
+    lane.intent(0, 1, ME);
+    lane.intent(0, 1, ME);
+    assert_eq!(
+        lane.state.used[&BudgetDraw { budget: 3, by: 0 }].since(Time::ZERO),
+        2
+    );
+    assert_eq!(lane.state.open_intents().count(), 1);
+}
+
+#[test]
+fn a_second_replay_of_the_same_round_is_stale() {
+    let mut lane = Lane::new();
+    let dead = lane.outcome(0, 1, 1, OutcomeKind::Dead(kept("payload")));
+    lane.opened(0, 3);
+    assert_eq!(lane.message(0).unwrap().round, 1, "not the next round");
+    lane.opened(0, 2);
+    let opened = lane.message(0).unwrap().clone();
+    assert_eq!(
+        (opened.round, opened.attempts, opened.payload),
+        (2, 0, Some((dead, 7)))
+    );
+    assert_eq!(
+        opened.state,
+        MessageState::Later {
+            not_before: Time::ZERO
+        }
+    );
+    lane.opened(0, 2);
+    assert_eq!(lane.message(0), Some(&opened));
+    lane.outcome(0, 1, 3, delivered());
+    assert_eq!(lane.message(0), Some(&opened), "an older round");
+    lane.outcome(0, 2, 1, delivered());
+    assert_eq!(
+        (lane.message(0), lane.last_op()),
+        (None, Some(FinishedState::Delivered))
+    );
+    assert_eq!(lane.part().next_round(&id(0)), 3);
+    assert_eq!((lane.part().counts.dead, lane.part().counts.delivered), (1, 1));
+}
+
+#[test]
+fn waiting_finishes_the_record_but_not_the_message() {
+    let mut lane = Lane::new();
+    lane.intent(0, 1, ME);
+    lane.outcome(0, 1, 1, later());
+    let at = lane.say(Body::Waiting(Waiting {
+        at: AT,
+        id: id(0),
+        offset: 0,
+        round: 1,
+        attempts: 1,
+        when: Time(8_000),
+        not_before: Time(99_000),
+        kept: kept("payload"),
+    }));
+    assert_eq!(
+        (lane.part().position, lane.last_op()),
+        (1, Some(FinishedState::Waiting))
+    );
+    let m = lane.message(0).unwrap();
+    assert_eq!(
+        (&m.state, m.payload),
+        (
+            &MessageState::Later {
+                not_before: Time(99_000)
+            },
+            Some((at, 7))
+        )
+    );
+    lane.intent(0, 2, ME);
+    assert_eq!(lane.message(0).unwrap().payload, Some((at, 7)));
+    lane.outcome(0, 1, 2, delivered());
+    assert_eq!((lane.message(0), lane.part().counts.delivered), (None, 1));
+}
+
+#[test]
+fn a_forgotten_message_goes_on_in_a_higher_round() {
+    let mut lane = Lane::new();
+    lane.intent(0, 1, ME);
+    lane.command(Action::Forget { at: AT, id: id(0) });
+    assert!(
+        lane.ops.is_empty() && lane.message(0).is_some(),
+        "a forget waits for the verdict"
+    );
+    lane.outcome(0, 1, 1, delivered());
+    lane.command(Action::Forget { at: AT, id: id(0) });
+    assert_eq!(lane.ops.last(), Some(&StoreOp::Forget { at: AT, id: id(0) }));
+    assert_eq!(
+        (lane.part().next_round(&id(0)), lane.part().next_round(&id(1))),
+        (2, 1)
+    );
+}
+
+#[test]
+fn marking_settles_a_parked_message_and_an_unknown_one_moves_nothing() {
+    let mut lane = Lane::new();
+    lane.outcome(3, 1, 1, OutcomeKind::Parked(kept("x")));
+    lane.command(Action::Mark {
+        at: AT,
+        id: id(3),
+        offset: 3,
+    });
+    assert_eq!(
+        (lane.message(3), lane.last_op()),
+        (None, Some(FinishedState::Marked))
+    );
+    lane.command(Action::Mark {
+        at: AT,
+        id: id(0),
+        offset: 0,
+    });
+    assert_eq!(lane.part().position, 0, "the record itself was not read yet");
+    assert_eq!(lane.part().counts.marked, 2);
+}
+
+#[test]
+fn a_dropped_payload_is_gone_and_the_id_remembered() {
+    let mut lane = Lane::new();
+    lane.outcome(0, 1, 1, OutcomeKind::Dead(kept("x")));
+    let remembered = lane.ops.len();
+    assert_eq!((lane.state.kept_count(), lane.state.payload_bytes()), (1, 1));
+    lane.command(Action::Drop { at: AT, id: id(0) });
+    assert_eq!((lane.state.kept_count(), lane.ops.len()), (0, remembered));
+    lane.opened(0, 2);
+    assert_eq!(lane.message(0), None);
+}
+
+#[test]
+fn payloads_are_listed_oldest_first() {
+    let mut lane = Lane::new();
+    for n in [4, 2, 3] {
+        lane.outcome(n, 1, 1, OutcomeKind::Dead(kept("x")));
+    }
+    let ids: Vec<_> = lane.state.payloads_by_age().iter().map(|h| h.id).collect();
+    assert_eq!(ids, [id(4), id(2), id(3)]);
+}
+
+#[test]
+fn the_genesis_is_first_and_alone() {
+    let mut state = LaneState::default();
+    let applied = Entry {
+        tenure: Tenure(0),
+        body: Body::Applied { version: 3 },
+    };
+    assert!(matches!(
+        state.apply(0, &applied, &mut Vec::new()),
+        Err(FoldError::Genesis { at: 0, .. })
+    ));
+    assert_eq!(state, LaneState::default());
+    let mut lane = Lane::new();
+    let genesis = Entry {
+        tenure: Tenure(0),
+        body: Body::Genesis(lane.state.genesis.clone().unwrap()),
+    };
+    assert!(matches!(
+        lane.state.apply(1, &genesis, &mut Vec::new()),
+        Err(FoldError::Genesis { at: 1, .. })
+    ));
+    assert_eq!(
+        lane.state.apply(0, &applied, &mut Vec::new()),
+        Err(FoldError::Order { at: 0, next: 1 })
+    );
+    // A trimmed lane begins later, with a carried one.
+    let mut trimmed = LaneState::default();
+    trimmed.apply(9, &applied, &mut Vec::new()).unwrap();
+    let carried = Entry {
+        tenure: Tenure(0),
+        body: genesis.carry(0),
+    };
+    trimmed.apply(10, &carried, &mut Vec::new()).unwrap();
+    assert_eq!(trimmed.genesis, lane.state.genesis);
+}
+
+#[test]
+fn an_owner_begins_a_tenure_and_takes_back_its_release() {
+    let mut lane = Lane::new();
+    lane.say(Body::Released(vec![LifeId(4), ME]));
+    let owner = Owner {
+        node: "n".into(),
+        life: ME,
+        lease_ms: 1,
+        timeout_ms: 1,
+        at: Time(1),
+    };
+    let at = lane.say(Body::Owner(owner));
+    assert_eq!(
+        (lane.state.tenure, &lane.state.released[..]),
+        (Tenure(at), &[LifeId(4)][..])
+    );
+}
+
+#[test]
+fn what_is_kept_beside_messages_is_bounded() {
+    let mut lane = Lane::new();
+    for n in 0..3_000u64 {
+        lane.say(Body::Sample(Sample {
+            at: AT,
+            when: Time(n),
+            end: n,
+        }));
+        lane.say(Body::Released(vec![LifeId(n)]));
+    }
+    assert!(lane.part().samples.len() <= SAMPLES_MAX);
+    assert_eq!(lane.part().samples.last(), Some(&(Time(2_999), 2_999)));
+    assert_eq!(lane.state.released.len(), RELEASED_MAX);
+    for n in 0..=ROUNDS_MAX as u64 {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        lane.command(Action::Forget {
+            at: AT,
+            id: MessageId(id),
+        });
+    }
+    let rounds = &lane.part().rounds;
+    assert!(rounds.len() <= ROUNDS_MAX / 2 + 1);
+    let mut newest = [0; 16];
+    newest[..8].copy_from_slice(&(ROUNDS_MAX as u64).to_be_bytes());
+    assert!(rounds.contains_key(&MessageId(newest)));
+}
+
+#[test]
+fn live_and_restored_fold_see_the_same_words() {
+    let mut lane = Lane::new();
+    let readable = Bytes::from("é".repeat(READABLE_MAX));
+    lane.outcome(0, 1, 1, OutcomeKind::Delivered { readable });
+    let Some(StoreOp::Finished(f)) = lane.ops.last() else {
+        panic!()
+    };
+    assert_eq!(f.readable.len(), READABLE_MAX);
+    let reason = "é".repeat(REASON_MAX);
+    lane.command(Action::Pause {
+        partner: "p".into(),
+        route: None,
+        reason,
+    });
+    assert_eq!(lane.state.paused["p"].reason.len(), REASON_MAX);
+}
+
+/// Printed by `cargo test --profile quick fold::tests::speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    const N: u64 = 2_000_000;
+    const FLYING: u64 = 1_000;
+    let mut lane = Lane::new();
+    lane.state.partitions.entry(AT).or_default();
+    let id = |n: u64| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        MessageId(id)
+    };
+    let mut intent = Entry {
+        tenure: Tenure(0),
+        body: Body::Intent(Intent {
+            at: AT,
+            id: id(0),
+            key: KeyHash(9),
+            offset: 0,
+            round: 1,
+            attempt: 1,
+            first_try: Time(1),
+            slot: Time(1_790_000_000_000_000),
+            budgets: [BudgetDraw { budget: 3, by: 0 }].into_iter().collect(),
+            life: ME,
+            lease_ms: 5_000,
+            timeout_ms: 10_000,
+        }),
+    };
+    let mut outcome = Entry {
+        tenure: Tenure(0),
+        body: Body::Outcome(Outcome {
+            at: AT,
+            id: id(0),
+            offset: 0,
+            round: 1,
+            attempts: 1,
+            when: Time(1),
+            life: ME,
+            status: 200,
+            kind: delivered(),
+        }),
+    };
+    let (mut next, began) = (1, std::time::Instant::now());
+    for n in 0..N + FLYING {
+        if n < N {
+            let Body::Intent(i) = &mut intent.body else {
+                panic!()
+            };
+            (i.id, i.offset, i.slot) = (id(n), n, Time(i.slot.0 + 20));
+            lane.state.apply(next, &intent, &mut lane.ops).unwrap();
+            next += 1;
+        }
+        if n >= FLYING {
+            let Body::Outcome(o) = &mut outcome.body else {
+                panic!()
+            };
+            // Nearly in order, as partners answer.
+            let m = (n - FLYING) ^ 7;
+            (o.id, o.offset) = (id(m), m);
+            lane.state.apply(next, &outcome, &mut lane.ops).unwrap();
+            next += 1;
+        }
+        if lane.ops.len() >= 4_096 {
+            lane.ops.clear();
+        }
+    }
+    println!("intent and outcome {:?}", began.elapsed() / N as u32);
+    assert_eq!(lane.part().position, N);
+    println!("message {} B in memory", size_of::<Message>());
+}

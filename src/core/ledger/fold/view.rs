@@ -1,0 +1,142 @@
+//! Questions about a folded lane.
+
+use super::*;
+
+/// A payload held by the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldPayload {
+    /// When its message came into its present state.
+    pub since: Time,
+    /// Route and partition.
+    pub at: RoutePartition,
+    /// Which message.
+    pub id: MessageId,
+    /// Offset of the ledger entry that holds it.
+    pub ledger: Offset,
+    /// Its bytes.
+    pub bytes: u32,
+}
+
+impl LaneState {
+    /// Messages with an attempt that is, or may be, on the wire. Goes over all messages.
+    pub fn open_intents(&self) -> impl Iterator<Item = (RoutePartition, MessageId, &Message)> {
+        self.messages()
+            .filter(|(_, _, m)| matches!(m.state, MessageState::Open { .. }))
+    }
+
+    /// Open intents of other lives than this one: the doubts a taker must settle (I3). Intents of the own life are
+    /// matched with what the process has in hand. Goes over all messages.
+    pub fn doubts(&self, own: LifeId) -> impl Iterator<Item = (RoutePartition, MessageId, &Message)> {
+        self.messages()
+            .filter(move |(_, _, m)| matches!(m.state, MessageState::Open { life, .. } if life != own))
+    }
+
+    /// All messages that are not simply finished, in no order within a partition.
+    pub fn messages(&self) -> impl Iterator<Item = (RoutePartition, MessageId, &Message)> {
+        self.partitions
+            .iter()
+            .flat_map(|(at, p)| p.messages.iter().map(|(id, m)| (*at, *id, m)))
+    }
+
+    /// How many messages have their payload in the ledger. Goes over all messages.
+    pub fn kept_count(&self) -> u64 {
+        self.messages().filter(|(_, _, m)| m.payload.is_some()).count() as u64
+    }
+
+    /// Bytes of the payloads that live in the ledger. Goes over all messages.
+    pub fn payload_bytes(&self) -> u64 {
+        self.messages()
+            .filter_map(|(_, _, m)| m.payload)
+            .map(|(_, bytes)| u64::from(bytes))
+            .sum()
+    }
+
+    /// The payloads that live in the ledger, those longest in their state first: the order in which retention and
+    /// a size cap end them. Goes over all messages.
+    pub fn payloads_by_age(&self) -> Vec<HeldPayload> {
+        let mut held: Vec<HeldPayload> = self
+            .messages()
+            .filter_map(|(at, id, m)| {
+                m.payload.map(|(ledger, bytes)| HeldPayload {
+                    since: m.since,
+                    at,
+                    id,
+                    ledger,
+                    bytes,
+                })
+            })
+            .collect();
+        held.sort_unstable_by_key(|h| (h.since, h.ledger, h.id));
+        held
+    }
+}
+
+impl LaneState {
+    /// Entries at or behind a trim point that must be carried too, rising: those that opened a round whose payload
+    /// lies before it. A fold that starts at the trim point meets them before there is anything to open.
+    pub fn opened_behind(&self, trim: Offset) -> Vec<Offset> {
+        let mut opened: Vec<Offset> = self
+            .messages()
+            .filter(|(_, _, m)| !m.closed() && m.opened >= trim && m.payload.is_some_and(|p| p.0 < trim))
+            .map(|(_, _, m)| m.opened)
+            .collect();
+        opened.sort_unstable();
+        opened
+    }
+
+    /// Whether this entry, at its offset, must be carried before the lane may be trimmed behind it: for what this
+    /// state, folded to the lane's end, still rests on. Not asked for: positions and `used`, which are written anew,
+    /// and delivered messages, whose IDs are the dedup store's (carry those of a bucket that is kept).
+    pub fn must_carry(&self, offset: Offset, entry: &Entry) -> bool {
+        let message =
+            |at: &RoutePartition, id: &MessageId| self.partitions.get(at).and_then(|p| p.messages.get(id));
+        match &entry.body {
+            Body::Carried { entry, .. } => self.must_carry(offset, entry),
+            Body::Genesis(_) | Body::Unknown { .. } => true,
+            Body::Owner(o) => self.owner.as_ref() == Some(o),
+            Body::Route(r) => self.routes.contains_key(&r.route),
+            Body::Applied { version } => self.settings == *version,
+            Body::Intent(i) => message(&i.at, &i.id).is_some_and(|m| {
+                matches!(m.state, MessageState::Open { slot, .. } if slot == i.slot)
+                    && (m.round, m.attempts) == (i.round, i.attempt)
+            }),
+            Body::Outcome(o) => message(&o.at, &o.id).is_some_and(|m| match &o.kind {
+                OutcomeKind::Delivered { .. } => false,
+                OutcomeKind::Later { not_before, .. } => {
+                    m.state
+                        == MessageState::Later {
+                            not_before: *not_before,
+                        }
+                        && (m.round, m.attempts) == (o.round, o.attempts)
+                }
+                _ => m.payload.is_some_and(|p| p.0 == offset),
+            }),
+            Body::Waiting(w) => {
+                message(&w.at, &w.id).is_some_and(|m| m.payload.is_some_and(|p| p.0 == offset))
+            }
+            Body::Opened(o) => message(&o.at, &o.id).is_some_and(|m| m.opened == offset && !m.closed()),
+            Body::Command(c) => match &c.action {
+                Action::SkipAdd(rule) => self.skips.get(&rule.rule).is_some_and(|r| r.made == rule.made),
+                Action::Pause { route: Some(r), .. } => {
+                    self.stopped.get(r).is_some_and(|p| p.since == c.when)
+                }
+                Action::Pause { partner, .. } => self.paused.get(partner).is_some_and(|p| p.since == c.when),
+                _ => false,
+            },
+            Body::Sample(s) => self
+                .partitions
+                .get(&s.at)
+                .is_some_and(|p| p.samples.binary_search(&(s.when, s.end)).is_ok()),
+            Body::Position(_) | Body::Used(_) | Body::Released(_) => false,
+        }
+    }
+}
+
+impl PartitionState {
+    /// The round in which a message that is not in `messages` and not in the store would be sent.
+    pub fn next_round(&self, id: &MessageId) -> u32 {
+        self.rounds
+            .get(id)
+            .map_or(1, |(round, _)| round.saturating_add(1))
+    }
+}

@@ -1,0 +1,551 @@
+use super::*;
+use crate::config::model::CalendarUnit;
+use crate::core::ledger::entry::BudgetDraw;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+const START: Time = Time::from_millis(1_700_000_000_000);
+
+fn sliding(count: u64, window: Duration) -> Rate {
+    Rate::Sliding { count, window }
+}
+
+fn limit(rates: Vec<Rate>) -> LimitConfig {
+    LimitConfig {
+        rates,
+        by: None,
+        burst: None,
+    }
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Cases of the property tests; more with `SLUICEGATE_CASES`.
+fn cases(default: u32) -> ProptestConfig {
+    let cases = std::env::var("SLUICEGATE_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(default);
+    ProptestConfig::with_cases(cases)
+}
+
+/// The most starts in any window of this length, half open, wherever it is laid.
+fn most_in_a_window(starts: &[Time], window: Duration) -> usize {
+    let mut sorted = starts.to_vec();
+    sorted.sort_unstable();
+    let (mut from, mut most) = (0, 0);
+    for (to, &at) in sorted.iter().enumerate() {
+        while sorted[from].plus(window) <= at {
+            from += 1;
+        }
+        most = most.max(to - from + 1);
+    }
+    most
+}
+
+/// What the fold of a lane keeps of slots: the last minute singly, the rest by quarter hours.
+fn folded(slots: &[Time]) -> UsedSlots {
+    let mut used = UsedSlots {
+        recent: VecDeque::new(),
+        ..UsedSlots::default()
+    };
+    let newest = slots.iter().max().copied().unwrap_or(Time::ZERO);
+    let mut sorted = slots.to_vec();
+    sorted.sort_unstable();
+    for &slot in &sorted {
+        if newest.since(slot) <= ms(60_000) {
+            used.recent.push_back((slot, 1));
+        } else {
+            *used
+                .quarters
+                .entry(Time(slot.0 - slot.0 % 900_000_000))
+                .or_default() += 1;
+        }
+    }
+    used
+}
+
+#[derive(Clone, Debug)]
+struct Arrival {
+    wait_us: u64,
+    late: u8,
+    event: u8,
+}
+
+fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
+    let arrival = (
+        prop_oneof![4 => Just(0u64), 4 => 0u64..5_000, 2 => 0u64..400_000, 1 => 0u64..3_000_000],
+        any::<u8>(),
+        any::<u8>(),
+    )
+        .prop_map(|(wait_us, late, event)| Arrival { wait_us, late, event });
+    prop::collection::vec(arrival, 1..600)
+}
+
+fn rates() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let window = prop_oneof![Just(250u64), Just(1_000), Just(2_000), Just(7_000)];
+    prop::collection::vec((1u64..60, window), 1..4)
+}
+
+/// Starts at random times within their slots, misses, restarts and changes of the rates on the way: no window holds
+/// more than any rate in force during all of it.
+fn holds(
+    rates: &[(u64, u64)],
+    burst: Option<u32>,
+    arrivals: &[Arrival],
+    changes: bool,
+) -> Result<(), TestCaseError> {
+    let config = |factor: u64| LimitConfig {
+        rates: rates.iter().map(|&(n, w)| sliding(n * factor, ms(w))).collect(),
+        by: None,
+        burst,
+    };
+    let mut limiter = Limiter::try_new(&config(1), START).unwrap();
+    let (mut now, mut slots, mut starts) = (START, Vec::new(), Vec::new());
+    let mut factor = 1;
+    for arrival in arrivals {
+        now = now.plus(Duration::from_micros(arrival.wait_us));
+        match arrival.event {
+            0..6 => {
+                // The process died now: what it had not started it never will.
+                starts.retain(|&at: &Time| at <= now);
+                limiter = Limiter::try_new(&config(factor), now).unwrap();
+                limiter.restore(0, &folded(&slots), now);
+            }
+            6..9 => limiter.missed(),
+            9..12 if changes => {
+                factor = 3 - factor;
+                let changed = limiter.set_rates(&config(factor), now).unwrap();
+                prop_assert!(!changed.needs_history);
+            }
+            _ => {}
+        }
+        let slot = limiter.earliest(0, now);
+        prop_assert!(slot >= now);
+        limiter.take(0, slot);
+        slots.push(slot);
+        // Written within the slot, seen by the partner after up to as long again.
+        let late = limiter.validity() * 2 * u32::from(arrival.late) / 255;
+        starts.push(slot.plus(late));
+        now = now.max(slot.minus(ms(5)));
+    }
+    let factor = if changes { 2 } else { 1 };
+    for &(count, window) in rates {
+        let most = most_in_a_window(&starts, ms(window));
+        prop_assert!(
+            most as u64 <= count * factor,
+            "{} starts in {} ms, {} allowed",
+            most,
+            window,
+            count
+        );
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn no_window_holds_more_than_its_rate(rates in rates(), burst in prop::option::of(1u32..20), arrivals in arrivals()) {
+        holds(&rates, burst, &arrivals, false)?;
+    }
+
+    #[test]
+    fn nor_when_rates_change_on_the_way(rates in rates(), arrivals in arrivals()) {
+        holds(&rates, None, &arrivals, true)?;
+    }
+}
+
+/// Slots taken one after the other as early as allowed, for so long.
+fn saturate(limiter: &mut Limiter, by: u64, from: Time, span: Duration) -> Vec<Time> {
+    let (mut slots, mut at) = (Vec::new(), from);
+    loop {
+        at = limiter.earliest(by, at);
+        if at >= from.plus(span) {
+            return slots;
+        }
+        limiter.take(by, at);
+        slots.push(at);
+    }
+}
+
+#[test]
+fn at_least_98_5_percent_of_a_rate_can_be_used() {
+    for (count, window, spans) in [
+        (1, 1_000, 200),
+        (10, 1_000, 200),
+        (1_000, 1_000, 60),
+        (4_096, 1_000, 10),
+        (4_097, 1_000, 10),
+        (20_000, 1_000, 10),
+        (20_000, 60_000, 10),
+        (300_000, 60_000, 3),
+    ] {
+        let mut limiter = Limiter::try_new(&limit(vec![sliding(count, ms(window))]), START).unwrap();
+        let slots = saturate(&mut limiter, 0, START, ms(window * spans));
+        let most = most_in_a_window(&slots, ms(window));
+        assert!(most as u64 <= count, "{most} of {count} in {window} ms");
+        // The first window's start is left out: there all of it may come at once.
+        let use_of_it = slots.len() as f64 / (count * spans) as f64;
+        assert!(
+            use_of_it >= 0.985,
+            "{count} in {window} ms: {:.2} % used",
+            use_of_it * 100.0
+        );
+        assert!(limiter.memory() < 300_000, "{} bytes", limiter.memory());
+    }
+}
+
+#[test]
+fn slots_are_valid_for_half_of_the_guard() {
+    let validity = |w| {
+        Limiter::try_new(&limit(vec![sliding(9, w)]), START)
+            .unwrap()
+            .validity()
+    };
+    assert_eq!(validity(ms(1_000)), ms(5));
+    assert_eq!(validity(ms(86_400_000)), ms(5));
+    assert_eq!(validity(ms(250)), Duration::from_micros(1_250));
+    assert_eq!(validity(ms(20)), Duration::from_micros(500));
+}
+
+#[test]
+fn a_burst_is_followed_by_even_spacing() {
+    let config = LimitConfig {
+        burst: Some(5),
+        ..limit(vec![sliding(10, ms(1_000))])
+    };
+    let mut limiter = Limiter::try_new(&config, START).unwrap();
+    let slots = saturate(&mut limiter, 0, START, ms(3_000));
+    assert!(slots[4].since(START) < ms(1), "five at once: {:?}", &slots[..5]);
+    // Evenly spaced until the window is full; then, after a rest, another burst.
+    for pair in slots[4..10].windows(2) {
+        let apart = pair[1].since(pair[0]);
+        assert!(apart >= ms(100) && apart <= ms(102), "{apart:?}");
+    }
+    assert_eq!(slots[10], START.plus(ms(1_010)));
+    for six in slots.windows(6) {
+        assert!(six[5].since(six[0]) >= ms(100), "six back to back: {six:?}");
+    }
+    // After a restart nothing is left of the burst, after a long rest all of it is there again.
+    let mut again = Limiter::try_new(&config, START).unwrap();
+    let now = slots[slots.len() - 1].plus(ms(1));
+    again.restore(0, &folded(&slots), now);
+    assert!(again.earliest(0, now).since(now) >= ms(90));
+    let rested = now.plus(ms(60_000));
+    assert_eq!(saturate(&mut again, 0, rested, ms(50)).len(), 5);
+}
+
+#[test]
+fn missed_slots_move_the_next_ones_apart_and_that_passes() {
+    let mut limiter = Limiter::try_new(&limit(vec![sliding(1_000, ms(1_000))]), START).unwrap();
+    let span_of_100 = |limiter: &mut Limiter, from| {
+        let slots = saturate(limiter, 0, from, ms(500));
+        slots[99].since(slots[0])
+    };
+    let close = span_of_100(&mut limiter, START);
+    assert_eq!(close, Duration::from_micros(99 * 50));
+    (0..3).for_each(|_| limiter.missed());
+    let apart = span_of_100(&mut limiter, START.plus(ms(5_000)));
+    assert_eq!(apart, close * 8);
+    (0..30).for_each(|_| limiter.missed());
+    let slots = saturate(&mut limiter, 0, START.plus(ms(10_000)), ms(10_000));
+    assert!(slots.len() >= 9_850, "even so the rate is used: {}", slots.len());
+    saturate(&mut limiter, 0, START.plus(ms(20_000)), ms(60_000));
+    assert_eq!(span_of_100(&mut limiter, START.plus(ms(90_000))), close);
+}
+
+#[test]
+fn lowering_holds_at_once_and_raising_gives_no_second_burst() {
+    let mut limiter = Limiter::try_new(&limit(vec![sliding(100, ms(1_000))]), START).unwrap();
+    let mut slots = saturate(&mut limiter, 0, START, ms(100));
+    assert_eq!(slots.len(), 100);
+    let later = START.plus(ms(200));
+    let changed = limiter
+        .set_rates(&limit(vec![sliding(10, ms(1_000))]), later)
+        .unwrap();
+    assert!(!changed.needs_history);
+    assert!(limiter.earliest(0, later) >= START.plus(ms(1_010)));
+    let changed = limiter
+        .set_rates(&limit(vec![sliding(150, ms(1_000))]), later)
+        .unwrap();
+    assert!(!changed.needs_history);
+    slots.extend(saturate(&mut limiter, 0, later, ms(5_000)));
+    assert!(most_in_a_window(&slots, ms(1_000)) <= 150);
+    // A longer window has to be told what was before.
+    let longer = limit(vec![sliding(150, ms(1_000)), sliding(1_000, ms(60_000))]);
+    assert!(
+        limiter
+            .set_rates(&longer, later.plus(ms(5_000)))
+            .unwrap()
+            .needs_history
+    );
+    let now = later.plus(ms(5_000));
+    limiter.restore(0, &folded(&slots), now);
+    slots.extend(saturate(&mut limiter, 0, now, ms(100_000)));
+    assert!(most_in_a_window(&slots, ms(60_000)) <= 1_000);
+}
+
+#[test]
+fn what_the_ledger_knows_is_counted_once() {
+    let mut limiter = Limiter::try_new(&limit(vec![sliding(100, ms(600_000))]), START).unwrap();
+    let slots: Vec<Time> = (0..40).map(|i| START.plus(ms(i * 5_000))).collect();
+    let now = START.plus(ms(200_000));
+    let used = folded(&slots);
+    limiter.restore(0, &used, now);
+    limiter.restore(0, &used, now);
+    assert_eq!(saturate(&mut limiter, 0, now, ms(10_000)).len(), 60);
+}
+
+#[test]
+fn a_slot_in_the_future_counts_as_now() {
+    let mut limiter = Limiter::try_new(&limit(vec![sliding(1, ms(1_000))]), START).unwrap();
+    limiter.restore(0, &folded(&[START.plus(ms(3_600_000))]), START);
+    assert_eq!(limiter.earliest(0, START), START.plus(ms(1_010)));
+}
+
+#[test]
+fn split_budgets_count_apart_and_their_memory_is_bounded() {
+    let config = LimitConfig {
+        by: Some("/app".into()),
+        ..limit(vec![sliding(2, ms(1_000))])
+    };
+    let mut limiter = Limiter::try_new(&config, START).unwrap();
+    assert_eq!(saturate(&mut limiter, 7, START, ms(1_000)).len(), 2);
+    assert_eq!(saturate(&mut limiter, 8, START, ms(1_000)).len(), 2);
+    // Fifty thousand values, a thousand a second: those of past seconds are dropped.
+    let mut most = 0;
+    for i in 0..50_000u64 {
+        let now = START.plus(ms(2_000 + i));
+        let slot = limiter.earliest(1_000 + i, now);
+        assert_eq!(slot, now);
+        limiter.take(1_000 + i, slot);
+        most = most.max(limiter.instances());
+    }
+    assert!(most < 4_096, "{most} instances");
+    // More at one time than are counted apart: the rest shares, and nobody gets more than his own.
+    let now = START.plus(ms(1_000_000));
+    let mut at_once = 0;
+    for by in 0..40_000u64 {
+        for _ in 0..3 {
+            if limiter.earliest(1_000_000 + by, now) < now.plus(ms(1)) {
+                limiter.take(1_000_000 + by, now);
+                at_once += 1;
+            }
+        }
+    }
+    assert!(
+        (MAX_INSTANCES..=2 * MAX_INSTANCES + 2).contains(&at_once),
+        "{at_once}"
+    );
+    assert!(limiter.instances() <= MAX_INSTANCES);
+    assert!(limiter.memory() < 16 << 20, "{} bytes", limiter.memory());
+    // Once those are over, each has its own again.
+    let later = now.plus(ms(5_000));
+    assert_eq!(limiter.earliest(999, later), later);
+    limiter.take(999, later);
+    assert_eq!(limiter.earliest(998, later), later);
+}
+
+fn wall(text: &str) -> Time {
+    let at: jiff::Timestamp = text.parse().unwrap();
+    Time(at.as_microsecond() as u64)
+}
+
+fn quota(count: u64, unit: CalendarUnit, zone: &str, now: Time) -> Limiter {
+    Limiter::try_new(
+        &limit(vec![Rate::Calendar {
+            count,
+            unit,
+            zone: zone.into(),
+        }]),
+        now,
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_day_is_from_midnight_to_midnight_also_where_the_clocks_change() {
+    // London: 30 March 2025 has 23 hours, 26 October 25.
+    for (from, until) in [
+        ("2025-03-30T00:00:00Z", "2025-03-30T23:00:00Z"),
+        ("2025-10-25T23:00:00Z", "2025-10-27T00:00:00Z"),
+        ("2025-06-30T23:00:00Z", "2025-07-01T23:00:00Z"),
+    ] {
+        let (from, until) = (wall(from), wall(until));
+        let mut limiter = quota(3, CalendarUnit::Day, "Europe/London", from);
+        for _ in 0..3 {
+            let slot = limiter.earliest(0, from);
+            assert!(slot.since(from) < ms(1));
+            limiter.take(0, slot);
+        }
+        assert_eq!(limiter.earliest(0, from), until);
+        limiter.take(0, until);
+        assert!(
+            limiter.earliest(0, until).since(until) < ms(1),
+            "two more of the next day"
+        );
+    }
+}
+
+#[test]
+fn no_slot_lies_so_near_an_edge_that_it_could_count_behind_it() {
+    let midnight = wall("2025-05-02T07:00:00Z");
+    let mut limiter = quota(
+        10,
+        CalendarUnit::Day,
+        "America/Los_Angeles",
+        midnight.minus(ms(60_000)),
+    );
+    assert_eq!(
+        limiter.earliest(0, midnight.minus(ms(11))),
+        midnight.minus(ms(11))
+    );
+    assert_eq!(limiter.earliest(0, midnight.minus(ms(10))), midnight);
+    assert_eq!(
+        limiter.earliest(0, midnight.plus(ms(86_400_000 - 3))),
+        midnight.plus(ms(86_400_000))
+    );
+}
+
+#[test]
+fn spans_of_every_unit_end_where_the_calendar_says() {
+    let now = wall("2024-02-14T10:20:30Z");
+    for (unit, zone, end) in [
+        (CalendarUnit::Hour, "UTC", "2024-02-14T11:00:00Z"),
+        (CalendarUnit::Hour, "Asia/Kolkata", "2024-02-14T10:30:00Z"),
+        (CalendarUnit::Day, "Asia/Tokyo", "2024-02-14T15:00:00Z"),
+        (CalendarUnit::Week, "UTC", "2024-02-19T00:00:00Z"),
+        (CalendarUnit::Month, "UTC", "2024-03-01T00:00:00Z"),
+    ] {
+        let mut limiter = quota(1, unit, zone, now);
+        limiter.take(0, now);
+        assert_eq!(limiter.earliest(0, now), wall(end), "{unit:?} {zone}");
+    }
+    let monday = wall("2024-02-12T00:00:00Z");
+    let mut limiter = quota(1, CalendarUnit::Week, "UTC", monday);
+    limiter.take(0, monday);
+    assert_eq!(limiter.earliest(0, monday), wall("2024-02-19T00:00:00Z"));
+}
+
+#[test]
+fn odd_zones_and_times_do_not_panic_and_always_go_on() {
+    let zones = [
+        "Pacific/Apia",
+        "Australia/Lord_Howe",
+        "America/Sao_Paulo",
+        "Africa/Cairo",
+        "Asia/Kathmandu",
+    ];
+    let days = [
+        "2011-12-29T00:00:00Z",
+        "2018-11-03T00:00:00Z",
+        "2023-04-27T00:00:00Z",
+        "2024-10-05T00:00:00Z",
+    ];
+    for zone in zones {
+        for unit in [
+            CalendarUnit::Hour,
+            CalendarUnit::Day,
+            CalendarUnit::Week,
+            CalendarUnit::Month,
+        ] {
+            for day in days.map(wall) {
+                let mut limiter = quota(1, unit, zone, day);
+                let mut at = day;
+                for _ in 0..100 {
+                    limiter.take(0, at);
+                    let next = limiter.earliest(0, at);
+                    assert!(next > at, "{zone} {unit:?} {at}");
+                    at = next;
+                }
+            }
+            for at in [Time::ZERO, Time(i64::MAX as u64), Time::NEVER] {
+                let mut limiter = quota(1, unit, zone, at);
+                limiter.take(0, at);
+                limiter.earliest(0, at);
+            }
+        }
+    }
+    let bad = Rate::Calendar {
+        count: 1,
+        unit: CalendarUnit::Day,
+        zone: "Mars/Olympus".into(),
+    };
+    let error = Limiter::try_new(&limit(vec![bad]), START).unwrap_err();
+    assert_eq!(error.to_string(), "unknown time zone `Mars/Olympus`");
+}
+
+#[test]
+fn a_quota_follows_the_wall_and_a_wall_set_back_opens_no_second_one() {
+    let noon = wall("2025-05-02T12:00:00Z");
+    let mut limiter = quota(2, CalendarUnit::Day, "UTC", noon);
+    limiter.take(0, noon);
+    limiter.take(0, noon);
+    // The wall clock is an hour ahead of the clock that slots are told by.
+    limiter.set_wall_offset(3_600_000_000);
+    let next = limiter.earliest(0, noon);
+    assert_eq!(next, wall("2025-05-02T23:00:00Z"));
+    limiter.take(0, next);
+    limiter.take(0, next);
+    limiter.set_wall_offset(-86_400_000_000);
+    assert_eq!(limiter.earliest(0, next), wall("2025-05-05T00:00:00Z"));
+}
+
+#[test]
+fn a_quota_survives_a_restart() {
+    let midnight = wall("2025-05-02T07:00:00Z");
+    let zone = "America/Los_Angeles";
+    // Two of the day before, three of this one, two of them within the last minute.
+    let now = midnight.plus(ms(7_200_000));
+    let slots = [
+        midnight.minus(ms(1_000_000)),
+        midnight.minus(ms(11)),
+        midnight,
+        now.minus(ms(50_000)),
+        now.minus(ms(1)),
+    ];
+    let mut limiter = quota(5, CalendarUnit::Day, zone, now);
+    limiter.restore(0, &folded(&slots), now);
+    limiter.restore(0, &folded(&slots), now);
+    assert_eq!(saturate(&mut limiter, 0, now, ms(3_600_000)).len(), 2);
+    assert_eq!(limiter.earliest(0, now), midnight.plus(ms(86_400_000)));
+}
+
+#[test]
+fn two_busy_partners_share_a_budget_evenly() {
+    let draws = [BudgetDraw { budget: 1, by: 0 }];
+    for count in [20u64, 1_000] {
+        let mut table = BudgetTable::new();
+        let _ = table
+            .set(1, &limit(vec![sliding(count, ms(1_000))]), START)
+            .unwrap();
+        table.set_shared(1, true);
+        let lead = ms(3);
+        let mut taken = [0u64; 3];
+        // Partner 0 always comes first; partner 2 claims once and never comes again.
+        table.take(2, &draws, START);
+        let mut wake = [START; 3];
+        let mut now = START;
+        while now < START.plus(ms(60_000)) {
+            for who in [0u32, 1, 2] {
+                while wake[who as usize] <= now {
+                    let (slot, _) = table.earliest(who, &draws, now, lead);
+                    if slot > now.plus(lead) {
+                        wake[who as usize] = if who == 2 { Time::NEVER } else { slot.minus(lead) };
+                        break;
+                    }
+                    table.take(who, &draws, slot);
+                    taken[who as usize] += 1;
+                }
+            }
+            now = now.plus(ms(1));
+        }
+        let all: u64 = taken.iter().sum();
+        assert!(all as f64 >= 0.97 * (count * 60) as f64, "{taken:?}");
+        assert!(taken[0].abs_diff(taken[1]) <= all / 100 + 20, "{taken:?}");
+    }
+}

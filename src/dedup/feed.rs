@@ -1,0 +1,346 @@
+//! The feeder's side: which table and bucket a record goes into, when a table is handed over, and the sync of one
+//! that is not full.
+
+use super::block::{FORGOTTEN, OwnedRow, Row};
+use super::bucket::Bucket;
+use super::manifest;
+use super::memtable::Memtable;
+use super::store::{Shared, io_error};
+use super::tail::{TailOf, TailWriter};
+use super::view::{Mem, View};
+use super::{DedupError, StoreOp};
+use crate::core::ledger::fold::FinishedState;
+use crate::core::types::{RoutePartition, Time};
+use parking_lot::{MutexGuard, RwLock};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Memory tables that may wait to be written: then the feeder waits.
+const BACKLOG: usize = 2;
+/// A readable ID is cut to this.
+const READABLE: usize = 255;
+/// Bytes of readable IDs after which a table counts as full.
+const TEXT: usize = 64 << 20;
+
+/// What the feeder owns.
+pub(super) struct Feed {
+    pub active: Option<Arc<Mem>>,
+    /// The tail file of the active table, once a sync has made it.
+    pub tail: Option<TailWriter>,
+    pub next_run: u32,
+    pub next_bucket: u32,
+    /// The last route that was resolved: neighbours are mostly of the same.
+    pub last_route: Option<(RoutePartition, u32)>,
+}
+
+/// What stands between feeder and spill.
+#[derive(Default)]
+pub(super) struct Queue {
+    /// Full tables, oldest first.
+    pub frozen: VecDeque<Arc<Mem>>,
+    /// The oldest one is being written.
+    pub busy: bool,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+    /// The store closes.
+    pub stop: bool,
+    /// Runs written since opening.
+    pub spills: u64,
+    /// Longest of them.
+    pub longest: Duration,
+}
+
+impl Shared {
+    /// The table that takes the first of these operations. None: there is nothing they could change.
+    pub(super) fn table_for(&self, feed: &mut Feed, ops: &[StoreOp]) -> Result<Option<Arc<Mem>>, DedupError> {
+        let when = match ops.first() {
+            Some(StoreOp::Finished(f)) => Some(f.when),
+            _ => None,
+        };
+        match (&feed.active, when) {
+            (None, None) => {
+                // Nothing is remembered, so nothing need be forgotten; look for what is.
+                let Some(when) = ops.iter().find_map(|op| match op {
+                    StoreOp::Finished(f) => Some(f.when),
+                    StoreOp::Forget { .. } => None,
+                }) else {
+                    return Ok(None);
+                };
+                self.start_bucket(feed, when);
+            }
+            (None, Some(when)) => self.start_bucket(feed, when),
+            (Some(mem), Some(when)) if when >= mem.bucket.to => self.roll(feed, when)?,
+            (Some(mem), _) => {
+                let table = mem.table.read();
+                let full = table.len() >= self.env.options.memtable || table.text_bytes() > 64 << 20;
+                drop(table);
+                if full {
+                    self.freeze(feed)?;
+                }
+            }
+        }
+        Ok(feed.active.clone())
+    }
+
+    /// Puts operations into a table until it is full or its bucket is over; returns how many.
+    pub(super) fn put_all(&self, feed: &mut Feed, mem: &Mem, ops: &[StoreOp]) -> usize {
+        let mut table = mem.table.write();
+        let room = self.env.options.memtable.saturating_sub(table.len()).max(1);
+        let mut taken = 0;
+        for op in ops.iter().take(room) {
+            let row = match op {
+                StoreOp::Finished(f) if f.when >= mem.bucket.to => break,
+                StoreOp::Finished(f) => {
+                    let kept = self.env.options.readable
+                        || matches!(
+                            f.state,
+                            FinishedState::Dead | FinishedState::Parked | FinishedState::Waiting
+                        );
+                    let readable = if kept {
+                        &f.readable[..f.readable.len().min(READABLE)]
+                    } else {
+                        &[]
+                    };
+                    Row {
+                        id: f.id,
+                        route: self.route(feed, f.at),
+                        state: f.state as u8,
+                        status: f.status,
+                        attempts: f.attempts,
+                        when: u32::try_from(f.when.secs()).unwrap_or(u32::MAX),
+                        offset: f.offset,
+                        ledger: f.ledger,
+                        readable,
+                    }
+                }
+                StoreOp::Forget { at, id } => Row {
+                    id: *id,
+                    route: self.route(feed, *at),
+                    state: FORGOTTEN,
+                    status: 0,
+                    attempts: 0,
+                    when: u32::try_from(mem.bucket.from.secs()).unwrap_or(u32::MAX),
+                    offset: 0,
+                    ledger: 0,
+                    readable: &[],
+                },
+            };
+            table.put(&row);
+            taken += 1;
+            if table.text_bytes() > TEXT {
+                break;
+            }
+        }
+        taken
+    }
+
+    #[inline]
+    fn route(&self, feed: &mut Feed, at: RoutePartition) -> u32 {
+        if let Some((last, index)) = feed.last_route
+            && last == at
+        {
+            return index;
+        }
+        let known = self.routes.read().index(at);
+        let index = known.unwrap_or_else(|| self.routes.write().insert(at));
+        feed.last_route = Some((at, index));
+        index
+    }
+
+    /// Begins the bucket in which this time lies, behind all others, with an empty table.
+    fn start_bucket(&self, feed: &mut Feed, when: Time) {
+        let span = (self.env.options.bucket.as_micros() as u64).max(1);
+        let newest = self
+            .view
+            .read()
+            .buckets
+            .first()
+            .map_or(Time::ZERO, |b| b.bucket.to);
+        let before = feed.active.as_ref().map_or(newest, |m| m.bucket.to.max(newest));
+        let start = when.0 / span * span;
+        let bucket = Bucket::new(
+            &self.dir,
+            feed.next_bucket,
+            Time(start).max(before),
+            Time(start + span),
+            Vec::new(),
+        );
+        feed.next_bucket += 1;
+        self.start_table(feed, bucket);
+    }
+
+    fn start_table(&self, feed: &mut Feed, bucket: Arc<Bucket>) {
+        let room = feed
+            .active
+            .as_ref()
+            .map_or(0, |m| m.table.read().len())
+            .min(self.env.options.memtable);
+        let table = Memtable::with_room(room, self.fed.load(Ordering::Relaxed));
+        self.env.present.store(bucket.id, Ordering::Relaxed);
+        let mem = Arc::new(Mem {
+            run: feed.next_run,
+            bucket,
+            table: RwLock::new(table),
+        });
+        feed.next_run += 1;
+        feed.tail = None;
+        feed.active = Some(mem.clone());
+        let mut view = self.view.write();
+        let mut next = View::clone(&view);
+        next.mems.insert(0, mem);
+        *view = Arc::new(next);
+    }
+
+    /// Hands the active table over to be written and begins the next one of the same bucket.
+    fn freeze(&self, feed: &mut Feed) -> Result<(), DedupError> {
+        let Some(mem) = feed.active.clone() else {
+            return Ok(());
+        };
+        self.hand_over(mem.clone())?;
+        self.start_table(feed, mem.bucket.clone());
+        Ok(())
+    }
+
+    /// Ends the present bucket and begins the one of this time.
+    pub(super) fn roll(&self, feed: &mut Feed, when: Time) -> Result<(), DedupError> {
+        let Some(mem) = feed.active.clone() else {
+            return Ok(());
+        };
+        if mem.table.read().len() > 0 {
+            self.hand_over(mem.clone())?;
+            self.start_bucket(feed, when);
+            return Ok(());
+        }
+        // An empty table becomes no run: its number is given again, and nobody closes its bucket but this.
+        feed.next_run = mem.run;
+        {
+            let mut view = self.view.write();
+            let mut next = View::clone(&view);
+            next.mems.retain(|m| m.run != mem.run);
+            *view = Arc::new(next);
+        }
+        self.start_bucket(feed, when);
+        let waiting = self
+            .queue
+            .lock()
+            .frozen
+            .iter()
+            .any(|m| m.bucket.id == mem.bucket.id);
+        if !waiting {
+            mem.bucket.close();
+        }
+        Ok(())
+    }
+
+    fn hand_over(&self, mem: Arc<Mem>) -> Result<(), DedupError> {
+        let mut queue = self.queue.lock();
+        while queue.frozen.len() >= BACKLOG {
+            if let Some(why) = &queue.error {
+                return Err(DedupError::Backlog { why: why.clone() });
+            }
+            self.changed.wait(&mut queue);
+        }
+        queue.frozen.push_back(mem);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until no full table waits.
+    pub(super) fn wait_drained(&self) -> Result<(), DedupError> {
+        let mut queue = self.queue.lock();
+        while !queue.frozen.is_empty() {
+            if let Some(why) = &queue.error {
+                return Err(DedupError::Backlog { why: why.clone() });
+            }
+            self.changed.wait(&mut queue);
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync(&self, feed: &mut MutexGuard<'_, Feed>) -> Result<(), DedupError> {
+        let fed = self.fed.load(Ordering::Relaxed);
+        self.wait_drained()?;
+        let (table_len, tailed) = match &feed.active {
+            Some(mem) => {
+                let table = mem.table.read();
+                (table.len(), table.tailed)
+            }
+            None => (0, 0),
+        };
+        if fed == self.durable.load(Ordering::Relaxed) && table_len == tailed {
+            return Ok(());
+        }
+        let failed = |e| io_error("write the tail in", &self.dir)(e);
+        match feed.active.clone() {
+            Some(mem) if table_len > tailed => {
+                let of = TailOf {
+                    run: mem.run,
+                    bucket: mem.bucket.id,
+                    from: mem.bucket.from,
+                    to: mem.bucket.to,
+                };
+                let mut tail = match feed.tail.take() {
+                    Some(tail) => tail,
+                    None => TailWriter::open(&self.dir, of, None).map_err(failed)?,
+                };
+                {
+                    let routes = self.routes.read();
+                    let table = mem.table.read();
+                    let rows = table.rows(tailed, usize::MAX);
+                    let written = tail.append(fed, rows.filter_map(|row| Some((routes.at(row.route)?, row))));
+                    drop(table);
+                    feed.tail = Some(tail);
+                    written.map_err(failed)?;
+                }
+                mem.table.write().tailed = table_len;
+            }
+            _ => {
+                // Progress without records: the manifest alone says so.
+                let mut manifest = self.manifest.lock();
+                let mut next = manifest.clone();
+                next.watermark = next.watermark.max(fed);
+                manifest::store(&self.dir, &next).map_err(io_error("write the manifest in", &self.dir))?;
+                *manifest = next;
+            }
+        }
+        self.durable.fetch_max(fed, Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts rows of the oldest bucket into the active table, as far as nothing newer hides them.
+    pub(super) fn carry_rows(&self, rows: &mut Vec<(u32, OwnedRow)>) -> Result<u64, DedupError> {
+        let mut carried = 0;
+        let mut feed = self.feed.lock();
+        for (run, row) in rows.drain(..) {
+            let Some(mem) = feed.active.clone() else { break };
+            let full = mem.table.read().len() >= self.env.options.memtable;
+            if full {
+                self.freeze(&mut feed)?;
+            }
+            let view = self.view.read().clone();
+            if self.hidden(&view, run, &row.row.id)? {
+                continue;
+            }
+            if let Some(mem) = &feed.active {
+                mem.table.write().put(&row.borrow());
+                carried += 1;
+            }
+        }
+        Ok(carried)
+    }
+
+    pub(super) fn check_oldest(&self, feed: &Feed, bucket: u32) -> Result<(), DedupError> {
+        if feed.active.as_ref().is_some_and(|m| m.bucket.id == bucket) {
+            return Err(DedupError::Present(bucket));
+        }
+        self.wait_drained()?;
+        let view = self.view.read();
+        match view.buckets.last() {
+            Some(oldest) if oldest.bucket.id == bucket => Ok(()),
+            _ if view.buckets.iter().any(|b| b.bucket.id == bucket) => Err(DedupError::NotOldest(bucket)),
+            _ => Err(DedupError::NoBucket(bucket)),
+        }
+    }
+}

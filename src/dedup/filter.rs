@@ -1,0 +1,243 @@
+//! Filters that answer "certainly never recorded" from memory, and the file that keeps them.
+//!
+//! A filter is a Bloom filter in blocks of 32 bytes: one ID touches one block, so an answer costs one cache miss.
+//! Eight bits of a block are set for each ID, two in each of its four words. With 12 bits an ID about one absent
+//! ID in 150 is let through; whoever asks goes on to the blocks, which hold whole IDs: a false hit costs time and
+//! never becomes a false answer.
+//!
+//! The file `filters` of a bucket is a row of frames. It is a convenience: what is missing in it or does not fit
+//! its checksum is built again from the blocks. Never change the drawing; a new form takes a new magic.
+//!
+//! ```text
+//! frame: magic u32 "SGF1" | first run u32 | last run u32 | ids u64 | blocks u32 | crc32c u32 of all before it and of the words
+//!        words: blocks x 4 x u64, little endian like everything here
+//! ```
+
+use crate::core::types::MessageId;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// Bits of a filter for each ID it is made for.
+pub(super) const BITS_PER_ID: u64 = 12;
+const MAGIC: u32 = u32::from_le_bytes(*b"SGF1");
+const HEAD: usize = 4 + 4 + 4 + 8 + 4 + 4;
+
+/// 256 bits that lie in one cache line.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+#[repr(align(32))]
+struct Block([u64; 4]);
+
+/// A set of IDs that may say "perhaps" of one that is not in it, and never "no" of one that is.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Filter {
+    blocks: Box<[Block]>,
+}
+
+/// The hash by which memory tables and filters find an ID. IDs are hashes already; this only folds both halves.
+#[inline]
+pub(super) fn mix(id: &MessageId) -> u64 {
+    let h = (id.head() ^ id.tail().rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h ^ (h >> 29)
+}
+
+#[inline]
+fn masks(id: &MessageId, hash: u64) -> [u64; 4] {
+    let h = (id.tail() ^ hash.rotate_left(32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let bits = |at: u32| (1u64 << ((h >> at) & 63)) | (1u64 << ((h >> (at + 6)) & 63));
+    [bits(16), bits(28), bits(40), bits(52)]
+}
+
+impl Filter {
+    /// An empty filter for so many IDs.
+    pub(super) fn for_ids(ids: u64) -> Self {
+        let blocks = (ids * BITS_PER_ID).div_ceil(256).clamp(1, u64::from(u32::MAX));
+        Self {
+            blocks: vec![Block::default(); blocks as usize].into_boxed_slice(),
+        }
+    }
+
+    /// Bytes it holds in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.blocks.len() * size_of::<Block>()) as u64
+    }
+
+    #[inline]
+    fn index(&self, hash: u64) -> usize {
+        ((u128::from(hash) * self.blocks.len() as u128) >> 64) as usize
+    }
+
+    /// Adds an ID.
+    #[inline]
+    pub(super) fn add(&mut self, id: &MessageId) {
+        let hash = mix(id);
+        let at = self.index(hash);
+        for (word, mask) in self.blocks[at].0.iter_mut().zip(masks(id, hash)) {
+            *word |= mask;
+        }
+    }
+
+    /// False: the ID was certainly never added.
+    #[inline]
+    pub(super) fn may_hold(&self, id: &MessageId) -> bool {
+        let hash = mix(id);
+        let words = &self.blocks[self.index(hash)].0;
+        let m = masks(id, hash);
+        // Without early exits: look-ups of a batch overlap in the processor only while no branch is mispredicted.
+        ((!words[0] & m[0]) | (!words[1] & m[1]) | (!words[2] & m[2]) | (!words[3] & m[3])) == 0
+    }
+}
+
+/// Which runs a filter is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Number of the first run.
+    pub first: u32,
+    /// Number of the last run, the same one included.
+    pub last: u32,
+    /// IDs in all of them.
+    pub ids: u64,
+}
+
+fn head(span: Span, blocks: u32) -> [u8; HEAD - 4] {
+    let mut out = [0; HEAD - 4];
+    out[..4].copy_from_slice(&MAGIC.to_le_bytes());
+    out[4..8].copy_from_slice(&span.first.to_le_bytes());
+    out[8..12].copy_from_slice(&span.last.to_le_bytes());
+    out[12..20].copy_from_slice(&span.ids.to_le_bytes());
+    out[20..24].copy_from_slice(&blocks.to_le_bytes());
+    out
+}
+
+/// Appends a filter to the file of its bucket. Not synced: what is lost is built again.
+pub(super) fn append(path: &Path, span: Span, filter: &Filter) -> io::Result<()> {
+    let head = head(span, filter.blocks.len() as u32);
+    let mut frame = Vec::with_capacity(HEAD + filter.blocks.len() * 32);
+    frame.extend_from_slice(&head);
+    frame.extend_from_slice(&[0; 4]);
+    for block in &filter.blocks {
+        for word in block.0 {
+            frame.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&head), &frame[HEAD..]);
+    frame[HEAD - 4..HEAD].copy_from_slice(&crc.to_le_bytes());
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)?
+        .write_all(&frame)
+}
+
+/// Reads the filters that `wanted` asks for. Ends, without an error, at the first frame that cannot be one; leaves
+/// out what does not fit its checksum.
+pub(super) fn load(path: &Path, mut wanted: impl FnMut(Span) -> bool) -> Vec<(Span, Filter)> {
+    let mut found = Vec::new();
+    let Ok(file) = File::open(path) else { return found };
+    let Ok(size) = file.metadata().map(|m| m.len()) else {
+        return found;
+    };
+    let mut file = BufReader::with_capacity(1 << 16, file);
+    let mut at = 0u64;
+    let mut fixed = [0u8; HEAD];
+    while file.read_exact(&mut fixed).is_ok() {
+        let u32_at = |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+        let (magic, blocks, crc) = (u32_at(0), u32_at(20), u32_at(24));
+        let ids = u64::from(u32_at(12)) | (u64::from(u32_at(16)) << 32);
+        let span = Span {
+            first: u32_at(4),
+            last: u32_at(8),
+            ids,
+        };
+        let len = u64::from(blocks) * 32;
+        if magic != MAGIC || blocks == 0 || at + HEAD as u64 + len > size {
+            break;
+        }
+        at += HEAD as u64 + len;
+        if !wanted(span) {
+            if file.seek(SeekFrom::Start(at)).is_err() {
+                break;
+            }
+            continue;
+        }
+        let mut bytes = vec![0; len as usize];
+        if file.read_exact(&mut bytes).is_err() {
+            break;
+        }
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&fixed[..HEAD - 4]), &bytes);
+        if sum != crc {
+            continue;
+        }
+        let words = |block: &[u8]| {
+            let mut out = Block::default();
+            for (word, bytes) in out.0.iter_mut().zip(block.chunks_exact(8)) {
+                let mut b = [0; 8];
+                b.copy_from_slice(bytes);
+                *word = u64::from_le_bytes(b);
+            }
+            out
+        };
+        found.push((
+            span,
+            Filter {
+                blocks: bytes.chunks_exact(32).map(words).collect(),
+            },
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u64) -> MessageId {
+        let mut out = [0; 16];
+        let mut random = fastrand::Rng::with_seed(n);
+        random.fill(&mut out);
+        MessageId(out)
+    }
+
+    #[test]
+    fn holds_all_that_was_added_and_lets_few_others_through() {
+        let mut filter = Filter::for_ids(50_000);
+        (0..50_000).for_each(|n| filter.add(&id(n)));
+        assert!((0..50_000).all(|n| filter.may_hold(&id(n))));
+        let wrong = (1_000_000..1_100_000)
+            .filter(|&n| filter.may_hold(&id(n)))
+            .count();
+        assert!(wrong < 1_200, "{wrong} of 100000 absent IDs were let through");
+    }
+
+    #[test]
+    fn comes_back_from_its_file_and_damage_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("filters");
+        let mut filter = Filter::for_ids(100);
+        filter.add(&id(1));
+        let spans = [
+            Span {
+                first: 1,
+                last: 1,
+                ids: 1,
+            },
+            Span {
+                first: 2,
+                last: 9,
+                ids: 1,
+            },
+        ];
+        for span in spans {
+            append(&path, span, &filter).unwrap();
+        }
+        let all = load(&path, |_| true);
+        assert_eq!(all, vec![(spans[0], filter.clone()), (spans[1], filter.clone())]);
+        assert_eq!(load(&path, |s| s.first == 2), vec![(spans[1], filter.clone())]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[HEAD + 1] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(load(&path, |_| true), vec![(spans[1], filter)]);
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(load(&path, |_| true), vec![]);
+    }
+}

@@ -1,0 +1,275 @@
+//! Opening: what is read from the disk, what is put right, what is refused and moved aside.
+
+use super::block::Row;
+use super::bucket::{Bucket, Env};
+use super::filter::{self, Filter};
+use super::manifest::{self, Manifest, Unusable, sync_dir};
+use super::memtable::Memtable;
+use super::store::io_error;
+use super::tail::{self, TailWriter};
+use super::view::{BucketView, Group, Mem, Routes, View};
+use super::{DedupError, Rebuild};
+use crate::core::types::{Offset, RouteId, RoutePartition};
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What opening read from the disk.
+#[derive(Default)]
+pub(super) struct Loaded {
+    pub manifest: Manifest,
+    pub view: View,
+    pub active: Option<Arc<Mem>>,
+    pub tail: Option<TailWriter>,
+    pub routes: Routes,
+    pub upto: Offset,
+    pub next_run: u32,
+    pub next_bucket: u32,
+}
+
+pub(super) fn lock(dir: &Path) -> Result<File, DedupError> {
+    use rustix::fs::{FlockOperation, flock};
+    let path = dir.join("LOCK");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DedupError::InUse {
+            path: dir.to_path_buf(),
+        }),
+        Err(e) => Err(io_error("lock", &path)(e.into())),
+    }
+}
+
+pub(super) enum Refused {
+    Rebuild(Rebuild),
+    Error(DedupError),
+}
+
+impl From<DedupError> for Refused {
+    fn from(error: DedupError) -> Self {
+        Refused::Error(error)
+    }
+}
+
+pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
+    let damaged = |why: String| Refused::Rebuild(Rebuild::Damaged(why));
+    let manifest = match manifest::load(dir) {
+        Ok(manifest) => manifest,
+        Err(Unusable::Missing) => {
+            let listed = unlisted(dir, &Manifest::default()).map_err(io_error("read", dir))?;
+            let why = if listed.is_empty() {
+                Rebuild::Missing
+            } else {
+                Rebuild::Damaged("there is data, but no manifest".into())
+            };
+            return Err(Refused::Rebuild(why));
+        }
+        Err(Unusable::Format(found)) => return Err(Refused::Rebuild(Rebuild::Format(found))),
+        Err(Unusable::Damaged(why)) => return Err(damaged(why)),
+    };
+    if manifest.ledger != format!("{:x}", env.options.ledger) {
+        return Err(Refused::Rebuild(Rebuild::OtherLedger(manifest.ledger)));
+    }
+    clear_unlisted(dir, &manifest).map_err(io_error("clear", dir))?;
+    let (run, next_bucket) = (manifest.next_run, manifest.next_bucket);
+    let mut loaded = Loaded {
+        upto: manifest.watermark,
+        next_run: run,
+        next_bucket,
+        manifest,
+        ..Loaded::default()
+    };
+    for (route, partition) in &loaded.manifest.routes {
+        let route = u64::from_str_radix(route, 16).map_err(|e| damaged(format!("route `{route}`: {e}")))?;
+        loaded.routes.insert(RoutePartition {
+            route: RouteId(route),
+            partition: *partition,
+        });
+    }
+    let mut table = Memtable::with_room(0, loaded.upto);
+    let routes = &mut loaded.routes;
+    let tail = tail::read(dir, run, |at, row| {
+        table.put(&Row {
+            route: routes.insert(at),
+            ..row
+        })
+    })
+    .map_err(io_error("read the tail in", dir))?;
+    let last = loaded.manifest.buckets.last().map(|b| b.id);
+    env.present.store(
+        tail.as_ref().map(|t| t.of.bucket).or(last).unwrap_or(u32::MAX),
+        Ordering::Relaxed,
+    );
+    for meta in &loaded.manifest.buckets {
+        let bucket = Bucket::new(dir, meta.id, meta.from(), meta.to(), meta.runs.clone());
+        bucket.check_there()?;
+        if Some(meta.id) == last {
+            // The guards of opening are for the folder that will be written.
+            bucket.with(env, |_| Ok(()))?;
+        }
+        let groups = load_groups(env, &bucket, meta)?;
+        loaded.view.buckets.insert(0, BucketView { bucket, groups });
+    }
+    let newest = loaded.view.buckets.first().map(|b| b.bucket.clone());
+    let bucket = match &tail {
+        Some(t) if newest.as_ref().is_none_or(|b| b.id != t.of.bucket) => {
+            Some(Bucket::new(dir, t.of.bucket, t.of.from, t.of.to, Vec::new()))
+        }
+        _ => newest,
+    };
+    if let Some(bucket) = bucket {
+        loaded.next_bucket = next_bucket.max(bucket.id + 1);
+        if let Some(t) = &tail {
+            loaded.upto = loaded.upto.max(t.upto);
+            loaded.tail =
+                Some(TailWriter::open(dir, t.of, Some(t.valid)).map_err(io_error("open the tail in", dir))?);
+        }
+        table.tailed = table.len();
+        table.upto = loaded.upto;
+        let mem = Arc::new(Mem {
+            run,
+            bucket,
+            table: RwLock::new(table),
+        });
+        loaded.next_run = run + 1;
+        loaded.view.mems.push(mem.clone());
+        loaded.active = Some(mem);
+    }
+    Ok(loaded)
+}
+
+/// The filters of a bucket: those of groups where they are there, else those of single runs, else built again.
+fn load_groups(
+    env: &Env,
+    bucket: &Arc<Bucket>,
+    meta: &manifest::BucketMeta,
+) -> Result<Vec<Group>, DedupError> {
+    let span = |s: filter::Span| {
+        let first = meta.runs.iter().position(|r| r.seq == s.first)?;
+        let last = meta.runs.iter().position(|r| r.seq == s.last)?;
+        let runs = meta.runs.get(first..=last)?;
+        (runs.iter().map(|r| u64::from(r.ids)).sum::<u64>() == s.ids).then_some((first, last))
+    };
+    let mut found: HashMap<usize, (usize, Filter)> = HashMap::new();
+    for (s, filter) in filter::load(&bucket.filters(), |s| s.first != s.last && span(s).is_some()) {
+        if let Some((first, last)) = span(s) {
+            found.insert(first, (last, filter));
+        }
+    }
+    let mut groups = Vec::new();
+    let mut single = Vec::new();
+    let mut at = 0;
+    while at < meta.runs.len() {
+        let (last, filter) = match found.remove(&at) {
+            Some((last, filter)) => (last, Some(filter)),
+            None => (at, None),
+        };
+        let mut runs = meta.runs[at..=last].to_vec();
+        runs.reverse();
+        if filter.is_none() {
+            single.push((groups.len(), runs[0]));
+        }
+        // A group without a filter gets its run's below; until then this one lets nothing through.
+        groups.push(Group {
+            filter: Arc::new(filter.unwrap_or_else(|| Filter::for_ids(0))),
+            runs,
+        });
+        at = last + 1;
+    }
+    let wanted = |s: filter::Span| {
+        s.first == s.last
+            && single
+                .iter()
+                .any(|(_, r)| r.seq == s.first && u64::from(r.ids) == s.ids)
+    };
+    let mut kept: HashMap<u32, Filter> = filter::load(&bucket.filters(), wanted)
+        .into_iter()
+        .map(|(s, f)| (s.first, f))
+        .collect();
+    for (group, run) in single {
+        let filter = match kept.remove(&run.seq) {
+            Some(filter) => filter,
+            None => {
+                let built = bucket.with(env, |opened| bucket.filter_of(opened, &run))?;
+                built.ok_or(DedupError::NoBucket(bucket.id))?
+            }
+        };
+        groups[group].filter = Arc::new(filter);
+    }
+    groups.reverse();
+    Ok(groups)
+}
+
+/// Folders and tails that the manifest does not know: of a bucket that has expired, or whose first run was not
+/// finished.
+fn unlisted(dir: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("bucket-"))
+            .and_then(|n| n.parse::<u32>().ok());
+        if number.is_some_and(|n| manifest.buckets.iter().all(|b| b.id != n)) {
+            out.push(entry.path());
+        }
+    }
+    let tails = tail::list(dir)?
+        .into_iter()
+        .filter(|&run| run != manifest.next_run || manifest.ledger.is_empty());
+    out.extend(tails.map(|run| dir.join(format!("tail-{run}"))));
+    Ok(out)
+}
+
+pub(super) fn clear_unlisted(dir: &Path, manifest: &Manifest) -> io::Result<()> {
+    for path in unlisted(dir, manifest)? {
+        if path.is_dir() {
+            fs::remove_dir_all(path)?;
+        } else {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves everything but the lock into a folder beside it; what was moved there before goes.
+pub(super) fn move_aside(dir: &Path) -> io::Result<PathBuf> {
+    let mut number = 0;
+    let mut names = Vec::new();
+    let mut before = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        match name
+            .to_str()
+            .and_then(|n| n.strip_prefix("damaged-"))
+            .and_then(|n| n.parse::<u32>().ok())
+        {
+            Some(n) => {
+                number = number.max(n + 1);
+                before.push(name);
+            }
+            None if name == "LOCK" => {}
+            None => names.push(name),
+        }
+    }
+    let aside = dir.join(format!("damaged-{number}"));
+    fs::create_dir(&aside)?;
+    for name in names {
+        fs::rename(dir.join(&name), aside.join(&name))?;
+    }
+    for name in before {
+        fs::remove_dir_all(dir.join(name))?;
+    }
+    sync_dir(dir)?;
+    Ok(aside)
+}

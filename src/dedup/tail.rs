@@ -1,0 +1,329 @@
+//! The tail file: what a sync must make durable of a memory table that is not full yet.
+//!
+//! Without it every checkpoint would leave a small run behind, and thousands of small runs a day make look-ups
+//! slow. Each sync appends one frame with the records that came since the last one; once the table is spilled, the
+//! file goes. A frame that was not written to its end is cut off at opening: its sync was never answered.
+//!
+//! ```text
+//! file:  magic u32 "SGT1" | run u32 | bucket u32 | from u64 | to u64 | crc32c u32 of all before
+//! frame: length u32 | crc32c u32 of the body | body
+//! body:  upto u64 | records
+//! record: id 16 | route u64 | partition u32 | when u32 | offset u64 | ledger u64 | attempts u32 | status u16 |
+//!         state u8 | readable length u16 | readable
+//! ```
+
+use super::block::Row;
+use super::manifest::sync_dir;
+use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+const MAGIC: u32 = u32::from_le_bytes(*b"SGT1");
+const HEAD: usize = 32;
+/// No frame is larger; a sync of more writes several.
+const FRAME_LIMIT: usize = 64 << 20;
+
+/// Which memory table a tail file belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TailOf {
+    /// Number of the run that the table becomes.
+    pub run: u32,
+    /// Its bucket's number.
+    pub bucket: u32,
+    /// Start of the bucket's span.
+    pub from: Time,
+    /// End of the bucket's span.
+    pub to: Time,
+}
+
+fn path(dir: &Path, run: u32) -> PathBuf {
+    dir.join(format!("tail-{run}"))
+}
+
+/// The run numbers of all tail files in the folder.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<u32>> {
+    let mut runs = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        runs.extend(
+            name.to_str()
+                .and_then(|n| n.strip_prefix("tail-"))
+                .and_then(|n| n.parse::<u32>().ok()),
+        );
+    }
+    Ok(runs)
+}
+
+/// Removes the tail file of this run, if there is one.
+pub(super) fn remove(dir: &Path, run: u32) -> io::Result<()> {
+    match fs::remove_file(path(dir, run)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Appends frames to one tail file.
+pub(super) struct TailWriter {
+    file: File,
+    /// Bytes that hold whole frames: a failed write is cut off to here.
+    len: u64,
+}
+
+impl TailWriter {
+    /// Makes the file of this table, or opens the one of which `valid` bytes were read.
+    pub(super) fn open(dir: &Path, of: TailOf, valid: Option<u64>) -> io::Result<Self> {
+        let path = path(dir, of.run);
+        if let Some(len) = valid {
+            let file = File::options().write(true).open(path)?;
+            file.set_len(len)?;
+            return Ok(Self { file, len });
+        }
+        let mut head = Vec::with_capacity(HEAD);
+        head.extend_from_slice(&MAGIC.to_le_bytes());
+        head.extend_from_slice(&of.run.to_le_bytes());
+        head.extend_from_slice(&of.bucket.to_le_bytes());
+        head.extend_from_slice(&of.from.0.to_le_bytes());
+        head.extend_from_slice(&of.to.0.to_le_bytes());
+        head.extend_from_slice(&crc32c::crc32c(&head).to_le_bytes());
+        let mut file = File::create(path)?;
+        file.write_all(&head)?;
+        sync_dir(dir)?;
+        Ok(Self {
+            file,
+            len: head.len() as u64,
+        })
+    }
+
+    /// Appends records and where the ledger is taken up to, and makes them durable. On an error nothing counts.
+    pub(super) fn append<'a>(
+        &mut self,
+        upto: Offset,
+        rows: impl Iterator<Item = (RoutePartition, Row<'a>)>,
+    ) -> io::Result<()> {
+        let mut frames = Frames {
+            out: Vec::new(),
+            start: 0,
+        };
+        frames.begin();
+        for (at, row) in rows {
+            frames.record(at, &row);
+            if frames.out.len() - frames.start > FRAME_LIMIT - (1 << 17) {
+                // Not yet the whole of it: a frame without progress (its position is that of nothing).
+                frames.end(0);
+                frames.begin();
+            }
+        }
+        frames.end(upto);
+        let written = self.write(&frames.out);
+        if written.is_err() {
+            // What was half written must not stand before a later frame.
+            self.file.set_len(self.len)?;
+        }
+        written
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.file.write_all_at(bytes, self.len)?;
+        self.file.sync_data()?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+struct Frames {
+    out: Vec<u8>,
+    start: usize,
+}
+
+impl Frames {
+    fn begin(&mut self) {
+        self.start = self.out.len();
+        self.out.extend_from_slice(&[0; 16]);
+    }
+
+    fn record(&mut self, at: RoutePartition, row: &Row<'_>) {
+        let out = &mut self.out;
+        out.extend_from_slice(&row.id.0);
+        out.extend_from_slice(&at.route.0.to_le_bytes());
+        out.extend_from_slice(&at.partition.to_le_bytes());
+        out.extend_from_slice(&row.when.to_le_bytes());
+        out.extend_from_slice(&row.offset.to_le_bytes());
+        out.extend_from_slice(&row.ledger.to_le_bytes());
+        out.extend_from_slice(&row.attempts.to_le_bytes());
+        out.extend_from_slice(&row.status.to_le_bytes());
+        out.push(row.state);
+        out.extend_from_slice(&(row.readable.len() as u16).to_le_bytes());
+        out.extend_from_slice(row.readable);
+    }
+
+    fn end(&mut self, upto: Offset) {
+        let frame = &mut self.out[self.start..];
+        frame[8..16].copy_from_slice(&upto.to_le_bytes());
+        let len = (frame.len() - 8) as u32;
+        let crc = crc32c::crc32c(&frame[8..]);
+        frame[..4].copy_from_slice(&len.to_le_bytes());
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// A tail file that was read.
+pub(super) struct Tail {
+    pub of: TailOf,
+    /// The position of the last whole frame.
+    pub upto: Offset,
+    /// Bytes up to its end.
+    pub valid: u64,
+}
+
+/// Reads the tail file of this run, giving each record to `take`. None if there is none or its head does not fit.
+pub(super) fn read(
+    dir: &Path,
+    run: u32,
+    mut take: impl FnMut(RoutePartition, Row<'_>),
+) -> io::Result<Option<Tail>> {
+    let bytes = match fs::read(path(dir, run)) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let mut rest = Reader(&bytes);
+    let head = (|| {
+        let (magic, run) = (rest.u32()?, rest.u32()?);
+        let of = TailOf {
+            run,
+            bucket: rest.u32()?,
+            from: Time(rest.u64()?),
+            to: Time(rest.u64()?),
+        };
+        let crc = rest.u32()?;
+        (magic == MAGIC && crc == crc32c::crc32c(&bytes[..HEAD - 4])).then_some(of)
+    })();
+    let Some(of) = head.filter(|of| of.run == run) else {
+        return Ok(None);
+    };
+    let mut tail = Tail {
+        of,
+        upto: 0,
+        valid: HEAD as u64,
+    };
+    while let (Some(len), Some(crc)) = (rest.u32(), rest.u32()) {
+        let Some(body) = rest.take(len as usize).filter(|b| crc32c::crc32c(b) == crc) else {
+            break;
+        };
+        let mut body = Reader(body);
+        let Some(upto) = body.u64() else { break };
+        while let Some((at, row)) = body.record() {
+            take(at, row);
+        }
+        tail.upto = tail.upto.max(upto);
+        tail.valid += 8 + u64::from(len);
+    }
+    Ok(Some(tail))
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (part, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(part)
+    }
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+    fn record(&mut self) -> Option<(RoutePartition, Row<'a>)> {
+        let id = MessageId(self.array()?);
+        let at = RoutePartition {
+            route: RouteId(self.u64()?),
+            partition: self.u32()?,
+        };
+        let mut row = Row {
+            id,
+            route: 0,
+            when: self.u32()?,
+            offset: self.u64()?,
+            ledger: self.u64()?,
+            attempts: self.u32()?,
+            status: self.u16()?,
+            state: self.array::<1>()?[0],
+            readable: &[],
+        };
+        let len = self.u16()?;
+        row.readable = self.take(usize::from(len))?;
+        Some((at, row))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(n: u8) -> (RoutePartition, Row<'static>) {
+        let at = RoutePartition {
+            route: RouteId(7),
+            partition: u32::from(n),
+        };
+        let row = Row {
+            id: MessageId([n; 16]),
+            route: 0,
+            state: 1,
+            status: 200,
+            attempts: 2,
+            when: 9,
+            offset: 10,
+            ledger: 11,
+            readable: b"order-1",
+        };
+        (at, row)
+    }
+
+    #[test]
+    fn whole_frames_come_back_and_a_torn_one_is_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = TailOf {
+            run: 4,
+            bucket: 2,
+            from: Time(1),
+            to: Time(2),
+        };
+        let mut tail = TailWriter::open(dir.path(), of, None).unwrap();
+        tail.append(100, [row(1), row(2)].into_iter()).unwrap();
+        tail.append(200, [row(3)].into_iter()).unwrap();
+        let file = dir.path().join("tail-4");
+        let good = fs::read(&file).unwrap();
+        let read_all = |expect: u64| {
+            let mut seen = Vec::new();
+            let tail = read(dir.path(), 4, |at, row| seen.push((at, row.to_owned_row())))
+                .unwrap()
+                .unwrap();
+            assert_eq!((tail.of, tail.upto), (of, expect));
+            (seen.len(), tail.valid)
+        };
+        assert_eq!(read_all(200), (3, good.len() as u64));
+        for cut in HEAD..good.len() {
+            fs::write(&file, &good[..cut]).unwrap();
+            let mut count = 0;
+            let tail = read(dir.path(), 4, |_, _| count += 1).unwrap().unwrap();
+            assert!(matches!((tail.upto, count), (0, 0) | (100, 2)), "cut at {cut}");
+        }
+        let (_, valid) = read_all(100);
+        let mut tail = TailWriter::open(dir.path(), of, Some(valid)).unwrap();
+        tail.append(300, [row(5)].into_iter()).unwrap();
+        assert_eq!(read_all(300).0, 3);
+        assert_eq!(list(dir.path()).unwrap(), vec![4]);
+        remove(dir.path(), 4).unwrap();
+        assert!(read(dir.path(), 4, |_, _| ()).unwrap().is_none());
+    }
+}

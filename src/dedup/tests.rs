@@ -1,0 +1,606 @@
+//! The store against a plain map, over random histories; damage, expiry, readers beside writers.
+
+use super::*;
+use crate::core::ledger::fold::FinishedState;
+use crate::core::types::{MessageId, RouteId};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const HOUR: u64 = 3_600_000_000;
+
+fn options() -> DedupOptions {
+    let hour = Duration::from_secs(3_600);
+    DedupOptions {
+        bucket: hour,
+        memtable: 64,
+        block: 512,
+        cache: 1 << 20,
+        old_cache: 1 << 20,
+        ..DedupOptions::new(7)
+    }
+}
+
+fn open(dir: &Path) -> DedupStore {
+    let (store, report) = DedupStore::open(dir, options()).unwrap();
+    assert!(
+        matches!(report.rebuild, None | Some(Rebuild::Missing)),
+        "{report:?}"
+    );
+    store
+}
+
+fn at(partition: u32) -> RoutePartition {
+    RoutePartition {
+        route: RouteId(9),
+        partition,
+    }
+}
+
+fn id(n: u64) -> MessageId {
+    let mut out = [0; 16];
+    fastrand::Rng::with_seed(n).fill(&mut out);
+    MessageId(out)
+}
+
+fn finished(n: u64, state: FinishedState, when: u64, ledger: u64) -> Finished {
+    Finished {
+        at: at((n % 3) as u32),
+        id: id(n),
+        state,
+        when: Time(when / 1_000_000 * 1_000_000),
+        status: (ledger % 600) as u16,
+        attempts: (n % 5) as u32,
+        offset: n * 3,
+        ledger,
+        readable: format!("order-{n}").into(),
+    }
+}
+
+/// Records `ids`, one ledger offset each from `from` on, in batches.
+fn fill(store: &DedupStore, ids: std::ops::Range<u64>, when: u64, from: u64) -> u64 {
+    let mut next = from;
+    let ids: Vec<u64> = ids.collect();
+    for chunk in ids.chunks(50) {
+        let ops: Vec<_> = (chunk.iter().zip(next..))
+            .map(|(&n, ledger)| StoreOp::Finished(finished(n, FinishedState::Delivered, when, ledger)))
+            .collect();
+        next += chunk.len() as u64;
+        store.record(&ops, next).unwrap();
+    }
+    next
+}
+
+fn has(store: &DedupStore, n: u64) -> bool {
+    store.get(at((n % 3) as u32), id(n)).unwrap().is_some()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Record(Vec<(u64, u8)>),
+    Forget(Vec<u64>),
+    Pass(u64),
+    Advance(u64),
+    Expire,
+    CarryAndExpire(u32),
+    Sync,
+    Reopen,
+    /// Without a sync: what is after the watermark is fed again.
+    Crash,
+    Reset,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => proptest::collection::vec((0u64..400, 1u8..7), 1..90).prop_map(Step::Record),
+        3 => proptest::collection::vec(0u64..400, 1..20).prop_map(Step::Forget),
+        2 => (0u64..2 * HOUR).prop_map(Step::Pass),
+        1 => (0u64..2 * HOUR).prop_map(Step::Advance),
+        1 => Just(Step::Expire),
+        1 => (0u32..3).prop_map(Step::CarryAndExpire),
+        2 => Just(Step::Sync),
+        1 => Just(Step::Reopen),
+        2 => Just(Step::Crash),
+        1 => Just(Step::Reset),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+fn state(n: u8) -> FinishedState {
+    use FinishedState::*;
+    [Delivered, Dead, Skipped, Parked, Marked, Waiting][usize::from(n - 1)]
+}
+
+/// What the store must answer: the newest word on each ID, the bucket it stands in, and the ledger behind it all.
+#[derive(Default)]
+struct Model {
+    now: u64,
+    span: (u64, u64),
+    /// Newest word on each ID with the start of its bucket; none: forgotten.
+    words: HashMap<u64, (u64, Option<Finished>)>,
+    ledger: Vec<(StoreOp, u64)>,
+    /// Next ledger offset.
+    next: u64,
+}
+
+impl Model {
+    fn put(&mut self, n: u64, word: Option<Finished>) {
+        if let Some(f) = &word
+            && (self.span.1 == 0 || f.when.0 >= self.span.1)
+        {
+            self.span = (
+                (f.when.0 / HOUR * HOUR).max(self.span.1),
+                f.when.0 / HOUR * HOUR + HOUR,
+            );
+        }
+        if word.is_some() || self.span.1 != 0 {
+            self.words.insert(n, (self.span.0, word));
+        }
+    }
+}
+
+fn run(steps: &[Step]) -> Result<(), TestCaseError> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Some(open(dir.path()));
+    let mut model = Model {
+        now: 100 * HOUR,
+        ..Model::default()
+    };
+    for step in steps {
+        let s = store.as_ref().unwrap();
+        match step {
+            Step::Record(items) => {
+                let mut ops = Vec::new();
+                for &(n, st) in items {
+                    let f = finished(n, state(st), model.now, model.next);
+                    model.ledger.push((StoreOp::Finished(f.clone()), n));
+                    ops.push(StoreOp::Finished(f.clone()));
+                    model.put(n, Some(f));
+                    model.next += 1;
+                }
+                s.record(&ops, model.next).unwrap();
+            }
+            Step::Forget(items) => {
+                let mut ops = Vec::new();
+                for &n in items {
+                    let op = StoreOp::Forget {
+                        at: at((n % 3) as u32),
+                        id: id(n),
+                    };
+                    model.ledger.push((op.clone(), n));
+                    ops.push(op);
+                    model.put(n, None);
+                    model.next += 1;
+                }
+                s.record(&ops, model.next).unwrap();
+            }
+            Step::Pass(us) => model.now += us,
+            Step::Advance(us) => {
+                model.now += us;
+                s.advance(Time(model.now)).unwrap();
+                if model.span.1 != 0 && model.now >= model.span.1 {
+                    model.span = (
+                        (model.now / HOUR * HOUR).max(model.span.1),
+                        model.now / HOUR * HOUR + HOUR,
+                    );
+                }
+            }
+            Step::Expire | Step::CarryAndExpire(_) => {
+                s.sync().unwrap();
+                let Some(oldest) = s.buckets().first().cloned() else {
+                    continue;
+                };
+                let from = oldest.from.0;
+                if oldest.present {
+                    prop_assert!(matches!(s.expire(oldest.id), Err(DedupError::Present(_))));
+                    continue;
+                }
+                if let Step::CarryAndExpire(partition) = step {
+                    s.carry(oldest.id, &[at(*partition)]).unwrap();
+                    let present = model.span.0;
+                    for (n, (bucket, word)) in &mut model.words {
+                        if *bucket == from && word.is_some() && n % 3 == u64::from(*partition) {
+                            *bucket = present;
+                        }
+                    }
+                }
+                s.expire(oldest.id).unwrap();
+                model.words.retain(|_, (bucket, _)| *bucket != from);
+            }
+            Step::Sync => {
+                s.sync().unwrap();
+                prop_assert_eq!(s.watermark(), model.next);
+            }
+            Step::Reopen | Step::Crash => {
+                if matches!(step, Step::Reopen) {
+                    s.sync().unwrap();
+                }
+                let least = s.watermark();
+                drop(store.take());
+                let s = store.insert(open(dir.path()));
+                let from = s.watermark();
+                prop_assert!(
+                    from >= least,
+                    "durable up to {} was told, {} is there",
+                    least,
+                    from
+                );
+                // A bucket that only an advance had begun is not kept: what is fed again may stand in another.
+                model.span = s.present_span().map_or((0, 0), |(from, to)| (from.0, to.0));
+                let rest: Vec<_> = model.ledger[from as usize..].to_vec();
+                for (i, (op, n)) in rest.iter().enumerate() {
+                    s.record(std::slice::from_ref(op), from + i as u64 + 1).unwrap();
+                    model.put(
+                        *n,
+                        match op {
+                            StoreOp::Finished(f) => Some(f.clone()),
+                            StoreOp::Forget { .. } => None,
+                        },
+                    );
+                }
+            }
+            Step::Reset => {
+                s.reset().unwrap();
+                prop_assert_eq!(s.watermark(), 0);
+                model.words.clear();
+                model.ledger.clear();
+                model.next = 0;
+                model.span = (0, 0);
+            }
+        }
+        let s = store.as_ref().unwrap();
+        for partition in 0..3 {
+            let numbers: Vec<u64> = (0..400).filter(|n| n % 3 == u64::from(partition)).collect();
+            let ids: Vec<_> = numbers.iter().map(|&n| id(n)).collect();
+            let mut out = Vec::new();
+            s.lookup(at(partition), &ids, &mut out).unwrap();
+            for (n, answer) in numbers.iter().zip(out) {
+                let expected = model.words.get(n).and_then(|(_, word)| word.clone());
+                prop_assert_eq!(&answer, &expected, "ID {} after {:?}", n, step);
+            }
+        }
+        let mut listed = BTreeMap::new();
+        s.iterate(&IdFilter::default(), &mut |f| {
+            assert!(listed.insert(f.id, f).is_none(), "listed twice");
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let expected: BTreeMap<_, _> = model
+            .words
+            .values()
+            .filter_map(|(_, word)| word.clone())
+            .map(|f| (f.id, f))
+            .collect();
+        prop_assert_eq!(listed, expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn answers_like_a_map() {
+    let cases = std::env::var("SLUICEGATE_DEDUP_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(12);
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(steps in steps())| run(&steps)?);
+}
+
+#[test]
+fn a_second_one_on_the_folder_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let second = DedupStore::open(dir.path(), options());
+    assert!(matches!(second, Err(DedupError::InUse { .. })));
+    drop(store);
+    open(dir.path());
+}
+
+/// Damages a store, opens it, and returns the report.
+fn after(damage: impl FnOnce(&Path), options: DedupOptions) -> (OpenReport, u64, bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    fill(&store, 0..1_000, 100 * HOUR, 0);
+    store.sync().unwrap();
+    drop(store);
+    damage(dir.path());
+    let (store, report) = DedupStore::open(dir.path(), options).unwrap();
+    if let Some(path) = &report.moved_to {
+        assert!(path.is_dir());
+    }
+    let all = (0..1_000).all(|n| has(&store, n));
+    (report, store.watermark(), all)
+}
+
+fn bucket(dir: &Path) -> std::path::PathBuf {
+    dir.join("bucket-0")
+}
+
+#[test]
+fn damage_is_told_and_never_an_empty_store() {
+    type Harm = (&'static str, fn(&Path));
+    let harms: [Harm; 6] = [
+        ("manifest cut", |d| {
+            std::fs::write(d.join("MANIFEST"), b"sluicegate-dedup 1 0").unwrap()
+        }),
+        ("manifest deleted", |d| {
+            std::fs::remove_file(d.join("MANIFEST")).unwrap()
+        }),
+        ("bucket deleted", |d| std::fs::remove_dir_all(bucket(d)).unwrap()),
+        ("database deleted", |d| {
+            std::fs::remove_file(bucket(d).join("db")).unwrap()
+        }),
+        ("database emptied", |d| {
+            std::fs::write(bucket(d).join("db"), b"").unwrap()
+        }),
+        ("database overwritten", |d| {
+            let path = bucket(d).join("db");
+            let len = std::fs::metadata(&path).unwrap().len() as usize;
+            std::fs::write(path, vec![0x5a; len]).unwrap();
+        }),
+    ];
+    for (name, harm) in harms {
+        let (report, watermark, _) = after(harm, options());
+        assert!(
+            matches!(report.rebuild, Some(Rebuild::Damaged(_))),
+            "{name}: {report:?}"
+        );
+        assert!(report.moved_to.is_some() && watermark == 0, "{name}");
+    }
+    let (report, ..) = after(
+        |_| (),
+        DedupOptions {
+            ledger: 8,
+            ..options()
+        },
+    );
+    assert_eq!(report.rebuild, Some(Rebuild::OtherLedger("7".into())));
+    let newer = |d: &Path| {
+        let text = std::fs::read_to_string(d.join("MANIFEST")).unwrap();
+        std::fs::write(d.join("MANIFEST"), text.replacen("dedup 1", "dedup 2", 1)).unwrap();
+    };
+    assert_eq!(after(newer, options()).0.rebuild, Some(Rebuild::Format(2)));
+    let gone = |d: &Path| {
+        std::fs::remove_dir_all(d).unwrap();
+    };
+    assert_eq!(after(gone, options()).0.rebuild, Some(Rebuild::Missing));
+}
+
+#[test]
+fn what_can_be_put_right_is() {
+    let filters = |d: &Path| bucket(d).join("filters");
+    let (report, watermark, all) = after(|d| std::fs::remove_file(filters(d)).unwrap(), options());
+    assert!(
+        report.rebuild.is_none() && watermark == 1_000 && all,
+        "{report:?}"
+    );
+    assert!(report.repaired.iter().any(|r| r.contains("filter")), "{report:?}");
+    let flip = |d: &Path| {
+        let mut bytes = std::fs::read(filters(d)).unwrap();
+        bytes.iter_mut().skip(40).step_by(97).for_each(|b| *b = 0);
+        std::fs::write(filters(d), bytes).unwrap();
+    };
+    let (report, watermark, all) = after(flip, options());
+    assert!(
+        report.rebuild.is_none() && watermark == 1_000 && all,
+        "{report:?}"
+    );
+    // What a kill inside sled's open leaves: without the guard every later open fails.
+    let half = |d: &Path| {
+        for lsn in ["0000000000000000", "00000000000FFFFF"] {
+            std::fs::write(bucket(d).join(format!("snap.{lsn}.generating")), b"half").unwrap();
+        }
+    };
+    let (report, watermark, all) = after(half, options());
+    assert!(
+        report.rebuild.is_none() && watermark == 1_000 && all,
+        "{report:?}"
+    );
+    assert_eq!(
+        report.repaired.iter().filter(|r| r.contains("snap.")).count(),
+        2,
+        "{report:?}"
+    );
+}
+
+/// A spill that was cut off before the manifest named its run: its blocks must not answer, and its number is used
+/// again.
+#[test]
+fn a_half_written_spill_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let next = fill(&store, 0..128, 100 * HOUR, 0);
+    store.sync().unwrap();
+    let kept = || {
+        std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.is_file())
+    };
+    let before: Vec<_> = kept().map(|p| (p.clone(), std::fs::read(p).unwrap())).collect();
+    fill(&store, 1_000..1_200, 100 * HOUR, next);
+    store.sync().unwrap();
+    drop(store);
+    kept().for_each(|p| std::fs::remove_file(p).unwrap());
+    before
+        .iter()
+        .for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    let store = open(dir.path());
+    assert_eq!(store.watermark(), next);
+    assert!((0..128).all(|n| has(&store, n)));
+    assert!(!(1_000..1_200).any(|n| has(&store, n)));
+    // Other IDs under the same run numbers: the old blocks must not shine through.
+    fill(&store, 2_000..2_300, 100 * HOUR, next);
+    store.sync().unwrap();
+    assert!((2_000..2_300).all(|n| has(&store, n)) && !(1_000..1_200).any(|n| has(&store, n)));
+    drop(store);
+    let store = open(dir.path());
+    assert!((2_000..2_300).all(|n| has(&store, n)) && !(1_000..1_200).any(|n| has(&store, n)));
+}
+
+#[test]
+fn expiry_gives_disk_and_filters_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut next = 0;
+    for hour in 0..4 {
+        next = fill(
+            &store,
+            hour * 2_000..(hour + 1) * 2_000,
+            (100 + hour) * HOUR,
+            next,
+        );
+    }
+    store.sync().unwrap();
+    let before = store.stats();
+    assert_eq!(before.buckets.len(), 4);
+    let first = before.buckets[0].clone();
+    assert!(!first.open && first.records == 2_000);
+    assert_eq!(first.routes.iter().map(|r| r.1).sum::<u64>(), 2_000);
+    let newest = before.buckets[3].id;
+    assert!(matches!(store.expire(newest), Err(DedupError::Present(_))));
+    assert!(matches!(
+        store.expire(before.buckets[1].id),
+        Err(DedupError::NotOldest(_))
+    ));
+    assert!(matches!(store.expire(99), Err(DedupError::NoBucket(99))));
+    let freed = store.expire(first.id).unwrap();
+    let after = store.stats();
+    assert!(
+        freed > 0 && before.disk_bytes - after.disk_bytes >= freed,
+        "{freed} {before:?} {after:?}"
+    );
+    assert!(after.filter_bytes <= before.filter_bytes - first.filter_bytes);
+    assert!(!dir.path().join(format!("bucket-{}", first.id)).exists());
+    assert!(!(0..2_000).any(|n| has(&store, n)) && (2_000..8_000).all(|n| has(&store, n)));
+}
+
+#[test]
+fn lists_by_route_state_time_and_prefix() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let next = fill(&store, 0..300, 100 * HOUR, 0);
+    let dead = StoreOp::Finished(finished(5, FinishedState::Dead, 102 * HOUR, next));
+    let later = StoreOp::Finished(finished(1_000, FinishedState::Parked, 102 * HOUR, next + 1));
+    store.record(&[dead, later], next + 2).unwrap();
+    let count = |filter: IdFilter| {
+        let mut seen = Vec::new();
+        let mut visit = |f: Found| {
+            seen.push(f);
+            ControlFlow::Continue(())
+        };
+        store.iterate(&filter, &mut visit).unwrap();
+        seen.len()
+    };
+    assert_eq!(count(IdFilter::default()), 301);
+    assert_eq!(
+        count(IdFilter {
+            at: Some([at(1)].into()),
+            ..IdFilter::default()
+        }),
+        101
+    );
+    assert_eq!(
+        count(IdFilter {
+            states: Some([FinishedState::Dead].into()),
+            ..IdFilter::default()
+        }),
+        1
+    );
+    assert_eq!(
+        count(IdFilter {
+            from: Some(Time(101 * HOUR)),
+            ..IdFilter::default()
+        }),
+        2
+    );
+    assert_eq!(
+        count(IdFilter {
+            to: Some(Time(101 * HOUR)),
+            ..IdFilter::default()
+        }),
+        299
+    );
+    assert_eq!(
+        count(IdFilter {
+            prefix: Some("order-29".into()),
+            ..IdFilter::default()
+        }),
+        11
+    );
+    assert_eq!(
+        count(IdFilter {
+            prefix: Some(id(7).to_string()),
+            ..IdFilter::default()
+        }),
+        1
+    );
+    let mut one = 0;
+    let mut stop = |_| {
+        one += 1;
+        ControlFlow::Break(())
+    };
+    store.iterate(&IdFilter::default(), &mut stop).unwrap();
+    assert_eq!(one, 1);
+}
+
+/// Two readers ask all the while what two threads record, through spills, rolls, expiry and carrying: whatever was
+/// told to be recorded is found.
+#[test]
+fn readers_beside_writers_miss_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let told = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    let expired = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (store, told, done, expired) = (&store, &told, &done, &expired);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(reader);
+                let mut out = Vec::new();
+                while !done.load(Ordering::Acquire) {
+                    let last = told.load(Ordering::Acquire);
+                    if last == 0 {
+                        continue;
+                    }
+                    // IDs of partition 0 are carried, so they stay whatever expires.
+                    let ids: Vec<u64> = (0..40).map(|_| random.u64(0..last) / 3 * 3).collect();
+                    let hashed: Vec<_> = ids.iter().map(|&n| id(n)).collect();
+                    store.lookup(at(0), &hashed, &mut out).unwrap();
+                    for (n, found) in ids.iter().zip(&out) {
+                        let seen = expired.load(Ordering::Acquire);
+                        assert!(
+                            found.as_ref().is_some_and(|f| f.offset == n * 3),
+                            "{n} of {last}, expired {seen}"
+                        );
+                    }
+                }
+            });
+        }
+        let mut next = 0;
+        for hour in 0..12 {
+            for _ in 0..6 {
+                let from = next;
+                next = fill(&store, from..from + 100, (100 + hour) * HOUR, from);
+                told.store(next, Ordering::Release);
+            }
+            if hour > 2 {
+                store.sync().unwrap();
+                let oldest = store.buckets()[0].id;
+                store.carry(oldest, &[at(0)]).unwrap();
+                store.expire(oldest).unwrap();
+                expired.fetch_add(1, Ordering::Release);
+            }
+        }
+        done.store(true, Ordering::Release);
+    });
+    assert!((0..7_200).step_by(3).all(|n| has(&store, n)));
+    assert!(!(1..600).step_by(3).any(|n| has(&store, n)));
+}

@@ -1,0 +1,227 @@
+//! What look-ups see, and how they search it: memory tables, then buckets, newest first.
+
+use super::DedupError;
+use super::Found;
+use super::block::Row;
+use super::bucket::{Bucket, prefix};
+use super::filter::Filter;
+use super::manifest::RunMeta;
+use super::memtable::Memtable;
+use super::store::Shared;
+use crate::core::ledger::fold::FinishedState;
+use crate::core::types::{MessageId, RoutePartition, Time};
+use bytes::Bytes;
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A memory table, the run it becomes and the bucket it belongs to.
+pub(super) struct Mem {
+    pub run: u32,
+    pub bucket: Arc<Bucket>,
+    pub table: RwLock<Memtable>,
+}
+
+/// Runs that one filter stands for.
+#[derive(Clone)]
+pub(super) struct Group {
+    pub filter: Arc<Filter>,
+    /// Newest first.
+    pub runs: Vec<RunMeta>,
+}
+
+/// A bucket as look-ups see it.
+#[derive(Clone)]
+pub(super) struct BucketView {
+    pub bucket: Arc<Bucket>,
+    /// Newest first.
+    pub groups: Vec<Group>,
+}
+
+/// Everything that can be asked, newest first.
+#[derive(Clone, Default)]
+pub(super) struct View {
+    pub mems: Vec<Arc<Mem>>,
+    pub buckets: Vec<BucketView>,
+}
+
+/// Route partitions by the index that records carry.
+#[derive(Default)]
+pub(super) struct Routes {
+    list: Vec<RoutePartition>,
+    index: HashMap<RoutePartition, u32>,
+}
+
+impl Routes {
+    /// The route partition of an index.
+    pub(super) fn at(&self, index: u32) -> Option<RoutePartition> {
+        self.list.get(index as usize).copied()
+    }
+    /// The index of a route partition.
+    pub(super) fn index(&self, at: RoutePartition) -> Option<u32> {
+        self.index.get(&at).copied()
+    }
+    /// Its index; the next one where it is new.
+    pub(super) fn insert(&mut self, at: RoutePartition) -> u32 {
+        *self.index.entry(at).or_insert_with(|| {
+            self.list.push(at);
+            self.list.len() as u32 - 1
+        })
+    }
+    /// The form in which they stand in the manifest.
+    pub(super) fn to_manifest(&self) -> Vec<(String, u32)> {
+        self.list
+            .iter()
+            .map(|r| (format!("{:x}", r.route.0), r.partition))
+            .collect()
+    }
+}
+
+impl Shared {
+    /// One pass of a look-up. False: a bucket went meanwhile, and the answers do not count.
+    pub(super) fn look(
+        &self,
+        at: RoutePartition,
+        ids: &[MessageId],
+        out: &mut Vec<Option<Found>>,
+    ) -> Result<bool, DedupError> {
+        out.clear();
+        out.resize(ids.len(), None);
+        let shared = self;
+        let Some(route) = shared.routes.read().index(at) else {
+            return Ok(true);
+        };
+        let view = shared.view.read().clone();
+        let mut open: Vec<u32> = (0..ids.len() as u32).collect();
+        let mut answer = |i: u32, row: &Row<'_>| {
+            if row.route == route {
+                out[i as usize] = found(at, row);
+            }
+        };
+        for mem in &view.mems {
+            let table = mem.table.read();
+            if table.len() == 0 {
+                continue;
+            }
+            open.retain(|&i| match table.get(&ids[i as usize]) {
+                Some(row) => {
+                    answer(i, &row);
+                    false
+                }
+                None => true,
+            });
+        }
+        let mut maybe: Vec<u32> = vec![0; open.len()];
+        for bucket in &view.buckets {
+            for group in &bucket.groups {
+                if open.is_empty() {
+                    return Ok(true);
+                }
+                // No branch in here: what misses the cache is fetched for several IDs at once.
+                let mut hits = 0;
+                for &i in &open {
+                    maybe[hits] = i;
+                    hits += usize::from(group.filter.may_hold(&ids[i as usize]));
+                }
+                if hits == 0 {
+                    continue;
+                }
+                let mut resolved = false;
+                for i in &mut maybe[..hits] {
+                    let id = &ids[*i as usize];
+                    match shared.in_group(&bucket.bucket, group, id, None, |row| answer(*i, row))? {
+                        Some(true) => resolved = true,
+                        Some(false) => *i = u32::MAX,
+                        None => return Ok(false),
+                    }
+                }
+                if resolved {
+                    // Both lists rise: one pass takes out what was answered.
+                    let mut answered = maybe[..hits].iter().filter(|&&i| i != u32::MAX).peekable();
+                    open.retain(|i| answered.next_if_eq(&i).is_none());
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks for an ID in a group's runs, those after `after` only; gives the newest record to `take`. None: the
+    /// bucket is gone.
+    pub(super) fn in_group(
+        &self,
+        bucket: &Arc<Bucket>,
+        group: &Group,
+        id: &MessageId,
+        after: Option<u32>,
+        mut take: impl FnMut(&Row<'_>),
+    ) -> Result<Option<bool>, DedupError> {
+        bucket.with(&self.env, |opened| {
+            for run in &group.runs {
+                if after.is_some_and(|after| run.seq <= after) {
+                    break;
+                }
+                if group.runs.len() > 1 && !bucket.may_hold(opened, run.seq, id) {
+                    continue;
+                }
+                let Some(bytes) = bucket.block(opened, run.seq, prefix(id, run.bits))? else {
+                    continue;
+                };
+                let block = bucket.parse(&bytes)?;
+                if let Some(i) = block.find(id) {
+                    take(&block.row(i).map_err(|e| bucket.block_damage(e))?);
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// Whether anything newer than this run says something of the ID.
+    pub(super) fn hidden(&self, view: &View, run: u32, id: &MessageId) -> Result<bool, DedupError> {
+        if view
+            .mems
+            .iter()
+            .take_while(|m| m.run > run)
+            .any(|m| m.table.read().get(id).is_some())
+        {
+            return Ok(true);
+        }
+        for bucket in &view.buckets {
+            for group in &bucket.groups {
+                if group.runs.first().is_none_or(|r| r.seq <= run) {
+                    return Ok(false);
+                }
+                if group.filter.may_hold(id)
+                    && self.in_group(&bucket.bucket, group, id, Some(run), |_| ())? == Some(true)
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A row as the answer of a look-up; none if it says that the ID was forgotten.
+pub(super) fn found(at: RoutePartition, row: &Row<'_>) -> Option<Found> {
+    let state = match row.state {
+        1 => FinishedState::Delivered,
+        2 => FinishedState::Dead,
+        3 => FinishedState::Skipped,
+        4 => FinishedState::Parked,
+        5 => FinishedState::Marked,
+        6 => FinishedState::Waiting,
+        _ => return None,
+    };
+    Some(Found {
+        at,
+        id: row.id,
+        state,
+        when: Time::from_millis(u64::from(row.when) * 1_000),
+        status: row.status,
+        attempts: row.attempts,
+        offset: row.offset,
+        ledger: row.ledger,
+        readable: Bytes::copy_from_slice(row.readable),
+    })
+}

@@ -1,0 +1,754 @@
+//! Import: a file into a topic, all of it or nothing, and never the same content twice.
+//!
+//! Words: the *content* is the file unpacked; its hash (blake3) and length make it the same file again, under
+//! whatever name and packing; the *registry* ([`registry`]) remembers contents; a *reject* is a line that could not be read.
+//!
+//! The way of a file, two passes:
+//!
+//! ```text
+//! pass 1   unpack ─► hash ─► registry knows it? done, nothing was written
+//! pass 2   thread A: unpack ─► hash ─► cut into pieces ──(bounded)──► thread B: check, place, frame ─► transaction
+//!          hash the same as in pass 1? ─► reject file in its place ─► registry asked again ─► commit with its entry
+//! ```
+//!
+//! Two passes, because the message ID of a line without one is made of the content's hash, and because a file that
+//! is known must cost neither room in the log nor a transaction that holds segments. Hashing is 30 times faster than
+//! importing. What cannot be read twice (stdin, an upload) is spooled first; a slow upload then holds no transaction
+//! open either.
+//!
+//! Invariants: the records and the registry's entry are one transaction, so a kill at any time leaves both or neither, and
+//! the next run does it again (nothing lost, nothing doubled). Memory: a few pieces and one line (I6). Reasons of
+//! rejects name places, never contents (I9).
+//!
+//! Neighbours: [`crate::log::Log`]; the admin API and the command line call [`Importer`]. After a restart: a spool
+//! file left behind is removed by its name's end; everything else is in the log.
+
+mod registry;
+mod reject;
+mod rows;
+mod source;
+mod split;
+#[cfg(test)]
+mod tests;
+
+pub use registry::{Entry, TOPIC as REGISTRY_TOPIC};
+pub use rows::Format;
+pub use source::Packing;
+
+use crate::api::{ImportReport, ImportRequest, RejectedLine};
+use crate::clock::Clock;
+use crate::config::TopicConfig;
+use crate::core::record::{Headers, IMPORT_ID_HEADER, SOURCE_HEADER};
+use crate::core::types::Time;
+use crate::intake::place::{Incoming, Placer};
+use crate::log::{Batch, Log, LogError, LogTransaction, TopicMeta, TopicSpec};
+use parking_lot::Mutex;
+use registry::Registry;
+use reject::RejectFile;
+use rows::{Header, Row};
+use source::{Content, Identity};
+use split::{Piece, Splitter};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+
+/// Pieces between the two threads.
+const AHEAD: usize = 4;
+/// Rejects named in a report.
+const NAMED: usize = 20;
+/// A batch is written when it has so many bytes.
+const BATCH: usize = 1 << 20;
+
+/// How a file is imported.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// Name of the file, as `source` will say; folders are cut off.
+    pub name: String,
+    /// Its form; by name and content where not given.
+    pub format: Option<Format>,
+    /// Where the records' keys come from, if they are to have any.
+    pub key: Option<KeyFrom>,
+    /// Import it even if the same content was imported before.
+    pub again: bool,
+    /// The first bad line ends it, and nothing is imported.
+    pub strict: bool,
+    /// Where rejects are written; none: they are counted and the first ones are reported.
+    pub rejects: Option<PathBuf>,
+    /// Bytes of the longest line (or CSV row). Default 16 MiB.
+    pub longest: usize,
+}
+
+impl ImportOptions {
+    /// Usual options for a file of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            format: None,
+            key: None,
+            again: false,
+            strict: false,
+            rejects: None,
+            longest: 16 << 20,
+        }
+    }
+
+    /// As a request to a node says it. The reject file is named by the node.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn of_request(request: &ImportRequest) -> Result<Self, String> {
+        let mut options = Self::new(request.name.as_str());
+        options.again = request.again;
+        options.strict = request.strict;
+        options.key = request.key.as_deref().map(str::parse).transpose()?;
+        options.format = match request.format.as_deref() {
+            None | Some("auto") => None,
+            Some("jsonl") => Some(Format::JsonLines),
+            Some("csv") => Some(Format::Csv),
+            Some("urls") => Some(Format::Urls),
+            Some(other) => {
+                return Err(format!(
+                    "unknown format `{other}`, expected jsonl, csv, urls or auto"
+                ));
+            }
+        };
+        Ok(options)
+    }
+
+    fn short_name(&self) -> &str {
+        let short = self.name.rsplit('/').next().unwrap_or(&self.name);
+        if short.is_empty() { "stdin" } else { short }
+    }
+}
+
+/// Where an imported record's key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyFrom {
+    /// `json:/POINTER` into the value.
+    Json(String),
+    /// A column of a CSV file.
+    Column(String),
+}
+
+impl std::str::FromStr for KeyFrom {
+    type Err = String;
+    /// Reads `json:/POINTER` or the name of a column.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("json:") {
+            Some(pointer) if pointer.starts_with('/') => Ok(KeyFrom::Json(pointer.to_owned())),
+            Some(_) => Err("expected json:/POINTER or the name of a CSV column".into()),
+            None => Ok(KeyFrom::Column(text.to_owned())),
+        }
+    }
+}
+
+/// How far an import is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Which pass: 1 hashes, 2 imports.
+    pub pass: u8,
+    /// Bytes of the file read in this pass (packed, where it is packed).
+    pub bytes: u64,
+    /// Bytes of the file.
+    pub total: u64,
+    /// Lines taken.
+    pub lines: u64,
+}
+
+/// Why a file was not imported. Nothing of it is in the topic then.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file cannot be read, or unpacking it failed.
+    #[error("cannot read `{name}`")]
+    Read {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of the import's own (spool, rejects) cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing says what form it has.
+    #[error("cannot tell whether `{name}` holds JSON lines, CSV or URLs")]
+    Format {
+        /// Its name.
+        name: String,
+    },
+    /// The header of a CSV file is not usable, or a column that was asked for is not there.
+    #[error("the CSV header of `{name}` cannot be used: {reason}")]
+    Header {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A bad line, and every line had to be good.
+    #[error("line {line} of `{name}` cannot be read: {reason}")]
+    BadLine {
+        /// Its name.
+        name: String,
+        /// The line.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Not one line could be read: most likely it has another form.
+    #[error(
+        "none of the {lines} lines of `{name}` can be read as {format:?}; the first, line {line}: {reason}"
+    )]
+    NothingValid {
+        /// Its name.
+        name: String,
+        /// How it was read.
+        format: Format,
+        /// Lines seen.
+        lines: u64,
+        /// The first bad one.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It was written to between the two passes.
+    #[error("`{name}` changed while it was imported")]
+    Changed {
+        /// Its name.
+        name: String,
+    },
+    /// The log refused.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Imports files into one log. One for each log and process: it holds the registry, and two imports of the same
+/// content at once meet here.
+pub struct Importer {
+    log: Arc<dyn Log>,
+    spool: PathBuf,
+    registry: Mutex<Registry>,
+}
+
+/// End of the names of spool files.
+const SPOOL_END: &str = ".sluicegate-spool";
+
+impl Importer {
+    /// For this log; what cannot be read twice is spooled in this folder, which is made if it is not there.
+    pub fn new(log: Arc<dyn Log>, spool: impl Into<PathBuf>) -> Self {
+        Self {
+            log,
+            spool: spool.into(),
+            registry: Mutex::new(Registry::default()),
+        }
+    }
+
+    /// Imports a file into the topic of this section, which is made if it is not there. Blocks.
+    pub fn import_file(
+        &self,
+        topic: &TopicConfig,
+        spec: &TopicSpec,
+        path: &Path,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ImportReport, ImportError> {
+        let name = options.short_name();
+        let meta = self.topic(&topic.name, spec)?;
+        let total = path.metadata().map_err(|e| unreadable(name, e))?.len();
+        let identity = first_pass(path, name, total, progress)?;
+        if !options.again
+            && let Some(report) = self.known(&meta, &identity, name)?
+        {
+            return Ok(report);
+        }
+        let format = form(path, options)?;
+        let transaction = self.log.begin()?;
+        let mut work = Work {
+            name,
+            options,
+            format,
+            identity,
+            placer: Placer::new(topic, meta.spec.partitions),
+            meta: &meta,
+            at: Clock::wall(),
+            batch: Batch::new(),
+            transaction,
+            rejects: RejectFile::new(options.rejects.as_deref()),
+            reports: Vec::new(),
+            accepted: 0,
+            rejected: 0,
+            last_line: 0,
+            header: None,
+            key_column: None,
+        };
+        second_pass(path, name, total, &mut work, progress)?;
+        self.commit(work)
+    }
+
+    /// Imports what comes out of a reader: it is spooled first. Blocks.
+    pub fn import_reader(
+        &self,
+        topic: &TopicConfig,
+        spec: &TopicSpec,
+        reader: &mut dyn Read,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ImportReport, ImportError> {
+        let unwritable = |source| ImportError::Write {
+            path: self.spool.clone(),
+            source,
+        };
+        std::fs::create_dir_all(&self.spool).map_err(unwritable)?;
+        let mut spool = tempfile::Builder::new()
+            .prefix("import-")
+            .suffix(SPOOL_END)
+            .tempfile_in(&self.spool)
+            .map_err(unwritable)?;
+        let mut buf = vec![0; 256 << 10];
+        let mut bytes = 0;
+        loop {
+            let n = match reader.read(&mut buf) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(unreadable(options.short_name(), e)),
+            };
+            io::Write::write_all(&mut spool, &buf[..n]).map_err(unwritable)?;
+            bytes += n as u64;
+            progress(Progress {
+                pass: 1,
+                bytes,
+                total: 0,
+                lines: 0,
+            });
+        }
+        self.import_file(topic, spec, spool.path(), options, progress)
+    }
+
+    /// Removes spool files that a killed process left behind. Call it where no import runs yet.
+    pub fn clean_spool(&self) -> io::Result<()> {
+        let files = match std::fs::read_dir(&self.spool) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for file in files {
+            let file = file?;
+            if file.file_name().to_string_lossy().ends_with(SPOOL_END) {
+                std::fs::remove_file(file.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The topic as it stands, or made.
+    fn topic(&self, name: &str, spec: &TopicSpec) -> Result<TopicMeta, LogError> {
+        match self.log.topic(name) {
+            Some(meta) => Ok(meta),
+            None => self.log.create_topic(name, spec),
+        }
+    }
+
+    fn known(
+        &self,
+        meta: &TopicMeta,
+        identity: &Identity,
+        name: &str,
+    ) -> Result<Option<ImportReport>, LogError> {
+        let mut registry = self.registry.lock();
+        registry.refresh(&*self.log)?;
+        Ok(registry
+            .find(meta.id, identity)
+            .map(|entry| known_report(entry, name)))
+    }
+
+    /// Commits what pass 2 has written, unless another import of the same content was faster.
+    fn commit(&self, work: Work<'_>) -> Result<ImportReport, ImportError> {
+        let Work {
+            name,
+            options,
+            identity,
+            meta,
+            at,
+            batch,
+            mut transaction,
+            rejects,
+            ..
+        } = work;
+        if !batch.is_empty() {
+            transaction.append(batch)?;
+        }
+        // Held over the commit: two imports of the same content at once must see each other.
+        let mut registry = self.registry.lock();
+        let partition = registry.refresh(&*self.log)?;
+        if !options.again
+            && let Some(entry) = registry.find(meta.id, &identity)
+        {
+            return Ok(known_report(entry, name));
+        }
+        let reject_path = options.rejects.clone();
+        let reject_file = rejects.finish().map_err(|source| ImportError::Write {
+            path: reject_path.unwrap_or_default(),
+            source,
+        })?;
+        let entry = Entry {
+            lines: work.last_line,
+            accepted: work.accepted,
+            rejected: work.rejected,
+            ..Entry::new(meta, &identity, name, at)
+        };
+        let mut last = Batch::new();
+        let value = serde_json::to_vec(&entry).map_err(|e| ImportError::Write {
+            path: PathBuf::from(REGISTRY_TOPIC),
+            source: e.into(),
+        })?;
+        last.push(partition, at, Some(entry.topic.as_bytes()), &value, &[]);
+        if let Err(e) = transaction.commit(last) {
+            if let Some(file) = reject_file {
+                // Rejects of an import that is not there would mislead; the next run writes them anew.
+                let _ = std::fs::remove_file(file);
+            }
+            return Err(e.into());
+        }
+        Ok(ImportReport {
+            name: name.to_owned(),
+            topic: meta.name.clone(),
+            accepted: work.accepted,
+            rejected: work.rejected,
+            known: false,
+            hash: entry.hash,
+            rejects: work.reports,
+            reject_file: reject_file.map(|p| p.display().to_string()),
+        })
+    }
+}
+
+fn known_report(entry: &Entry, name: &str) -> ImportReport {
+    ImportReport {
+        name: name.to_owned(),
+        topic: entry.topic.clone(),
+        accepted: entry.accepted,
+        rejected: entry.rejected,
+        known: true,
+        hash: entry.hash.clone(),
+        rejects: Vec::new(),
+        reject_file: None,
+    }
+}
+
+fn unreadable(name: &str, source: io::Error) -> ImportError {
+    ImportError::Read {
+        name: name.to_owned(),
+        source,
+    }
+}
+
+fn first_pass(
+    path: &Path,
+    name: &str,
+    total: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Identity, ImportError> {
+    let read = Arc::new(AtomicU64::new(0));
+    let mut content = Content::open(path, read.clone()).map_err(|e| unreadable(name, e))?;
+    content
+        .hash_all(|| {
+            progress(Progress {
+                pass: 1,
+                bytes: read.load(Ordering::Relaxed),
+                total,
+                lines: 0,
+            })
+        })
+        .map_err(|e| unreadable(name, e))
+}
+
+/// The form: asked for, or by name, or by how the content begins.
+fn form(path: &Path, options: &ImportOptions) -> Result<Format, ImportError> {
+    let name = options.short_name();
+    if let Some(format) = options.format.or_else(|| Format::of_name(name)) {
+        return Ok(format);
+    }
+    let content = Content::open(path, Arc::default()).map_err(|e| unreadable(name, e))?;
+    let mut start = Vec::new();
+    content
+        .take(4_096)
+        .read_to_end(&mut start)
+        .map_err(|e| unreadable(name, e))?;
+    Format::of_start(&start).ok_or_else(|| ImportError::Format {
+        name: name.to_owned(),
+    })
+}
+
+fn second_pass(
+    path: &Path,
+    name: &str,
+    total: u64,
+    work: &mut Work<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), ImportError> {
+    let read = Arc::new(AtomicU64::new(0));
+    let content = Content::open(path, read.clone()).map_err(|e| unreadable(name, e))?;
+    let csv = work.format == Format::Csv;
+    let longest = work.options.longest;
+    std::thread::scope(|scope| {
+        let (pieces, taken) = mpsc::sync_channel::<Piece>(AHEAD);
+        let reader = std::thread::Builder::new()
+            .name("import-read".into())
+            .spawn_scoped(scope, move || {
+                let mut splitter = Splitter::new(content, csv, longest);
+                while let Some(piece) = splitter.next()? {
+                    if pieces.send(piece).is_err() {
+                        // The other side has given up, and says why.
+                        break;
+                    }
+                }
+                Ok::<_, io::Error>(splitter.into_inner().identity())
+            });
+        let reader = reader.map_err(|e| unreadable(name, e))?;
+        let mut failed = None;
+        for piece in taken {
+            if let Err(e) = work.take(piece) {
+                failed = Some(e);
+                break;
+            }
+            progress(Progress {
+                pass: 2,
+                bytes: read.load(Ordering::Relaxed),
+                total,
+                lines: work.accepted + work.rejected,
+            });
+        }
+        let identity = reader
+            .join()
+            .map_err(|_| unreadable(name, io::Error::other("the reading thread failed")))?;
+        match (failed, identity) {
+            (Some(error), _) => Err(error),
+            (None, Err(e)) => Err(unreadable(name, e)),
+            (None, Ok(identity)) if identity != work.identity => Err(ImportError::Changed {
+                name: name.to_owned(),
+            }),
+            (None, Ok(_)) => work.check(),
+        }
+    })
+}
+
+/// What the second pass carries along.
+struct Work<'a> {
+    name: &'a str,
+    options: &'a ImportOptions,
+    format: Format,
+    identity: Identity,
+    placer: Placer,
+    meta: &'a TopicMeta,
+    at: Time,
+    batch: Batch,
+    transaction: Box<dyn LogTransaction>,
+    rejects: RejectFile,
+    reports: Vec<RejectedLine>,
+    accepted: u64,
+    rejected: u64,
+    last_line: u64,
+    header: Option<Header>,
+    key_column: Option<usize>,
+}
+
+impl Work<'_> {
+    fn take(&mut self, piece: Piece) -> Result<(), ImportError> {
+        match piece {
+            // Without its header the rows mean nothing; the next row must not be taken for it.
+            Piece::Bad { reason, .. } if self.format == Format::Csv && self.header.is_none() => {
+                Err(ImportError::Header {
+                    name: self.name.to_owned(),
+                    reason: reason.to_owned(),
+                })
+            }
+            Piece::Bad { line, sample, reason } => self.reject(line, reason.into(), &sample),
+            Piece::Records { line, bytes } if self.format == Format::Csv => self.rows(line, &bytes),
+            Piece::Records { line, bytes } => self.lines(line, &bytes),
+        }
+    }
+
+    fn lines(&mut self, first: u64, bytes: &[u8]) -> Result<(), ImportError> {
+        let key_pointer = match &self.options.key {
+            Some(KeyFrom::Json(pointer)) => Some(pointer.as_str()),
+            Some(KeyFrom::Column(_)) => {
+                let reason = "it has no columns; give the key as json:/POINTER".to_owned();
+                return Err(ImportError::Header {
+                    name: self.name.to_owned(),
+                    reason,
+                });
+            }
+            None => None,
+        };
+        let parse = self.placer.reads_json() || key_pointer.is_some();
+        let mut rest = bytes;
+        let mut line = first;
+        while !rest.is_empty() {
+            let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+            let (this, tail) = rest.split_at(end);
+            rest = tail;
+            let text = this.trim_ascii();
+            if !text.is_empty() {
+                let row = match self.format {
+                    _ if text.len() > self.options.longest => Err(split::TOO_LONG.to_owned()),
+                    Format::Urls => rows::url_line(text),
+                    _ => rows::json_line(text, parse),
+                };
+                match row {
+                    Ok(row) => {
+                        let key = key_pointer.and_then(|p| pointed(row.json.as_ref(), p));
+                        self.record(line, &row, key.as_deref())?;
+                    }
+                    Err(reason) => self.reject(line, reason, text)?,
+                }
+            }
+            self.last_line = line;
+            line += 1;
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, first: u64, bytes: &[u8]) -> Result<(), ImportError> {
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(bytes);
+        let mut row = csv::ByteRecord::new();
+        // Where counting of lines has got to: byte and line.
+        let (mut counted, mut line) = (0, first);
+        loop {
+            let more = reader
+                .read_byte_record(&mut row)
+                .map_err(|e| unreadable(self.name, e.into()))?;
+            if !more {
+                break;
+            }
+            // The library's own position includes the empty lines that it skipped before the row.
+            let mut start = row.position().map_or(0, csv::Position::byte) as usize;
+            while bytes.get(start).is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+                start += 1;
+            }
+            line += memchr::memchr_iter(b'\n', &bytes[counted..start]).count() as u64;
+            counted = start;
+            self.last_line = line;
+            let raw = || {
+                let end = reader.position().byte() as usize;
+                bytes[start..end.clamp(start, bytes.len())].trim_ascii_end()
+            };
+            let Some(header) = &self.header else {
+                let unusable = |reason| ImportError::Header {
+                    name: self.name.to_owned(),
+                    reason,
+                };
+                let header = Header::new(&row).map_err(unusable)?;
+                if let Some(KeyFrom::Column(name)) = &self.options.key {
+                    let missing = || unusable(format!("it has no column `{name}`"));
+                    self.key_column = Some(header.column(name).ok_or_else(missing)?);
+                }
+                self.header = Some(header);
+                continue;
+            };
+            let raw = raw();
+            let read = match header.object(&row) {
+                _ if raw.len() > self.options.longest => Err(split::TOO_LONG.to_owned()),
+                other => other,
+            };
+            match read {
+                Ok(mut made) => {
+                    let key = match (&self.options.key, self.key_column) {
+                        (Some(KeyFrom::Json(pointer)), _) => {
+                            made.json = serde_json::from_slice(&made.value).ok();
+                            pointed(made.json.as_ref(), pointer)
+                        }
+                        (_, Some(column)) => row.get(column).filter(|k| !k.is_empty()).map(<[u8]>::to_vec),
+                        _ => None,
+                    };
+                    self.record(line, &made, key.as_deref())?;
+                }
+                Err(reason) => self.reject(line, reason, raw)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, line: u64, row: &Row<'_>, key: Option<&[u8]>) -> Result<(), ImportError> {
+        use std::fmt::Write;
+        let incoming = Incoming {
+            key,
+            value: &row.value,
+            json: row.json.as_ref(),
+            headers: &[],
+        };
+        let place = self.placer.place(incoming);
+        let count = self.meta.partitions.len().max(1);
+        let index = place.partition.map_or(line as usize % count, |p| p as usize);
+        let partition = *self
+            .meta
+            .partitions
+            .get(index)
+            .ok_or_else(|| LogError::NoTopic(self.meta.name.clone()))?;
+        // Writing into a string cannot fail.
+        let mut source = String::with_capacity(self.name.len() + 8);
+        let _ = write!(source, "{}:{line}", self.name);
+        let id = (!place.has_id).then(|| format!("{}:{line}", &self.identity.hash.to_hex()[..32]));
+        let pairs = std::iter::once((SOURCE_HEADER, source.as_bytes()))
+            .chain(id.iter().map(|id| (IMPORT_ID_HEADER, id.as_bytes())));
+        let headers = Headers::encode(pairs);
+        self.batch.push(partition, self.at, key, &row.value, &headers.0);
+        self.accepted += 1;
+        if self.batch.bytes() >= BATCH {
+            self.transaction.append(std::mem::take(&mut self.batch))?;
+        }
+        Ok(())
+    }
+
+    fn reject(&mut self, line: u64, reason: String, bytes: &[u8]) -> Result<(), ImportError> {
+        if self.options.strict {
+            return Err(ImportError::BadLine {
+                name: self.name.to_owned(),
+                line,
+                reason,
+            });
+        }
+        self.rejects
+            .add(line, &reason, bytes)
+            .map_err(|source| ImportError::Write {
+                path: self.options.rejects.clone().unwrap_or_default(),
+                source,
+            })?;
+        self.rejected += 1;
+        self.last_line = line;
+        if self.reports.len() < NAMED {
+            self.reports.push(RejectedLine { line, reason });
+        }
+        Ok(())
+    }
+
+    /// A file of which no line is good was meant to be read otherwise.
+    fn check(&self) -> Result<(), ImportError> {
+        match self.reports.first() {
+            Some(first) if self.accepted == 0 => Err(ImportError::NothingValid {
+                name: self.name.to_owned(),
+                format: self.format,
+                lines: self.rejected,
+                line: first.line,
+                reason: first.reason.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a pointer finds, as a key.
+fn pointed(json: Option<&serde_json::Value>, pointer: &str) -> Option<Vec<u8>> {
+    match json?.pointer(pointer)? {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text.clone().into_bytes()),
+        other => Some(other.to_string().into_bytes()),
+    }
+}

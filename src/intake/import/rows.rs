@@ -1,0 +1,210 @@
+//! From lines to values: JSON lines, CSV rows (each becomes an object of texts), plain URLs. Pure.
+
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// Forms of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON value a line.
+    JsonLines,
+    /// CSV with a header; each row becomes a JSON object whose values are texts.
+    Csv,
+    /// One URL (http or https) a line.
+    Urls,
+}
+
+impl Format {
+    /// By the name of a file, packing endings ignored.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let lower = name.to_ascii_lowercase();
+        let bare = [".gz", ".zst", ".zstd"]
+            .iter()
+            .find_map(|e| lower.strip_suffix(e))
+            .unwrap_or(&lower);
+        match bare.rsplit_once('.')?.1 {
+            "jsonl" | "ndjson" | "json" | "jsonlines" => Some(Format::JsonLines),
+            "csv" => Some(Format::Csv),
+            "urls" | "url" => Some(Format::Urls),
+            _ => None,
+        }
+    }
+
+    /// By how the content begins. CSV is not guessed: nearly any text could be CSV.
+    pub fn of_start(start: &[u8]) -> Option<Self> {
+        let start = start
+            .strip_prefix(b"\xef\xbb\xbf")
+            .unwrap_or(start)
+            .trim_ascii_start();
+        match start {
+            [b'{' | b'[', ..] => Some(Format::JsonLines),
+            _ if start.starts_with(b"http://") || start.starts_with(b"https://") => Some(Format::Urls),
+            _ => None,
+        }
+    }
+}
+
+/// A value read from a line.
+#[derive(Debug, PartialEq)]
+pub(super) struct Row<'a> {
+    pub value: Cow<'a, [u8]>,
+    /// Parsed, where that was asked for or was needed anyway.
+    pub json: Option<Value>,
+}
+
+/// Reads one JSON line. `parse`: the value is wanted parsed, too.
+pub(super) fn json_line(line: &[u8], parse: bool) -> Result<Row<'_>, String> {
+    let text = std::str::from_utf8(line).map_err(not_utf8)?;
+    let json = if parse {
+        Some(serde_json::from_str(text).map_err(not_json)?)
+    } else {
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(not_json)?;
+        None
+    };
+    Ok(Row {
+        value: Cow::Borrowed(line),
+        json,
+    })
+}
+
+/// Reads one URL.
+pub(super) fn url_line(line: &[u8]) -> Result<Row<'_>, String> {
+    let text = std::str::from_utf8(line).map_err(not_utf8)?;
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("not a URL: white space inside".into());
+    }
+    match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Row {
+            value: Cow::Borrowed(line),
+            json: None,
+        }),
+        Ok(url) => Err(format!("not an http or https URL but `{}`", url.scheme())),
+        Err(e) => Err(format!("not a URL: {e}")),
+    }
+}
+
+/// The header of a CSV file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Header {
+    /// Names, each already as JSON text with its colon.
+    keys: Vec<String>,
+    names: Vec<String>,
+}
+
+impl Header {
+    /// Reads it; a name that is empty or there twice is refused.
+    pub(super) fn new(row: &csv::ByteRecord) -> Result<Self, String> {
+        let mut names: Vec<String> = Vec::new();
+        for field in row {
+            let name = std::str::from_utf8(field).map_err(not_utf8)?.trim();
+            if name.is_empty() {
+                return Err(format!("column {} has no name", names.len() + 1));
+            }
+            if names.iter().any(|n| n == name) {
+                return Err(format!("column `{name}` is there twice"));
+            }
+            names.push(name.to_owned());
+        }
+        let keys = names
+            .iter()
+            .map(|n| format!("{}:", Value::from(n.as_str())))
+            .collect();
+        Ok(Self { keys, names })
+    }
+
+    /// Index of a column.
+    pub(super) fn column(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|n| n == name)
+    }
+
+    /// A row as a JSON object, fields in the order of the columns.
+    pub(super) fn object(&self, row: &csv::ByteRecord) -> Result<Row<'static>, String> {
+        if row.len() != self.keys.len() {
+            return Err(format!(
+                "{} fields where the header has {}",
+                row.len(),
+                self.keys.len()
+            ));
+        }
+        let mut out = Vec::with_capacity(row.as_slice().len() + 8 * self.keys.len() + 64);
+        for (key, field) in self.keys.iter().zip(row) {
+            let text = std::str::from_utf8(field).map_err(not_utf8)?;
+            out.push(if out.is_empty() { b'{' } else { b',' });
+            out.extend_from_slice(key.as_bytes());
+            serde_json::to_writer(&mut out, text).map_err(|e| e.to_string())?;
+        }
+        out.push(b'}');
+        Ok(Row {
+            value: Cow::Owned(out),
+            json: None,
+        })
+    }
+}
+
+fn not_utf8(error: std::str::Utf8Error) -> String {
+    format!("not UTF-8 at byte {}", error.valid_up_to() + 1)
+}
+
+/// What the parser says, without `line 1`, which would be mistaken for the file's.
+fn not_json(error: serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or(&text);
+    format!("not JSON: {what} at column {}", error.column())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_told_by_name_then_by_content() {
+        assert_eq!(Format::of_name("a/b/day.JSONL.gz"), Some(Format::JsonLines));
+        assert_eq!(Format::of_name("x.csv.zst"), Some(Format::Csv));
+        assert_eq!(Format::of_name("x.txt"), None);
+        assert_eq!(
+            Format::of_start(b"\xef\xbb\xbf\n {\"a\""),
+            Some(Format::JsonLines)
+        );
+        assert_eq!(Format::of_start(b"https://x"), Some(Format::Urls));
+        assert_eq!(Format::of_start(b"a,b"), None);
+    }
+
+    #[test]
+    fn reasons_say_where_and_never_what() {
+        let reason = json_line(br#"{"card":"4111111111111111",}"#, false).expect_err("comma");
+        assert!(
+            reason.starts_with("not JSON") && reason.contains("column") && !reason.contains("4111"),
+            "{reason}"
+        );
+        assert!(
+            json_line(b"{\"a\":\"\xff\"}", false)
+                .expect_err("bytes")
+                .contains("byte 7")
+        );
+        assert!(json_line(b"{} {}", false).is_err());
+        assert!(json_line(b"[1,2]", true).expect("array").json.is_some());
+        assert!(
+            url_line(b"ftp://x/y").is_err()
+                && url_line(b"nonsense").is_err()
+                && url_line(b"http://x/a b").is_err()
+        );
+        assert!(url_line(b"https://x.example/a?b=c").is_ok());
+    }
+
+    #[test]
+    fn a_row_becomes_an_object_of_texts() {
+        let header = Header::new(&csv::ByteRecord::from(vec!["id", " na\"me "])).expect("header");
+        let row = header
+            .object(&csv::ByteRecord::from(vec!["7", "a\"b\n"]))
+            .expect("row");
+        let value: Value = serde_json::from_slice(&row.value).expect("json");
+        assert_eq!(value, serde_json::json!({"id": "7", "na\"me": "a\"b\n"}));
+        assert!(header.object(&csv::ByteRecord::from(vec!["7"])).is_err());
+        assert!(
+            header
+                .object(&csv::ByteRecord::from(vec![&b"7"[..], b"\xff"]))
+                .is_err()
+        );
+        assert!(Header::new(&csv::ByteRecord::from(vec!["a", "a"])).is_err());
+    }
+}

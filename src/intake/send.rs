@@ -1,0 +1,111 @@
+//! One record into a topic: what `send` does, and the admin API for it.
+
+use super::place::{Incoming, Placer};
+use crate::api::{SendReply, SendRequest};
+use crate::clock::Clock;
+use crate::config::{IdSource, TopicConfig};
+use crate::core::record::Headers;
+use crate::log::{Batch, Log, LogError, TopicSpec};
+
+/// Why a record was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The topic has no such partition.
+    #[error("topic `{topic}` has partitions 0 to {last}, not {asked}")]
+    Partition {
+        /// The topic.
+        topic: String,
+        /// Its last partition.
+        last: u32,
+        /// What was asked for.
+        asked: u32,
+    },
+    /// The record cannot have the ID that was asked for.
+    #[error("the message ID of topic `{topic}` comes from {from}; give it there")]
+    Id {
+        /// The topic.
+        topic: String,
+        /// Where its IDs come from.
+        from: &'static str,
+    },
+    /// The log refused.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Puts a message ID where this topic looks for it.
+pub fn with_id(mut request: SendRequest, topic: &TopicConfig, id: &str) -> Result<SendRequest, SendError> {
+    let from = match topic.id.as_slice() {
+        [IdSource::Header(name)] => {
+            request.headers.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+            request.headers.push((name.clone(), id.to_owned()));
+            return Ok(request);
+        }
+        [IdSource::Key] => {
+            request.key = Some(id.to_owned());
+            return Ok(request);
+        }
+        [IdSource::Json(_)] => "a field of the value",
+        [IdSource::Query(_)] => "a parameter of the URL",
+        [IdSource::Hash] => "the hash of the value",
+        [IdSource::Position] | [] => "the record's position",
+        _ => "several sources joined",
+    };
+    Err(SendError::Id {
+        topic: topic.name.clone(),
+        from,
+    })
+}
+
+/// Appends one record, durably; the topic is made if it is not there. Blocks.
+pub fn send(
+    log: &dyn Log,
+    topic: &TopicConfig,
+    spec: &TopicSpec,
+    request: &SendRequest,
+) -> Result<SendReply, SendError> {
+    let meta = match log.topic(&topic.name) {
+        Some(meta) => meta,
+        None => log.create_topic(&topic.name, spec)?,
+    };
+    let count = meta.partitions.len() as u32;
+    let incoming = Incoming {
+        key: request.key.as_ref().map(String::as_bytes),
+        value: request.value.as_bytes(),
+        json: None,
+        headers: &request.headers,
+    };
+    let placed = Placer::new(topic, count).place(incoming);
+    // A record with neither key nor ID may go anywhere.
+    let index = request
+        .partition
+        .or(placed.partition)
+        .unwrap_or_else(|| fastrand::u32(..count.max(1)));
+    let partition = *meta
+        .partitions
+        .get(index as usize)
+        .ok_or_else(|| SendError::Partition {
+            topic: meta.name.clone(),
+            last: count.saturating_sub(1),
+            asked: index,
+        })?;
+    let headers = Headers::encode(request.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())));
+    let mut batch = Batch::new();
+    batch.push(partition, Clock::wall(), incoming.key, incoming.value, &headers.0);
+    let (told, answer) = std::sync::mpsc::sync_channel(1);
+    log.append(
+        batch,
+        Box::new(move |result| {
+            // Nobody waits any more only if this thread is gone.
+            let _ = told.send(result);
+        }),
+    );
+    let appended = answer.recv().map_err(|_| LogError::Closed)??;
+    let offset = appended.bases.first().map_or(0, |(_, base)| *base);
+    Ok(SendReply {
+        topic: meta.name,
+        partition: index,
+        offset,
+        id: None,
+    })
+}

@@ -1,0 +1,97 @@
+//! One record: placed like an imported one, and its ID put where the topic looks for it.
+
+use super::fake_log::FakeLog;
+use super::place::{Incoming, Placer};
+use super::send::{SendError, send, with_id};
+use crate::api::SendRequest;
+use crate::config::{Config, IdSource, KeySource, TopicConfig};
+
+fn request(value: &str) -> SendRequest {
+    SendRequest {
+        topic: "t".into(),
+        value: value.into(),
+        ..SendRequest::default()
+    }
+}
+
+#[test]
+fn a_sent_record_stands_where_an_import_would_put_it() {
+    let mut topic = TopicConfig::new("t", "p");
+    topic.id = vec![IdSource::Json("/id".into())];
+    let config = Config::default();
+    let spec = super::topic_spec(&config, &topic);
+    let log = FakeLog::default();
+    for i in 0..20 {
+        let value = format!("{{\"id\":{i}}}");
+        let reply = send(&log, &topic, &spec, &request(&value)).expect("send");
+        let place = Placer::new(&topic, 4).place(Incoming {
+            value: value.as_bytes(),
+            ..Incoming::default()
+        });
+        assert_eq!(Some(reply.partition), place.partition);
+        let there = &log.all("t")[reply.partition as usize][reply.offset as usize];
+        assert_eq!(there.value, value);
+    }
+    let asked = SendRequest {
+        partition: Some(9),
+        ..request("{}")
+    };
+    assert!(matches!(
+        send(&log, &topic, &spec, &asked),
+        Err(SendError::Partition { last: 3, .. })
+    ));
+}
+
+#[test]
+fn an_id_goes_where_the_topic_looks_for_it_or_is_refused() {
+    let mut topic = TopicConfig::new("t", "p");
+    topic.id = vec![IdSource::Header("Message-Id".into())];
+    let given = SendRequest {
+        headers: vec![("message-id".into(), "old".into())],
+        ..request("{}")
+    };
+    assert_eq!(
+        with_id(given, &topic, "new").expect("id").headers,
+        [("Message-Id".into(), "new".into())]
+    );
+    topic.id = vec![IdSource::Key];
+    assert_eq!(
+        with_id(request("{}"), &topic, "k").expect("id").key.as_deref(),
+        Some("k")
+    );
+    topic.id = vec![IdSource::Json("/id".into())];
+    assert!(with_id(request("{}"), &topic, "x").is_err());
+}
+
+#[test]
+fn a_key_decides_before_an_id_and_joined_ids_do_not_run_together() {
+    let mut topic = TopicConfig::new("t", "p");
+    topic.id = vec![IdSource::Json("/a".into()), IdSource::Json("/b".into())];
+    let placer = Placer::new(&topic, 1_000_000);
+    let place = |value: &str| {
+        placer.place(Incoming {
+            value: value.as_bytes(),
+            ..Incoming::default()
+        })
+    };
+    assert_ne!(place(r#"{"a":"x","b":"yz"}"#), place(r#"{"a":"xy","b":"z"}"#));
+    assert!(!place(r#"{"a":1}"#).has_id && place(r#"{"a":1}"#).partition.is_none());
+    topic.key = KeySource::Json("/k".into());
+    let placer = Placer::new(&topic, 1_000_000);
+    let place = |value: &str| {
+        placer.place(Incoming {
+            value: value.as_bytes(),
+            ..Incoming::default()
+        })
+    };
+    let (one, other) = (
+        place(r#"{"a":1,"b":2,"k":"u"}"#),
+        place(r#"{"a":3,"b":4,"k":"u"}"#),
+    );
+    assert!(one.has_id && one.partition == other.partition);
+    // The recipe stands for ever: messages in a topic are found by it.
+    assert_eq!(one.partition, Some(RECIPE));
+}
+
+/// Partition of key `u` among a million.
+const RECIPE: u32 = 408_723;

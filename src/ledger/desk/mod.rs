@@ -1,0 +1,192 @@
+//! The desk: what operators ask and order, over a lane's fold, the dedup store and the ledger itself. The same code
+//! works inside a running node and on the folder of a stopped one ([`offline`]).
+//!
+//! **Questions** go in two steps, since the fold belongs to the actor that owns the lane: [`view::View::of`] copies
+//! out what is needed (no I/O), [`Desk::answer`] does the rest on a thread that may wait.
+//!
+//! **Orders** go in three: the same copy; [`Desk::prepare`], which reads payloads, applies the filter to them, and
+//! notes for every message the state and round that the order was made up for; and [`plan::Prepared::settle`], on
+//! the lane's own actor again, which compares them with the fold as it is *then* and gives the entries to write.
+//! A message that has moved on in between is answered "stale": of two orders the first in the ledger wins.
+//! Whoever settles carries out the plan's effects once its entries are durable, and never before.
+//!
+//! Every order leaves a `command` entry (who, when, why); bulk orders one `audit` in front of what they do.
+//! Upholds I2 (a round is opened by a command only, an ID is forgotten by a command only) and I9 (payloads are
+//! shown as they stand only where one message is asked for so).
+//!
+//! A restart in the middle: entries are written in order, each valid by itself; what was not written was not done.
+
+mod dedup;
+pub mod plan;
+mod prepare;
+mod rows;
+pub mod sources;
+pub mod standing;
+mod story;
+#[cfg(test)]
+mod tests;
+pub mod view;
+
+pub use plan::{Effect, Plan, Prepared};
+pub use sources::{Entries, LogEntries, Memory};
+pub use standing::Standing;
+pub use view::{Pick, States, View};
+
+use crate::api::{ApiError, Filter, Order, Page, Query, Reply, SkipRow};
+use crate::config::Config;
+use crate::core::ledger::entry::SkipMatch;
+use crate::core::ledger::fold::LaneState;
+use crate::core::mask::Masker;
+use crate::core::types::Time;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Answers questions and makes orders up. Cheap to clone; every method may block and belongs on a thread that may.
+#[derive(Clone)]
+pub struct Desk {
+    memory: Arc<dyn Memory>,
+    entries: Arc<dyn Entries>,
+    config: Arc<Config>,
+    /// One a partner, and one for partners that the configuration does not name.
+    maskers: Arc<(BTreeMap<String, Masker>, Masker)>,
+}
+
+impl Desk {
+    /// Over these. `secrets` are the configuration's own, to be masked wherever they turn up.
+    pub fn new(
+        memory: Arc<dyn Memory>,
+        entries: Arc<dyn Entries>,
+        config: Arc<Config>,
+        secrets: &[Arc<str>],
+    ) -> Self {
+        let maskers = config
+            .partners
+            .iter()
+            .map(|(name, p)| (name.clone(), Masker::new(&p.mask, secrets)))
+            .collect();
+        Self {
+            memory,
+            entries,
+            maskers: Arc::new((maskers, Masker::new(&[], secrets))),
+            config,
+        }
+    }
+
+    fn masker(&self, partner: &str) -> &Masker {
+        self.maskers.0.get(partner).unwrap_or(&self.maskers.1)
+    }
+
+    /// What a question needs of the fold.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] if its filter cannot be read.
+    pub fn pick_for_query(query: &Query, now: Time) -> Result<Pick, ApiError> {
+        match query {
+            Query::Doubts { filter } => Pick::new(filter, States::PARKED, now),
+            Query::Dead { filter } => Pick::new(filter, States::DEAD, now),
+            Query::Show { filter, .. } => {
+                named(filter)?;
+                Pick::new(filter, States::CLOSED, now)
+            }
+            Query::Story { filter } | Query::DedupGet { filter } => {
+                named(filter)?;
+                Pick::new(filter, States::ALL, now)
+            }
+            Query::DedupList { filter } => Pick::new(filter, States::NONE, now),
+            Query::DedupStats | Query::Skips => Pick::new(&Filter::default(), States::NONE, now),
+        }
+    }
+
+    /// What an order needs of the fold.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] if its filter cannot be read, or it names nothing where it must.
+    pub fn pick_for_order(order: &Order, now: Time) -> Result<Pick, ApiError> {
+        match order {
+            Order::Replay {
+                filter,
+                skipped: false,
+            }
+            | Order::Drop { filter } => Pick::new(filter, States::DEAD, now),
+            Order::Replay {
+                filter,
+                skipped: true,
+            } => Pick::new(filter, States::SKIPPED, now),
+            Order::Resend { filter } | Order::Confirm { filter, .. } => {
+                Pick::new(filter, States::PARKED, now)
+            }
+            Order::Forget { filter } | Order::Mark { filter } => {
+                named(filter)?;
+                Pick::new(filter, States::ALL, now)
+            }
+            Order::DedupImport { .. }
+            | Order::SkipAdd { .. }
+            | Order::SkipRemove { .. }
+            | Order::Pause { .. }
+            | Order::Resume { .. }
+            | Order::ResumeRoute { .. } => Pick::new(&Filter::default(), States::NONE, now),
+        }
+    }
+
+    /// Answers a question from what was picked for it.
+    ///
+    /// # Errors
+    /// [`ApiError`]: not found, or the store or the ledger cannot be read.
+    pub fn answer(&self, view: &View, query: &Query, now: Time) -> Result<Reply, ApiError> {
+        match query {
+            Query::Doubts { filter } | Query::Dead { filter } => {
+                Ok(Reply::Messages(self.messages(view, filter)?))
+            }
+            Query::Show { filter, raw } => Ok(Reply::Detail(Box::new(self.detail(view, filter, *raw)?))),
+            Query::Story { filter } => Ok(Reply::Story(self.story(view, filter)?)),
+            Query::DedupGet { filter } => Ok(Reply::Dedup(Page {
+                rows: self.dedup_get(view, filter)?,
+                more: false,
+            })),
+            Query::DedupList { filter } => Ok(Reply::Dedup(self.dedup_list(view, filter, now)?)),
+            Query::DedupStats => Ok(Reply::DedupStats(self.dedup_stats(view)?)),
+            Query::Skips => Ok(Reply::Skips(skip_rows(view))),
+        }
+    }
+
+    /// Both steps of a question at once, where the fold is at hand.
+    ///
+    /// # Errors
+    /// As [`Desk::answer`].
+    pub fn ask(&self, state: &LaneState, query: &Query, now: Time) -> Result<Reply, ApiError> {
+        let view = View::of(state, &Self::pick_for_query(query, now)?)?;
+        self.answer(&view, query, now)
+    }
+}
+
+/// Some questions and orders are about messages by name: nobody should forget everything by leaving an ID out.
+fn named(filter: &Filter) -> Result<(), ApiError> {
+    if filter.ids.is_empty() {
+        Err(ApiError::Invalid("a message ID is needed".into()))
+    } else {
+        Ok(())
+    }
+}
+
+fn skip_rows(view: &View) -> Vec<SkipRow> {
+    let text = |bytes: &bytes::Bytes| rows::text(bytes);
+    view.skips
+        .values()
+        .map(|rule| {
+            let (key, id) = match &rule.matches {
+                SkipMatch::Key(key) => (Some(text(key)), None),
+                SkipMatch::Id(id) => (None, Some(text(id))),
+            };
+            SkipRow {
+                rule: rule.rule,
+                topic: rule.topic.clone(),
+                partner: rule.partner.clone(),
+                key,
+                id,
+                reason: rule.reason.clone(),
+                made: rule.made.to_string(),
+                expires: rule.expires.map(|t| t.to_string()),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,243 @@
+//! Rows about kept messages: the fold says where a message stands, the ledger entry with its payload says the rest.
+
+use super::Desk;
+use super::view::{Picked, View};
+use crate::api::messages::{MessageDetail, MessageRow, ReasonMatch};
+use crate::api::{ApiError, Filter, Page};
+use crate::config::{Config, KeySource};
+use crate::core::ledger::entry::{Body, Entry, Kept, OutcomeKind};
+use crate::core::ledger::fold::MessageState;
+use crate::core::mask::MASK;
+use crate::core::record::SOURCE_HEADER;
+use crate::core::types::Time;
+
+/// Bytes as text: UTF-8 as it is, the rest as `\xNN`. Control characters but line ends and tabs, too: what a
+/// record holds must not move a terminal's cursor.
+pub(super) fn text(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() && !matches!(c, '\n' | '\t') {
+                let _ = write!(out, "\\x{:02x}", u32::from(c));
+            } else {
+                out.push(c);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+/// The payload that an entry holds, if it holds one.
+pub(super) fn kept(entry: Entry) -> Option<Kept> {
+    match entry.body {
+        Body::Outcome(o) => match o.kind {
+            OutcomeKind::Dead(kept) | OutcomeKind::Parked(kept) | OutcomeKind::Skipped(kept) => Some(*kept),
+            OutcomeKind::Delivered { .. } | OutcomeKind::Later { .. } => None,
+        },
+        Body::Waiting(w) => Some(*w.kept),
+        Body::Carried { entry, .. } => kept(*entry),
+        _ => None,
+    }
+}
+
+/// Where a record came from.
+pub(super) fn source(headers: &crate::core::record::Headers) -> Option<String> {
+    headers.get(SOURCE_HEADER).map(text)
+}
+
+/// The word for a state of the fold.
+pub(super) fn state_word(state: &MessageState) -> &'static str {
+    match state {
+        MessageState::Open { .. } => "intent",
+        MessageState::Later { .. } => "waiting",
+        MessageState::Parked => "parked",
+        MessageState::Dead => "dead",
+        MessageState::Skipped => "skipped",
+    }
+}
+
+pub(super) fn some_time(t: Time) -> Option<String> {
+    (t != Time::ZERO).then(|| t.to_string())
+}
+
+/// The key of a message as text: the record's, or what the topic's pointer finds in the value.
+pub(super) fn key_text(
+    config: &Config,
+    topic: &str,
+    record_key: Option<&[u8]>,
+    value: &[u8],
+) -> Option<String> {
+    match config.section_of(topic).map(|t| &t.key) {
+        Some(KeySource::Json(pointer)) => {
+            let value: serde_json::Value = serde_json::from_slice(value).ok()?;
+            match value.pointer(pointer)? {
+                serde_json::Value::String(s) => Some(s.clone()),
+                serde_json::Value::Null => None,
+                other => Some(other.to_string()),
+            }
+        }
+        Some(KeySource::Record) | None => record_key.map(text),
+    }
+}
+
+/// The part of a filter that needs the payload.
+pub(super) struct Inside<'f> {
+    filter: &'f Filter,
+    reason: Option<ReasonMatch>,
+}
+
+impl<'f> Inside<'f> {
+    pub(super) fn new(filter: &'f Filter) -> Result<Self, ApiError> {
+        let reason = filter.reason.as_deref().map(ReasonMatch::parse).transpose()?;
+        Ok(Self { filter, reason })
+    }
+
+    pub(super) fn takes(&self, row: &MessageRow) -> bool {
+        self.reason.as_ref().is_none_or(|r| r.matches(&row.reason))
+            && self.filter.source.as_ref().is_none_or(|s| {
+                row.source
+                    .as_ref()
+                    .is_some_and(|source| source.starts_with(s.as_str()))
+            })
+            && self
+                .filter
+                .key
+                .as_ref()
+                .is_none_or(|k| row.key.as_ref() == Some(k))
+    }
+}
+
+impl Desk {
+    /// The row of a picked message, and its payload if that is still there.
+    pub(super) fn row(&self, view: &View, picked: &Picked) -> Result<(MessageRow, Option<Kept>), ApiError> {
+        let m = &picked.message;
+        let kept = match m.payload {
+            Some((at, _)) => self.entries.entry(at)?.and_then(kept),
+            None => None,
+        };
+        let (topic, partner) = view.names(picked.at.route);
+        let hex = picked.id.to_string();
+        let mut row = MessageRow {
+            id: hex.clone(),
+            partner: partner.to_owned(),
+            topic: topic.to_owned(),
+            partition: picked.at.partition,
+            offset: m.offset,
+            attempts: m.attempts,
+            last_status: (m.status != 0).then_some(m.status),
+            state: state_word(&m.state).to_owned(),
+            hex,
+            at: m.since.to_string(),
+            first_try: some_time(m.first_try),
+            round: m.round,
+            replayable: kept.is_some(),
+            ..MessageRow::default()
+        };
+        if let Some(kept) = &kept {
+            if !kept.readable.is_empty() {
+                row.id = text(kept.readable.as_bytes());
+            }
+            row.key = key_text(&self.config, topic, kept.record_key.as_deref(), &kept.value);
+            row.reason = text(kept.reason.as_bytes());
+            row.answer = text(kept.answer.as_bytes());
+            row.source = source(&kept.headers);
+            row.value_size = kept.value.len() as u64;
+        }
+        Ok((row, kept))
+    }
+
+    pub(super) fn messages(&self, view: &View, filter: &Filter) -> Result<Page<MessageRow>, ApiError> {
+        let inside = Inside::new(filter)?;
+        let limit = filter.limit.unwrap_or(super::view::MOST);
+        let mut page = Page {
+            rows: Vec::new(),
+            more: view.more,
+        };
+        for picked in &view.picked {
+            let (row, _) = self.row(view, picked)?;
+            if !inside.takes(&row) {
+                continue;
+            }
+            if page.rows.len() >= limit {
+                page.more = true;
+                break;
+            }
+            page.rows.push(self.veiled(row));
+        }
+        Ok(page)
+    }
+
+    pub(super) fn detail(&self, view: &View, filter: &Filter, raw: bool) -> Result<MessageDetail, ApiError> {
+        let asked = filter.ids.first().map_or("", String::as_str);
+        let picked = match view.picked.as_slice() {
+            [] => {
+                return Err(ApiError::NotFound(format!(
+                    "no message `{asked}` is dead, parked or skipped; `sluicegate message` tells what became of it"
+                )));
+            }
+            [one] => one,
+            [..] => {
+                let routes: Vec<String> = view.picked.iter().map(|p| place(view, p)).collect();
+                return Err(ApiError::Conflict(format!(
+                    "`{asked}` is kept for several routes ({}): name the partner, topic or partition",
+                    routes.join(", ")
+                )));
+            }
+        };
+        let (row, kept) = self.row(view, picked)?;
+        let kept = kept.unwrap_or_default();
+        let masker = self.masker(&row.partner);
+        let header = |name: &[u8], value: &[u8]| {
+            let (name, value) = (text(name), text(value));
+            let shown = if raw { value } else { masker.header(&name, &value) };
+            (name, shown)
+        };
+        Ok(MessageDetail {
+            idempotency_key: kept.idempotency_key.clone(),
+            timestamp: some_time(kept.timestamp).unwrap_or_default(),
+            headers: kept
+                .headers
+                .iter()
+                .map(|(name, value)| header(name, value))
+                .collect(),
+            value: if raw {
+                text(&kept.value)
+            } else {
+                masker.text(&text(&kept.value))
+            },
+            masked: !raw,
+            row: if raw { row } else { self.veiled(row) },
+        })
+    }
+
+    /// A row as it may be shown: rows are matched against filters as they are.
+    fn veiled(&self, mut row: MessageRow) -> MessageRow {
+        row.key = row.key.map(|key| self.veiled_key(&row.topic, &row.partner, key));
+        row
+    }
+
+    /// A key as it may be shown. One that comes from a field whose name is masked is hidden whole.
+    pub(super) fn veiled_key(&self, topic: &str, partner: &str, key: String) -> String {
+        let masker = self.masker(partner);
+        let hidden = match self.config.section_of(topic).map(|t| &t.key) {
+            Some(KeySource::Json(pointer)) => {
+                pointer.rsplit('/').next().is_some_and(|name| masker.hides(name))
+            }
+            Some(KeySource::Record) | None => false,
+        };
+        if hidden {
+            MASK.to_owned()
+        } else {
+            masker.text(&key)
+        }
+    }
+}
+
+pub(super) fn place(view: &View, picked: &Picked) -> String {
+    let (topic, partner) = view.names(picked.at.route);
+    format!("{topic}/{} to {partner}", picked.at.partition)
+}

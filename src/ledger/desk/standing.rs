@@ -1,0 +1,312 @@
+//! The part of `status` that the ledger knows: what is finished, what waits, what is kept. A running node adds what
+//! is on the wire; a stopped one has nothing there.
+
+use super::Desk;
+use crate::api::status::{LedgerStatus, PartnerStatus, Status, StoreStatus, TopicStatus, eta_s};
+use crate::config::{CalendarUnit, Config, LimitConfig, LimitRef, PartnerConfig, Rate, units};
+use crate::core::ledger::fold::{Counts, LaneState, MessageState, Pause};
+use crate::core::types::{Offset, RouteId, RoutePartition, Time};
+use std::collections::BTreeMap;
+
+/// Totals of a route's partition, as the fold has them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Every record before this one is finished.
+    pub position: Offset,
+    /// One past the highest record ever taken up.
+    pub high_water: Offset,
+    /// Records in finished ranges above the position.
+    pub covered: u64,
+    /// Those ranges.
+    pub ranges: u64,
+    /// Attempts that are, or may be, on the wire.
+    pub open: u64,
+    /// Messages that wait for their next attempt.
+    pub waiting: u64,
+    /// Messages that are finished for the position only: their payload waits, or is on the wire, from the ledger.
+    pub from_ledger: u64,
+    /// Messages in doubt.
+    pub parked: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Messages passed over.
+    pub skipped: u64,
+    /// When the longest waiting message was first tried, or opened again.
+    pub oldest_waiting: Option<Time>,
+    /// Finished messages.
+    pub counts: Counts,
+}
+
+/// A copy of what `status` needs of a fold: one pass over the messages in memory, no I/O.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Topic and partner of each route.
+    routes: BTreeMap<RouteId, (String, String)>,
+    tallies: BTreeMap<RoutePartition, Tally>,
+    paused: BTreeMap<String, Pause>,
+    stopped: BTreeMap<RouteId, Pause>,
+    owner: String,
+    ledger: u128,
+    first: Offset,
+    next: Offset,
+    tenure: Offset,
+}
+
+impl Standing {
+    /// Copies it.
+    pub fn of(state: &LaneState) -> Self {
+        Self {
+            routes: state
+                .routes
+                .values()
+                .map(|r| (r.route, (r.topic.clone(), r.partner.clone())))
+                .collect(),
+            tallies: state
+                .partitions
+                .keys()
+                .map(|at| (*at, tally(state, *at)))
+                .collect(),
+            paused: state.paused.clone(),
+            stopped: state.stopped.clone(),
+            owner: state.owner.as_ref().map(|o| o.node.clone()).unwrap_or_default(),
+            ledger: state.genesis.as_ref().map_or(0, |g| g.ledger),
+            first: state.first,
+            next: state.next,
+            tenure: state.tenure.0,
+        }
+    }
+
+    /// The tally of a route's partition.
+    pub fn tally(&self, at: RoutePartition) -> Option<&Tally> {
+        self.tallies.get(&at)
+    }
+}
+
+fn tally(state: &LaneState, at: RoutePartition) -> Tally {
+    let Some(p) = state.partitions.get(&at) else {
+        return Tally::default();
+    };
+    let mut t = Tally {
+        position: p.position,
+        high_water: p.high_water,
+        covered: p.finished.covered(),
+        ranges: p.finished.len() as u64,
+        counts: p.counts,
+        ..Tally::default()
+    };
+    for m in p.messages.values() {
+        match m.state {
+            MessageState::Open { .. } => t.open += 1,
+            MessageState::Later { .. } => t.waiting += 1,
+            MessageState::Parked => t.parked += 1,
+            MessageState::Dead => t.dead += 1,
+            MessageState::Skipped => t.skipped += 1,
+        }
+        if matches!(m.state, MessageState::Open { .. } | MessageState::Later { .. }) {
+            t.from_ledger += u64::from(m.payload.is_some());
+            let since = if m.first_try == Time::ZERO {
+                m.since
+            } else {
+                m.first_try
+            };
+            t.oldest_waiting = Some(t.oldest_waiting.map_or(since, |oldest| oldest.min(since)));
+        }
+    }
+    t
+}
+
+impl Desk {
+    /// What the ledger, the store and the inputs say of where everything stands. Partners and topics of the
+    /// configuration that the ledger has not met yet are there, too.
+    pub fn status(&self, standing: &Standing, now: Time) -> Status {
+        let stats = self.memory.stats();
+        let mut status = Status {
+            topics: standing
+                .tallies
+                .iter()
+                .filter_map(|(at, t)| self.topic(standing, *at, t, now))
+                .collect(),
+            ledger: LedgerStatus {
+                ledger: format!("{:032x}", standing.ledger),
+                entries: standing.next.saturating_sub(standing.first),
+                next: standing.next,
+                tenure: standing.tenure,
+                since_checkpoint: 0,
+            },
+            store: StoreStatus {
+                ids: stats.ids,
+                buckets: stats.buckets.len() as u64,
+                disk_bytes: stats.disk_bytes,
+                memory_bytes: stats.memory_bytes,
+            },
+            ..Status::default()
+        };
+        if let Ok((first, _)) = self.entries.bounds() {
+            status.ledger.entries = standing.next.saturating_sub(first);
+        }
+        status
+            .topics
+            .sort_by(|a, b| (&a.topic, &a.partner, a.partition).cmp(&(&b.topic, &b.partner, b.partition)));
+        status.partners = self.partners(standing, &status.topics);
+        status.node.id.clone_from(&self.config.node.id);
+        status.node.version = env!("CARGO_PKG_VERSION").to_owned();
+        status.node.memory_bound = self.config.node.memory;
+        status.node.requests = self.config.actors.requests as u64;
+        status
+    }
+
+    fn topic(&self, standing: &Standing, at: RoutePartition, t: &Tally, now: Time) -> Option<TopicStatus> {
+        let (topic, partner) = standing.routes.get(&at.route)?;
+        let (_, end) = self
+            .entries
+            .input_bounds(topic, at.partition)
+            .unwrap_or((0, t.position));
+        let unread = end.saturating_sub(t.position).saturating_sub(t.covered);
+        // The record at the position is the oldest that the topic still has to give; what waits in the ledger may
+        // be older.
+        let first_unfinished = (unread > 0)
+            .then(|| self.entries.record(topic, at.partition, t.position))
+            .flatten()
+            .map(|r| r.timestamp);
+        let oldest = [first_unfinished, t.oldest_waiting].into_iter().flatten().min();
+        Some(TopicStatus {
+            topic: topic.clone(),
+            partner: partner.clone(),
+            partition: at.partition,
+            lag: unread + t.from_ledger,
+            oldest_age_ms: oldest.map(|t| u64::try_from(now.since(t).as_millis()).unwrap_or(u64::MAX)),
+            owner: standing.owner.clone(),
+            position: t.position,
+            high_water: t.high_water,
+            end,
+            ranges: t.ranges,
+            in_flight: 0,
+            busy_keys: 0,
+            waiting: t.waiting,
+            delivered: t.counts.delivered + t.counts.marked,
+            dead: t.dead,
+            parked: t.parked,
+            skipped: t.skipped,
+            stopped: standing.stopped.get(&at.route).map(|p| p.reason.clone()),
+        })
+    }
+
+    fn partners(&self, standing: &Standing, topics: &[TopicStatus]) -> Vec<PartnerStatus> {
+        let mut partners: BTreeMap<&str, PartnerStatus> = BTreeMap::new();
+        for name in self.config.partners.keys() {
+            partners.insert(name, PartnerStatus::default());
+        }
+        for t in topics {
+            let p = partners.entry(&t.partner).or_default();
+            p.delivered += t.delivered;
+            p.waiting += t.lag;
+            p.dead += t.dead;
+            p.parked += t.parked;
+            p.skipped += t.skipped;
+        }
+        partners
+            .into_iter()
+            .map(|(name, mut p)| {
+                p.partner = name.to_owned();
+                p.paused = standing.paused.get(name).map(|pause| pause.reason.clone());
+                if let Some(config) = self.config.partners.get(name) {
+                    let budgets = budgets(&self.config, config);
+                    p.limits = budgets.iter().flat_map(|b| &b.rates).map(units::rate).collect();
+                    p.limit = budgets
+                        .iter()
+                        .filter(|b| b.by.is_none())
+                        .flat_map(|b| &b.rates)
+                        .map(per_second)
+                        .reduce(f64::min);
+                    p.concurrency = config.concurrency as u64;
+                    p.sink = "http".to_owned();
+                    p.address = address(&config.url);
+                }
+                p.eta_s = if p.paused.is_some() {
+                    None
+                } else {
+                    eta_s(p.waiting, p.limit, p.rate)
+                };
+                p
+            })
+            .collect()
+    }
+}
+
+fn budgets<'c>(config: &'c Config, partner: &'c PartnerConfig) -> Vec<&'c LimitConfig> {
+    let found = partner.limits.iter().filter_map(|limit| match limit {
+        LimitRef::Named(name) => config.limits.get(name),
+        LimitRef::Inline(limit) => Some(limit),
+    });
+    found.collect()
+}
+
+/// Starts a second that a rate allows over its whole window.
+pub fn per_second(rate: &Rate) -> f64 {
+    match rate {
+        Rate::Sliding { count, window } => *count as f64 / window.as_secs_f64().max(1e-6),
+        Rate::Calendar { count, unit, .. } => {
+            let seconds = match unit {
+                CalendarUnit::Hour => 3_600.0,
+                CalendarUnit::Day => 86_400.0,
+                CalendarUnit::Week => 604_800.0,
+                // A mean month: this is for an estimate only.
+                CalendarUnit::Month => 2_629_746.0,
+            };
+            *count as f64 / seconds
+        }
+    }
+}
+
+/// Scheme, host and port of a partner's URL; what a record fills in stays as it is written.
+fn address(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    // A name and password before the host are nobody's business (I9).
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if scheme.is_empty() {
+        "by record".to_owned()
+    } else {
+        format!("{scheme}://{host}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_rate_is_starts_a_second() {
+        assert_eq!(
+            per_second(&Rate::Sliding {
+                count: 500,
+                window: Duration::from_secs(1)
+            }),
+            500.0
+        );
+        assert_eq!(
+            per_second(&Rate::Sliding {
+                count: 600,
+                window: Duration::from_secs(60)
+            }),
+            10.0
+        );
+        let day = Rate::Calendar {
+            count: 86_400,
+            unit: CalendarUnit::Day,
+            zone: "UTC".into(),
+        };
+        assert_eq!(per_second(&day), 1.0);
+    }
+
+    #[test]
+    fn an_address_shows_no_credentials() {
+        assert_eq!(
+            address("https://user:pw@api.example:8443/hook?token=x"),
+            "https://api.example:8443"
+        );
+        assert_eq!(address("http://127.0.0.1:18181/hook"), "http://127.0.0.1:18181");
+        assert_eq!(address("{{ value }}"), "by record");
+    }
+}

@@ -1,0 +1,286 @@
+//! What became of a message: the fold and the store say where it stands, the ledger how it came there, the input
+//! topic where it came from.
+
+use super::Desk;
+use super::dedup::{known, remembered};
+use super::rows::{kept, key_text, source, text};
+use super::view::{Candidate, View};
+use crate::api::messages::{DedupState, RouteStory, Story, StoryLine};
+use crate::api::{ApiError, Filter};
+use crate::core::ledger::codec;
+use crate::core::ledger::entry::{Action, Body, Entry, OutcomeKind};
+use crate::core::types::{MessageId, Offset, RoutePartition, Time};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Lines of a story's beginning, and of its end, that are kept: with head and record it stays within ten lines.
+const FIRST: usize = 3;
+const LAST: usize = 4;
+
+/// What happened to one message, while the ledger is read.
+#[derive(Default)]
+struct Telling {
+    first: Vec<StoryLine>,
+    last: VecDeque<StoryLine>,
+    left_out: u64,
+    attempts: u32,
+    offset: Option<Offset>,
+    kept: Option<crate::core::ledger::entry::Kept>,
+    /// A slot is told with its verdict; one without a verdict is told alone.
+    pending: Option<StoryLine>,
+}
+
+impl Telling {
+    fn tell(&mut self, line: StoryLine) {
+        if self.first.len() < FIRST {
+            self.first.push(line);
+            return;
+        }
+        if self.last.len() == LAST {
+            self.last.pop_front();
+            self.left_out += 1;
+        }
+        self.last.push_back(line);
+    }
+
+    fn take(&mut self, entry: Entry) {
+        match &entry.body {
+            // Its original was told, or lies before what is left of the ledger: then this is all there is.
+            Body::Carried { entry, .. } => {
+                if self.first.is_empty() {
+                    self.take((**entry).clone());
+                }
+                return;
+            }
+            Body::Intent(i) => {
+                self.offset = Some(i.offset);
+                self.attempts += 1;
+                if let Some(unsettled) = self.pending.take() {
+                    self.tell(unsettled);
+                }
+                self.pending = Some(line(
+                    i.slot,
+                    "attempt",
+                    format!("{} of round {}, no verdict recorded", i.attempt, i.round),
+                ));
+                return;
+            }
+            _ => {}
+        }
+        let told = told(&entry.body);
+        if let Some(pending) = self.pending.take() {
+            let settles = matches!(&entry.body, Body::Outcome(o) if o.attempts > 0);
+            if !settles {
+                self.tell(pending);
+            }
+        }
+        if let Body::Outcome(o) = &entry.body {
+            self.offset = Some(o.offset);
+        }
+        if let Some(line) = told {
+            self.tell(line);
+        }
+        if let Some(kept) = kept(entry) {
+            self.kept = Some(kept);
+        }
+    }
+
+    fn lines(&mut self) -> Vec<StoryLine> {
+        if let Some(unsettled) = self.pending.take() {
+            self.tell(unsettled);
+        }
+        let mut lines = std::mem::take(&mut self.first);
+        if self.left_out > 0 {
+            lines.push(StoryLine {
+                at: String::new(),
+                event: "…".into(),
+                detail: format!("{} more", self.left_out),
+            });
+        }
+        lines.extend(self.last.drain(..));
+        lines
+    }
+}
+
+fn line(at: Time, event: &str, detail: String) -> StoryLine {
+    StoryLine {
+        at: at.to_string(),
+        event: event.to_owned(),
+        detail,
+    }
+}
+
+fn told(body: &Body) -> Option<StoryLine> {
+    Some(match body {
+        Body::Outcome(o) => {
+            let attempt = match o.attempts {
+                0 => "without an attempt".to_owned(),
+                n => format!("attempt {n} of round {}", o.round),
+            };
+            let status = if o.status == 0 {
+                String::new()
+            } else {
+                format!(", status {}", o.status)
+            };
+            let (event, reason) = match &o.kind {
+                OutcomeKind::Delivered { .. } => ("delivered", String::new()),
+                OutcomeKind::Later {
+                    not_before, reason, ..
+                } => (
+                    "later",
+                    format!(", again after {not_before}: {}", text(reason.as_bytes())),
+                ),
+                OutcomeKind::Dead(kept) => ("dead", format!(": {}", text(kept.reason.as_bytes()))),
+                OutcomeKind::Parked(kept) => ("parked", format!(": {}", text(kept.reason.as_bytes()))),
+                OutcomeKind::Skipped(kept) => ("skipped", format!(": {}", text(kept.reason.as_bytes()))),
+            };
+            line(o.when, event, format!("{attempt}{status}{reason}"))
+        }
+        Body::Waiting(w) => line(
+            w.when,
+            "waiting",
+            format!(
+                "payload copied into the ledger, next attempt after {}",
+                w.not_before
+            ),
+        ),
+        Body::Opened(o) => line(o.when, "opened", format!("round {} by a command", o.round)),
+        Body::Command(c) => {
+            let what = match c.action {
+                Action::Mark { .. } => "called delivered",
+                Action::Forget { .. } => "forgotten",
+                Action::Drop { .. } => "payload given up",
+                _ => return None,
+            };
+            let who = if c.who.is_empty() {
+                String::new()
+            } else {
+                format!(" by {}", text(c.who.as_bytes()))
+            };
+            let why = if c.why.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", text(c.why.as_bytes()))
+            };
+            line(c.when, "command", format!("{what}{who}{why}"))
+        }
+        _ => return None,
+    })
+}
+
+impl Desk {
+    /// Reads the whole ledger once, for all candidates together.
+    pub(super) fn story(&self, view: &View, filter: &Filter) -> Result<Story, ApiError> {
+        let mut tellings: BTreeMap<(RoutePartition, MessageId), Telling> = view
+            .candidates
+            .iter()
+            .map(|c| ((c.at, c.id), Telling::default()))
+            .collect();
+        let (told_from, next) = self.entries.bounds()?;
+        let mut from = told_from;
+        let mut chunk = Vec::new();
+        while from < next {
+            let Some(go_on) = self.entries.read(from, &mut chunk)? else {
+                break;
+            };
+            for (offset, bytes) in chunk.drain(..) {
+                let Some(peek) = codec::peek(&bytes) else { continue };
+                let (Some(at), Some(id)) = (peek.at, peek.id) else {
+                    continue;
+                };
+                if let Some(telling) = tellings.get_mut(&(at, id)) {
+                    let entry = codec::decode(&bytes)
+                        .map_err(|e| ApiError::Internal(format!("ledger entry {offset}: {e}")))?;
+                    telling.take(entry);
+                }
+            }
+            from = go_on;
+        }
+        let mut story = Story {
+            id: filter.ids.first().cloned().unwrap_or_default(),
+            told_from,
+            ..Story::default()
+        };
+        for candidate in &view.candidates {
+            let telling = tellings.remove(&(candidate.at, candidate.id)).unwrap_or_default();
+            if let Some(route) = self.route_story(view, candidate, telling)? {
+                story.routes.push(route);
+            }
+        }
+        Ok(story)
+    }
+
+    fn route_story(
+        &self,
+        view: &View,
+        candidate: &Candidate,
+        mut telling: Telling,
+    ) -> Result<Option<RouteStory>, ApiError> {
+        let (at, id) = (candidate.at, candidate.id);
+        let held = view.held(candidate);
+        let found = if held.is_none() {
+            self.memory.get(at, id)?
+        } else {
+            None
+        };
+        let mut lines = telling.lines();
+        if held.is_none() && found.is_none() && lines.is_empty() {
+            return Ok(None);
+        }
+        let state = match (held, &found) {
+            (Some(picked), _) => known(&picked.message.state),
+            (None, Some(found)) => remembered(found.state),
+            (None, None) => DedupState::Absent,
+        };
+        let offset = held
+            .map(|p| p.message.offset)
+            .or(found.as_ref().map(|f| f.offset))
+            .or(telling.offset);
+        let (topic, partner) = view.names(at.route);
+        let record = offset.and_then(|offset| self.entries.record(topic, at.partition, offset));
+        let kept = telling.kept.take();
+        let timestamp = record
+            .as_ref()
+            .map(|r| r.timestamp)
+            .or(kept.as_ref().map(|k| k.timestamp));
+        let headers = record
+            .as_ref()
+            .map(|r| &r.headers)
+            .or(kept.as_ref().map(|k| &k.headers));
+        let key = match (&record, &kept) {
+            (Some(r), _) => key_text(&self.config, topic, r.key.as_deref(), &r.value),
+            (None, Some(k)) => key_text(&self.config, topic, k.record_key.as_deref(), &k.value),
+            (None, None) => None,
+        };
+        let key = key.map(|key| self.veiled_key(topic, partner, key));
+        if let (Some(timestamp), Some(offset)) = (timestamp, offset) {
+            lines.insert(
+                0,
+                line(
+                    timestamp,
+                    "appended",
+                    format!("{topic}/{} offset {offset}", at.partition),
+                ),
+            );
+        }
+        if let (Some(found), 0) = (&found, lines.len().saturating_sub(1)) {
+            // The ledger's own entries are trimmed: the store's short memory is what is left.
+            lines.push(line(
+                found.when,
+                remembered(found.state).word(),
+                format!("{} attempts", found.attempts),
+            ));
+        }
+        Ok(Some(RouteStory {
+            topic: topic.to_owned(),
+            partner: partner.to_owned(),
+            partition: at.partition,
+            hex: id.to_string(),
+            state,
+            offset,
+            source: headers.and_then(source),
+            key,
+            attempts: telling.attempts.max(found.map_or(0, |f| f.attempts)),
+            lines,
+        }))
+    }
+}
