@@ -2,8 +2,11 @@
 //! HTTP sink, in one run, against a minimal server in a process of its own on the other core.
 //!
 //! ```text
-//! cargo run --profile quick --example bench_http -- [--requests 100000] [--rounds 3] [--only plain-64] [--json]
+//! cargo run --profile quick --example bench_http -- [--requests 100000] [--rounds 3] [--only plain-64] [--client sink] [--json]
 //! ```
+//!
+//! For profilers that cannot follow a child: `--server FOLDER` alone serves (certificate and key in FOLDER), and
+//! `--at PLAIN,TLS,FOLDER` measures against it.
 //!
 //! POST of 200 bytes, two headers (the sink sends `idempotency-key` and `traceparent`, made anew for each request),
 //! keep-alive, an answer of 2 bytes; 64 and 256 in flight, plain and TLS. Figures are user and system time of the
@@ -61,7 +64,10 @@ fn main() -> Result<(), Failed> {
         std::process::exit(status.code().unwrap_or(1));
     }
     let folder = tempfile::tempdir()?;
-    let server = Server::start(folder.path())?;
+    let server = match value("--at") {
+        Some(at) => Server::running(at)?,
+        None => Server::start(folder.path())?,
+    };
     let mut lines = Vec::new();
     for tls in [false, true] {
         for in_flight in [64, 256] {
@@ -69,7 +75,14 @@ fn main() -> Result<(), Failed> {
             if value("--only").is_some_and(|only| *only != name) {
                 continue;
             }
-            lines.extend(measure(&server, tls, in_flight, requests, rounds)?);
+            lines.extend(measure(
+                &server,
+                tls,
+                in_flight,
+                requests,
+                rounds,
+                value("--client"),
+            )?);
         }
     }
     if json {
@@ -133,13 +146,21 @@ fn measure(
     in_flight: usize,
     requests: usize,
     rounds: usize,
+    client: Option<&String>,
 ) -> Result<Vec<Line>, Failed> {
     let names = ["reqwest", "hyper", "sink"];
     let mut runs: [Vec<Run>; 3] = Default::default();
+    let wanted = |name: &str| client.is_none_or(|c| c == name);
     for _ in 0..rounds {
-        runs[0].push(timed(requests, bare_reqwest(server, tls, in_flight, requests))?);
-        runs[1].push(timed(requests, bare_hyper(server, tls, in_flight, requests))?);
-        runs[2].push(timed(requests, the_sink(server, tls, in_flight, requests))?);
+        if wanted("reqwest") {
+            runs[0].push(timed(requests, bare_reqwest(server, tls, in_flight, requests))?);
+        }
+        if wanted("hyper") {
+            runs[1].push(timed(requests, bare_hyper(server, tls, in_flight, requests))?);
+        }
+        if wanted("sink") {
+            runs[2].push(timed(requests, the_sink(server, tls, in_flight, requests))?);
+        }
     }
     let best = |of: &[Run]| {
         of.iter()
@@ -149,6 +170,7 @@ fn measure(
     Ok(names
         .into_iter()
         .zip(&runs)
+        .filter(|(client, _)| wanted(client))
         .map(|(client, mine)| {
             let mut ratios: Vec<f64> = mine.iter().zip(&runs[0]).map(|(m, r)| m.0 / r.0).collect();
             ratios.sort_by(f64::total_cmp);
@@ -158,7 +180,7 @@ fn measure(
                 in_flight,
                 client,
                 us,
-                ratio: ratios[ratios.len() / 2],
+                ratio: ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN),
                 rate,
             }
         })
@@ -364,7 +386,7 @@ fn partner(server: &Server, tls: bool, in_flight: usize) -> PartnerConfig {
 
 /// The server's process.
 struct Server {
-    child: Child,
+    child: Option<Child>,
     plain: u16,
     tls: u16,
     ca: std::path::PathBuf,
@@ -372,9 +394,11 @@ struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already, which is what is wanted.
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
+        if let Some(child) = &mut self.child {
+            // It may have ended already, which is what is wanted.
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
     }
 }
 
@@ -403,7 +427,21 @@ impl Server {
         Ok(Self {
             plain: plain.parse()?,
             tls: tls.parse()?,
-            child,
+            child: Some(child),
+            ca,
+        })
+    }
+
+    fn running(at: &str) -> Result<Self, Failed> {
+        let parts: Vec<&str> = at.splitn(3, ',').collect();
+        let [plain, tls, folder] = parts[..] else {
+            return Err("expected PLAIN,TLS,FOLDER".into());
+        };
+        let ca = Path::new(folder).join("cert.pem");
+        Ok(Self {
+            child: None,
+            plain: plain.parse()?,
+            tls: tls.parse()?,
             ca,
         })
     }

@@ -173,8 +173,8 @@ pub(super) struct Http1 {
     /// None once it has ended.
     conn: Option<http1::Connection<TokioIo<Io>, Full<Bytes>>>,
     written: Rc<Cell<u64>>,
-    /// Since when it has not been used.
-    pub(super) idle_since: Instant,
+    /// When it was made, or its latest exchange began.
+    pub(super) used: Instant,
 }
 
 impl Http1 {
@@ -189,7 +189,7 @@ impl Http1 {
             sender,
             conn: Some(conn),
             written,
-            idle_since: Instant::now(),
+            used: Instant::now(),
         })
     }
 
@@ -206,6 +206,11 @@ impl Http1 {
             // The error, if there was one, has been told to the exchange. Dropping hands back what was queued.
             self.conn = None;
         }
+    }
+
+    /// Whether nothing has ended it yet, without a look at the socket.
+    pub(super) fn is_open(&self) -> bool {
+        self.conn.is_some()
     }
 
     /// Whether another request can be written to it, as far as is known here.

@@ -321,15 +321,16 @@ impl HttpSink {
             }
         };
         let Request { origin, mut message } = request;
-        let mut renewed = false;
+        let (mut renewed, mut gave_back) = (false, false);
         loop {
-            if !leased.is_usable() {
+            let now = Instant::now();
+            if gave_back || !leased.is_usable(now) {
                 self.pool.count_stale();
                 if renewed {
                     let why = "the partner closes new connections at once";
                     return Outcome::NeverWritten(Failure::Connect(why.to_owned()));
                 }
-                renewed = true;
+                (renewed, gave_back) = (true, false);
                 leased = match self.pool.get_new(&origin).await {
                     Ok(leased) => leased,
                     Err(e) => return Outcome::NeverWritten(e.into()),
@@ -339,14 +340,15 @@ impl HttpSink {
             if !gate() {
                 return Outcome::Stopped;
             }
-            let deadline = Instant::now() + timeout;
-            let http1 = leased.begin();
+            let deadline = now + timeout;
+            let http1 = leased.begin(now);
             let before = http1.written();
             let response = match timeout_at(deadline, http1.exchange(message)).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(Failed::NotWritten(back))) => {
                     // It is closed; the next turn replaces it.
                     message = *back;
+                    gave_back = true;
                     continue;
                 }
                 Ok(Err(Failed::NothingLeft(e))) => {

@@ -23,6 +23,8 @@ use tokio_rustls::TlsConnector;
 /// Idle connections are closed after this. Servers and load balancers close theirs after 60 s or more as a rule
 /// (some after 5 s: those the check before use finds).
 const IDLE_FOR: Duration = Duration::from_secs(90);
+/// A connection that worked this short a time ago is not looked at again: a look costs some hundred nanoseconds.
+const FRESH: Duration = Duration::from_millis(1);
 /// How often idle connections are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Origins at once.
@@ -70,6 +72,8 @@ fn bump(counter: &Cell<u64>) {
 /// All connections of one sink.
 pub(super) struct Pool {
     origins: RefCell<HashMap<Rc<Origin>, Rc<Stack>>>,
+    /// The one asked for last: with a constant URL it is the same value each time, and needs no hashing.
+    last: RefCell<Option<(Rc<Origin>, Rc<Stack>)>>,
     tls: Arc<ClientConfig>,
     connect_timeout: Duration,
     pub(super) counters: Rc<Counters>,
@@ -93,23 +97,30 @@ struct Stack {
 pub(super) struct Leased {
     conn: Option<Box<Http1>>,
     stack: Rc<Stack>,
+    /// When it was last known to work.
+    checked: Instant,
     /// Whether an exchange is under way: then it does not go back.
     busy: bool,
 }
 
 impl Leased {
     /// The connection, for one exchange. Until [`Leased::done`] says otherwise it will not be used again.
-    pub(super) fn begin(&mut self) -> &mut Http1 {
+    pub(super) fn begin(&mut self, now: Instant) -> &mut Http1 {
         self.busy = true;
-        self.conn.as_mut().expect("taken only by drop")
+        let conn = self.conn.as_mut().expect("taken only by drop");
+        conn.used = now;
+        conn
     }
     /// The exchange ended with a whole answer.
     pub(super) fn done(&mut self) {
         self.busy = false;
     }
     /// Whether it can still be written to, as far as is known here.
-    pub(super) fn is_usable(&mut self) -> bool {
-        self.conn.as_mut().is_some_and(|c| c.is_usable())
+    pub(super) fn is_usable(&mut self, now: Instant) -> bool {
+        let fresh = now.duration_since(self.checked) < FRESH;
+        self.conn
+            .as_mut()
+            .is_some_and(|c| if fresh { c.is_open() } else { c.is_usable() })
     }
 }
 
@@ -118,7 +129,6 @@ impl Drop for Leased {
         self.stack.in_use.set(self.stack.in_use.get() - 1);
         if let Some(mut conn) = self.conn.take() {
             if !self.busy && conn.is_ready() {
-                conn.idle_since = Instant::now();
                 self.stack.idle.borrow_mut().push(conn);
             } else {
                 self.stack.counters.open.set(self.stack.counters.open.get() - 1);
@@ -131,6 +141,7 @@ impl Pool {
     pub(super) fn new(tls: Arc<ClientConfig>, connect_timeout: Duration) -> Rc<Self> {
         Rc::new(Self {
             origins: RefCell::default(),
+            last: RefCell::default(),
             tls,
             connect_timeout,
             counters: Rc::default(),
@@ -144,6 +155,17 @@ impl Pool {
     }
 
     fn stack(&self, origin: &Rc<Origin>) -> Result<Rc<Stack>, ConnectError> {
+        if let Some((last, stack)) = &*self.last.borrow()
+            && Rc::ptr_eq(last, origin)
+        {
+            return Ok(Rc::clone(stack));
+        }
+        let stack = self.find_or_make(origin)?;
+        *self.last.borrow_mut() = Some((Rc::clone(origin), Rc::clone(&stack)));
+        Ok(stack)
+    }
+
+    fn find_or_make(&self, origin: &Rc<Origin>) -> Result<Rc<Stack>, ConnectError> {
         let mut origins = self.origins.borrow_mut();
         if let Some(stack) = origins.get(origin) {
             return Ok(Rc::clone(stack));
@@ -177,7 +199,8 @@ impl Pool {
             let Some(mut conn) = stack.idle.borrow_mut().pop() else {
                 break;
             };
-            if now.duration_since(conn.idle_since) < IDLE_FOR && conn.is_usable() {
+            let idle = now.duration_since(conn.used);
+            if idle < FRESH || (idle < IDLE_FOR && conn.is_usable()) {
                 return Ok(stack.lease(conn, now));
             }
             self.count_stale();
@@ -278,11 +301,12 @@ impl Pool {
             // The oldest are at the bottom.
             let surplus = before.saturating_sub(needed);
             idle.drain(..surplus);
-            idle.retain_mut(|c| now.duration_since(c.idle_since) < IDLE_FOR && c.is_usable());
+            idle.retain_mut(|c| now.duration_since(c.used) < IDLE_FOR && c.is_usable());
             let closed = (before - idle.len()) as u64;
             self.counters.open.set(self.counters.open.get() - closed);
         }
         // An origin that nobody asks for any more costs nothing any more.
+        *self.last.borrow_mut() = None;
         self.origins.borrow_mut().retain(|_, s| {
             s.in_use.get() > 0
                 || !s.idle.borrow().is_empty()
@@ -309,6 +333,7 @@ impl Stack {
         Leased {
             conn: Some(conn),
             stack: self,
+            checked: now,
             busy: false,
         }
     }

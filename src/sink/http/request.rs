@@ -176,7 +176,6 @@ impl RequestPlan {
             header::USER_AGENT,
             HeaderValue::from_static(concat!("sluicegate/", env!("CARGO_PKG_VERSION"))),
         );
-        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         if let Some(target) = &target {
             put_target(&mut headers, target);
         }
