@@ -402,19 +402,16 @@ fn what_is_kept_beside_messages_is_bounded() {
     assert!(lane.part().samples.len() <= SAMPLES_MAX);
     assert_eq!(lane.part().samples.last(), Some(&(Time(2_999), 2_999)));
     assert_eq!(lane.state.released.len(), RELEASED_MAX);
+    // As well mixed as real IDs are.
+    let id = |n: u64| {
+        MessageId((u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_be_bytes())
+    };
     for n in 0..=ROUNDS_MAX as u64 {
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&n.to_be_bytes());
-        lane.command(Action::Forget {
-            at: AT,
-            id: MessageId(id),
-        });
+        lane.command(Action::Forget { at: AT, id: id(n) });
     }
     let rounds = &lane.part().rounds;
     assert!(rounds.len() <= ROUNDS_MAX / 2 + 1);
-    let mut newest = [0; 16];
-    newest[..8].copy_from_slice(&(ROUNDS_MAX as u64).to_be_bytes());
-    assert!(rounds.contains_key(&MessageId(newest)));
+    assert!(rounds.contains_key(&id(ROUNDS_MAX as u64)));
 }
 
 #[test]
