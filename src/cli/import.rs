@@ -170,7 +170,8 @@ fn into_log(
 ) -> Result<ImportReport, CliError> {
     let section = door::section(config, &request.topic)?;
     let spec = topic_spec(config, &section);
-    let mut options = ImportOptions::of_request(request).map_err(CliError::usage)?;
+    let usual = ImportOptions::of_request(request).map_err(CliError::usage)?;
+    let mut options = usual.within(config.log.segment);
     options.rejects = Some(args.rejects(file));
     let mut progress = |p: Progress| {
         bar.set_length(p.total);

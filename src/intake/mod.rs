@@ -6,6 +6,7 @@
 pub mod import;
 pub mod place;
 pub mod send;
+pub mod serve;
 
 #[cfg(test)]
 pub(crate) mod fake_log;

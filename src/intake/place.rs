@@ -4,14 +4,19 @@
 //! ID's parts each followed by a byte 0x1f, modulo the number of partitions.
 
 use crate::config::{IdSource, KeySource, TopicConfig};
-use serde_json::Value;
+use crate::core::pointer::{Extracted, NotJson, PointerError, Pointers};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// Decides where records of one topic go.
 #[derive(Clone, Debug)]
 pub struct Placer {
     id: Vec<IdSource>,
-    key: KeySource,
+    /// What is picked out of each value, in one pass: the parts of the ID that are pointers, in their order, then
+    /// the key if it is one, then what the caller wants.
+    pointers: Pointers,
+    key: Option<usize>,
+    wanted: Option<usize>,
     partitions: u32,
 }
 
@@ -22,50 +27,92 @@ pub struct Incoming<'a> {
     pub key: Option<&'a [u8]>,
     /// Its value.
     pub value: &'a [u8],
-    /// Its value parsed, if it is JSON and somebody has parsed it; it is parsed here where it is needed and missing.
-    pub json: Option<&'a Value>,
     /// Its headers.
     pub headers: &'a [(String, String)],
 }
 
 /// Where a record goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Index of the partition; none: it has neither key nor ID, any will do.
     pub partition: Option<u32>,
     /// Whether its content gives it a message ID.
     pub has_id: bool,
+    /// What the pointer found that the caller asked for ([`Placer::picking`]).
+    pub picked: Option<Vec<u8>>,
 }
 
 impl Placer {
     /// For a topic with so many partitions.
-    pub fn new(topic: &TopicConfig, partitions: u32) -> Self {
-        Self {
-            id: topic.id.clone(),
-            key: topic.key.clone(),
-            partitions: partitions.max(1),
-        }
+    ///
+    /// # Errors
+    /// A pointer in the topic's ID or key that is none; a checked configuration has none.
+    pub fn new(topic: &TopicConfig, partitions: u32) -> Result<Self, PointerError> {
+        Self::picking(topic, partitions, None)
     }
 
-    /// Whether values must be parsed as JSON to place them.
+    /// The same, picking one more value by the way: it becomes the record's key ([`Place::picked`]).
+    ///
+    /// # Errors
+    /// As [`Placer::new`].
+    pub fn picking(topic: &TopicConfig, partitions: u32, wanted: Option<&str>) -> Result<Self, PointerError> {
+        let mut pointers: Vec<&str> = Vec::new();
+        for source in &topic.id {
+            if let IdSource::Json(pointer) = source {
+                pointers.push(pointer);
+            }
+        }
+        let key = match &topic.key {
+            KeySource::Json(pointer) => {
+                pointers.push(pointer);
+                Some(pointers.len() - 1)
+            }
+            KeySource::Record => None,
+        };
+        let wanted = wanted.map(|pointer| {
+            pointers.push(pointer);
+            pointers.len() - 1
+        });
+        Ok(Self {
+            id: topic.id.clone(),
+            pointers: Pointers::compile(&pointers)?,
+            key,
+            wanted,
+            partitions: partitions.max(1),
+        })
+    }
+
+    /// Whether values are read as JSON to place them: then a value that is none is an error of [`Placer::place`].
     pub fn reads_json(&self) -> bool {
-        matches!(self.key, KeySource::Json(_)) || self.id.iter().any(|s| matches!(s, IdSource::Json(_)))
+        !self.pointers.is_empty()
     }
 
     /// Places one record.
-    pub fn place(&self, record: Incoming<'_>) -> Place {
-        let parsed;
-        let json = match record.json {
-            None if self.reads_json() => {
-                parsed = serde_json::from_slice(record.value).unwrap_or_default();
-                &parsed
-            }
-            given => given.unwrap_or(&Value::Null),
-        };
+    ///
+    /// # Errors
+    /// The value must be read as JSON and is none.
+    pub fn place(&self, record: Incoming<'_>) -> Result<Place, NotJson> {
+        let mut found: SmallVec<[Option<Extracted<'_>>; 4]> = SmallVec::new();
+        found.resize_with(self.pointers.len(), || None);
+        if self.reads_json() {
+            self.pointers.extract(record.value, &mut found)?;
+        }
+        let text = |at: usize| found.get(at).and_then(Option::as_ref).map(|e| e.text.as_bytes());
+        let picked = self.wanted.and_then(text);
+        let record_key = picked.or(record.key);
         let mut hasher = blake3::Hasher::new();
         let mut has_id = !self.id.is_empty();
+        let mut next = 0;
         for source in &self.id {
-            match part(source, &record, json) {
+            let part = match source {
+                IdSource::Json(_) => {
+                    next += 1;
+                    text(next - 1).map(Cow::Borrowed)
+                }
+                IdSource::Key => record_key.map(Cow::Borrowed),
+                other => part(other, &record),
+            };
+            match part {
                 Some(text) => {
                     hasher.update(&text);
                     hasher.update(&[0x1f]);
@@ -76,12 +123,12 @@ impl Placer {
                 }
             }
         }
-        let key = match &self.key {
-            KeySource::Record => record.key.map(Cow::Borrowed),
-            KeySource::Json(pointer) => text_of(json.pointer(pointer)),
+        let key = match self.key {
+            Some(at) => text(at),
+            None => record_key,
         };
         let hash = match key {
-            Some(key) => Some(blake3::hash(&key)),
+            Some(key) => Some(blake3::hash(key)),
             None => has_id.then(|| hasher.finalize()),
         };
         let partition = hash.map(|hash| {
@@ -89,19 +136,21 @@ impl Placer {
             head.copy_from_slice(&hash.as_bytes()[..8]);
             (u64::from_le_bytes(head) % u64::from(self.partitions)) as u32
         });
-        Place { partition, has_id }
+        Ok(Place {
+            partition,
+            has_id,
+            picked: picked.map(<[u8]>::to_vec),
+        })
     }
 }
 
-/// One part of the message ID; none where the record does not have it.
-fn part<'a>(source: &IdSource, record: &Incoming<'a>, json: &'a Value) -> Option<Cow<'a, [u8]>> {
+/// One part of the message ID that is not in the JSON; none where the record does not have it.
+fn part<'a>(source: &IdSource, record: &Incoming<'a>) -> Option<Cow<'a, [u8]>> {
     match source {
         IdSource::Header(name) => {
             let found = record.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
             found.map(|(_, v)| Cow::Borrowed(v.as_bytes()))
         }
-        IdSource::Json(pointer) => text_of(json.pointer(pointer)),
-        IdSource::Key => record.key.map(Cow::Borrowed),
         IdSource::Hash => Some(Cow::Borrowed(record.value)),
         IdSource::Query(name) => {
             let url = std::str::from_utf8(record.value).ok()?;
@@ -112,16 +161,7 @@ fn part<'a>(source: &IdSource, record: &Incoming<'a>, json: &'a Value) -> Option
                 .find(|(n, _)| n == name)
                 .map(|(_, v)| Cow::Owned(v.into_owned().into_bytes()))
         }
-        // Known only after the record has been placed.
-        IdSource::Position => None,
-    }
-}
-
-/// A JSON value as the text that identifies it; none for null and what is not there.
-fn text_of(value: Option<&Value>) -> Option<Cow<'_, [u8]>> {
-    match value? {
-        Value::Null => None,
-        Value::String(text) => Some(Cow::Borrowed(text.as_bytes())),
-        other => Some(Cow::Owned(other.to_string().into_bytes())),
+        // A position is known only after the record has been placed; the others are read by the caller.
+        IdSource::Position | IdSource::Key | IdSource::Json(_) => None,
     }
 }

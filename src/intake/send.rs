@@ -4,6 +4,7 @@ use super::place::{Incoming, Placer};
 use crate::api::{SendReply, SendRequest};
 use crate::clock::Clock;
 use crate::config::{IdSource, TopicConfig};
+use crate::core::pointer::PointerError;
 use crate::core::record::Headers;
 use crate::log::{Batch, Log, LogError, TopicSpec};
 
@@ -28,6 +29,9 @@ pub enum SendError {
         /// Where its IDs come from.
         from: &'static str,
     },
+    /// A pointer of the topic's section that is none.
+    #[error(transparent)]
+    Pointer(#[from] PointerError),
     /// The log refused.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -72,10 +76,10 @@ pub fn send(
     let incoming = Incoming {
         key: request.key.as_ref().map(String::as_bytes),
         value: request.value.as_bytes(),
-        json: None,
         headers: &request.headers,
     };
-    let placed = Placer::new(topic, count).place(incoming);
+    // A value that is not JSON has no fields, and may still be sent: what becomes of it the topic's rules decide.
+    let placed = Placer::new(topic, count)?.place(incoming).unwrap_or_default();
     // A record with neither key nor ID may go anywhere.
     let index = request
         .partition

@@ -24,11 +24,11 @@ fn a_sent_record_stands_where_an_import_would_put_it() {
     for i in 0..20 {
         let value = format!("{{\"id\":{i}}}");
         let reply = send(&log, &topic, &spec, &request(&value)).expect("send");
-        let place = Placer::new(&topic, 4).place(Incoming {
+        let place = Placer::new(&topic, 4).expect("pointers").place(Incoming {
             value: value.as_bytes(),
             ..Incoming::default()
         });
-        assert_eq!(Some(reply.partition), place.partition);
+        assert_eq!(Some(reply.partition), place.expect("json").partition);
         let there = &log.all("t")[reply.partition as usize][reply.offset as usize];
         assert_eq!(there.value, value);
     }
@@ -67,22 +67,26 @@ fn an_id_goes_where_the_topic_looks_for_it_or_is_refused() {
 fn a_key_decides_before_an_id_and_joined_ids_do_not_run_together() {
     let mut topic = TopicConfig::new("t", "p");
     topic.id = vec![IdSource::Json("/a".into()), IdSource::Json("/b".into())];
-    let placer = Placer::new(&topic, 1_000_000);
+    let placer = Placer::new(&topic, 1_000_000).expect("pointers");
     let place = |value: &str| {
-        placer.place(Incoming {
-            value: value.as_bytes(),
-            ..Incoming::default()
-        })
+        placer
+            .place(Incoming {
+                value: value.as_bytes(),
+                ..Incoming::default()
+            })
+            .expect("json")
     };
     assert_ne!(place(r#"{"a":"x","b":"yz"}"#), place(r#"{"a":"xy","b":"z"}"#));
     assert!(!place(r#"{"a":1}"#).has_id && place(r#"{"a":1}"#).partition.is_none());
     topic.key = KeySource::Json("/k".into());
-    let placer = Placer::new(&topic, 1_000_000);
+    let placer = Placer::new(&topic, 1_000_000).expect("pointers");
     let place = |value: &str| {
-        placer.place(Incoming {
-            value: value.as_bytes(),
-            ..Incoming::default()
-        })
+        placer
+            .place(Incoming {
+                value: value.as_bytes(),
+                ..Incoming::default()
+            })
+            .expect("json")
     };
     let (one, other) = (
         place(r#"{"a":1,"b":2,"k":"u"}"#),

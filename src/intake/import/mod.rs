@@ -38,14 +38,15 @@ pub use source::Packing;
 use crate::api::{ImportReport, ImportRequest, RejectedLine};
 use crate::clock::Clock;
 use crate::config::TopicConfig;
+use crate::core::pointer::PointerError;
 use crate::core::record::{Headers, IMPORT_ID_HEADER, SOURCE_HEADER};
 use crate::core::types::Time;
-use crate::intake::place::{Incoming, Placer};
+use crate::intake::place::{Incoming, Place, Placer};
 use crate::log::{Batch, Log, LogError, LogTransaction, TopicMeta, TopicSpec};
 use parking_lot::Mutex;
 use registry::Registry;
 use reject::RejectFile;
-use rows::{Header, Row};
+use rows::Header;
 use source::{Content, Identity};
 use split::{Piece, Splitter};
 use std::io::{self, Read};
@@ -54,6 +55,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
+/// Bytes of the longest record, unless the log's segments are smaller than usual: what the ledger may have to keep of
+/// it must fit into one frame, too.
+pub const LONGEST: usize = 15 << 20;
+/// Room in a frame beside one record.
+const FRAME_ROOM: u64 = 64 << 10;
 /// Pieces between the two threads.
 const AHEAD: usize = 4;
 /// Rejects named in a report.
@@ -76,7 +82,7 @@ pub struct ImportOptions {
     pub strict: bool,
     /// Where rejects are written; none: they are counted and the first ones are reported.
     pub rejects: Option<PathBuf>,
-    /// Bytes of the longest line (or CSV row). Default 16 MiB.
+    /// Bytes of the longest line, CSV row or record. Default [`LONGEST`].
     pub longest: usize,
 }
 
@@ -90,8 +96,15 @@ impl ImportOptions {
             again: false,
             strict: false,
             rejects: None,
-            longest: 16 << 20,
+            longest: LONGEST,
         }
+    }
+
+    /// Takes no record longer than fits into a frame of a log with segments of this size.
+    pub fn within(mut self, segment_bytes: u64) -> Self {
+        let room = (segment_bytes / 4).saturating_sub(FRAME_ROOM).max(1 << 10);
+        self.longest = self.longest.min(usize::try_from(room).unwrap_or(usize::MAX));
+        self
     }
 
     /// As a request to a node says it. The reject file is named by the node.
@@ -222,6 +235,9 @@ pub enum ImportError {
         /// Its name.
         name: String,
     },
+    /// A pointer (to the key, or of the topic's section) that is none.
+    #[error(transparent)]
+    Pointer(#[from] PointerError),
     /// The log refused.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -267,13 +283,18 @@ impl Importer {
             return Ok(report);
         }
         let format = form(path, options)?;
+        let wanted = match &options.key {
+            Some(KeyFrom::Json(pointer)) => Some(pointer.as_str()),
+            _ => None,
+        };
+        let placer = Placer::picking(topic, meta.spec.partitions, wanted)?;
         let transaction = self.log.begin()?;
         let mut work = Work {
             name,
             options,
             format,
             identity,
-            placer: Placer::new(topic, meta.spec.partitions),
+            placer,
             meta: &meta,
             at: Clock::wall(),
             batch: Batch::new(),
@@ -574,18 +595,14 @@ impl Work<'_> {
     }
 
     fn lines(&mut self, first: u64, bytes: &[u8]) -> Result<(), ImportError> {
-        let key_pointer = match &self.options.key {
-            Some(KeyFrom::Json(pointer)) => Some(pointer.as_str()),
-            Some(KeyFrom::Column(_)) => {
-                let reason = "it has no columns; give the key as json:/POINTER".to_owned();
-                return Err(ImportError::Header {
-                    name: self.name.to_owned(),
-                    reason,
-                });
-            }
-            None => None,
-        };
-        let parse = self.placer.reads_json() || key_pointer.is_some();
+        if let Some(KeyFrom::Column(_)) = &self.options.key {
+            let reason = "it has no columns; give the key as json:/POINTER".to_owned();
+            return Err(ImportError::Header {
+                name: self.name.to_owned(),
+                reason,
+            });
+        }
+        let placer_parses = self.placer.reads_json();
         let mut rest = bytes;
         let mut line = first;
         while !rest.is_empty() {
@@ -597,13 +614,10 @@ impl Work<'_> {
                 let row = match self.format {
                     _ if text.len() > self.options.longest => Err(split::TOO_LONG.to_owned()),
                     Format::Urls => rows::url_line(text),
-                    _ => rows::json_line(text, parse),
+                    _ => rows::json_line(text, placer_parses),
                 };
                 match row {
-                    Ok(row) => {
-                        let key = key_pointer.and_then(|p| pointed(row.json.as_ref(), p));
-                        self.record(line, &row, key.as_deref())?;
-                    }
+                    Ok(value) => self.record(line, &value, None, text)?,
                     Err(reason) => self.reject(line, reason, text)?,
                 }
             }
@@ -659,16 +673,12 @@ impl Work<'_> {
                 other => other,
             };
             match read {
-                Ok(mut made) => {
-                    let key = match (&self.options.key, self.key_column) {
-                        (Some(KeyFrom::Json(pointer)), _) => {
-                            made.json = serde_json::from_slice(&made.value).ok();
-                            pointed(made.json.as_ref(), pointer)
-                        }
-                        (_, Some(column)) => row.get(column).filter(|k| !k.is_empty()).map(<[u8]>::to_vec),
-                        _ => None,
-                    };
-                    self.record(line, &made, key.as_deref())?;
+                Ok(value) => {
+                    let key = self
+                        .key_column
+                        .and_then(|column| row.get(column))
+                        .filter(|k| !k.is_empty());
+                    self.record(line, &value, key, raw)?;
                 }
                 Err(reason) => self.reject(line, reason, raw)?,
             }
@@ -676,22 +686,24 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn record(&mut self, line: u64, row: &Row<'_>, key: Option<&[u8]>) -> Result<(), ImportError> {
+    /// Takes a record. `raw` is its line, should it be rejected after all.
+    fn record(&mut self, line: u64, value: &[u8], key: Option<&[u8]>, raw: &[u8]) -> Result<(), ImportError> {
         use std::fmt::Write;
         let incoming = Incoming {
             key,
-            value: &row.value,
-            json: row.json.as_ref(),
+            value,
             headers: &[],
         };
-        let place = self.placer.place(incoming);
+        let place = match self.placer.place(incoming) {
+            Ok(place) => place,
+            // Only JSON is refused for being none; a URL without the field just has no ID.
+            Err(e) if self.format != Format::Urls => return self.reject(line, rows::placing_failed(&e), raw),
+            Err(_) => Place::default(),
+        };
         let count = self.meta.partitions.len().max(1);
         let index = place.partition.map_or(line as usize % count, |p| p as usize);
-        let partition = *self
-            .meta
-            .partitions
-            .get(index)
-            .ok_or_else(|| LogError::NoTopic(self.meta.name.clone()))?;
+        let missing = || LogError::NoTopic(self.meta.name.clone());
+        let partition = *self.meta.partitions.get(index).ok_or_else(missing)?;
         // Writing into a string cannot fail.
         let mut source = String::with_capacity(self.name.len() + 8);
         let _ = write!(source, "{}:{line}", self.name);
@@ -699,11 +711,17 @@ impl Work<'_> {
         let pairs = std::iter::once((SOURCE_HEADER, source.as_bytes()))
             .chain(id.iter().map(|id| (IMPORT_ID_HEADER, id.as_bytes())));
         let headers = Headers::encode(pairs);
-        self.batch.push(partition, self.at, key, &row.value, &headers.0);
-        self.accepted += 1;
-        if self.batch.bytes() >= BATCH {
+        let key = place.picked.as_deref().or(key);
+        let size = value.len() + key.map_or(0, <[u8]>::len) + headers.0.len();
+        if size > self.options.longest {
+            return self.reject(line, split::TOO_LONG.to_owned(), raw);
+        }
+        // Neither a batch of small records nor one with a single large one is above the log's bound.
+        if !self.batch.is_empty() && self.batch.bytes() + size > BATCH.min(self.options.longest) {
             self.transaction.append(std::mem::take(&mut self.batch))?;
         }
+        self.batch.push(partition, self.at, key, value, &headers.0);
+        self.accepted += 1;
         Ok(())
     }
 
@@ -741,14 +759,5 @@ impl Work<'_> {
             }),
             _ => Ok(()),
         }
-    }
-}
-
-/// What a pointer finds, as a key.
-fn pointed(json: Option<&serde_json::Value>, pointer: &str) -> Option<Vec<u8>> {
-    match json?.pointer(pointer)? {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) => Some(text.clone().into_bytes()),
-        other => Some(other.to_string().into_bytes()),
     }
 }

@@ -1,5 +1,6 @@
 //! From lines to values: JSON lines, CSV rows (each becomes an object of texts), plain URLs. Pure.
 
+use crate::core::pointer::NotJson;
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -44,40 +45,23 @@ impl Format {
     }
 }
 
-/// A value read from a line.
-#[derive(Debug, PartialEq)]
-pub(super) struct Row<'a> {
-    pub value: Cow<'a, [u8]>,
-    /// Parsed, where that was asked for or was needed anyway.
-    pub json: Option<Value>,
-}
-
-/// Reads one JSON line. `parse`: the value is wanted parsed, too.
-pub(super) fn json_line(line: &[u8], parse: bool) -> Result<Row<'_>, String> {
+/// Checks one JSON line. With `form_only` the caller reads it as JSON anyway, and only its bytes are checked here.
+pub(super) fn json_line(line: &[u8], form_only: bool) -> Result<Cow<'_, [u8]>, String> {
     let text = std::str::from_utf8(line).map_err(not_utf8)?;
-    let json = if parse {
-        Some(serde_json::from_str(text).map_err(not_json)?)
-    } else {
-        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(not_json)?;
-        None
-    };
-    Ok(Row {
-        value: Cow::Borrowed(line),
-        json,
-    })
+    if !form_only {
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| not_json(&e))?;
+    }
+    Ok(Cow::Borrowed(line))
 }
 
-/// Reads one URL.
-pub(super) fn url_line(line: &[u8]) -> Result<Row<'_>, String> {
+/// Checks one URL.
+pub(super) fn url_line(line: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     let text = std::str::from_utf8(line).map_err(not_utf8)?;
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("not a URL: white space inside".into());
     }
     match url::Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Row {
-            value: Cow::Borrowed(line),
-            json: None,
-        }),
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Cow::Borrowed(line)),
         Ok(url) => Err(format!("not an http or https URL but `{}`", url.scheme())),
         Err(e) => Err(format!("not a URL: {e}")),
     }
@@ -118,7 +102,7 @@ impl Header {
     }
 
     /// A row as a JSON object, fields in the order of the columns.
-    pub(super) fn object(&self, row: &csv::ByteRecord) -> Result<Row<'static>, String> {
+    pub(super) fn object(&self, row: &csv::ByteRecord) -> Result<Cow<'static, [u8]>, String> {
         if row.len() != self.keys.len() {
             return Err(format!(
                 "{} fields where the header has {}",
@@ -134,10 +118,7 @@ impl Header {
             serde_json::to_writer(&mut out, text).map_err(|e| e.to_string())?;
         }
         out.push(b'}');
-        Ok(Row {
-            value: Cow::Owned(out),
-            json: None,
-        })
+        Ok(Cow::Owned(out))
     }
 }
 
@@ -146,10 +127,18 @@ fn not_utf8(error: std::str::Utf8Error) -> String {
 }
 
 /// What the parser says, without `line 1`, which would be mistaken for the file's.
-fn not_json(error: serde_json::Error) -> String {
+fn not_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
     format!("not JSON: {what} at column {}", error.column())
+}
+
+/// A value that could not be placed because it is no JSON.
+pub(super) fn placing_failed(error: &NotJson) -> String {
+    match std::error::Error::source(error).and_then(|e| e.downcast_ref::<serde_json::Error>()) {
+        Some(e) => not_json(e),
+        None => format!("not JSON at column {}", error.column),
+    }
 }
 
 #[cfg(test)]
@@ -182,7 +171,7 @@ mod tests {
                 .contains("byte 7")
         );
         assert!(json_line(b"{} {}", false).is_err());
-        assert!(json_line(b"[1,2]", true).expect("array").json.is_some());
+        assert!(json_line(b"[1,2]", false).is_ok());
         assert!(
             url_line(b"ftp://x/y").is_err()
                 && url_line(b"nonsense").is_err()
@@ -197,7 +186,7 @@ mod tests {
         let row = header
             .object(&csv::ByteRecord::from(vec!["7", "a\"b\n"]))
             .expect("row");
-        let value: Value = serde_json::from_slice(&row.value).expect("json");
+        let value: Value = serde_json::from_slice(&row).expect("json");
         assert_eq!(value, serde_json::json!({"id": "7", "na\"me": "a\"b\n"}));
         assert!(header.object(&csv::ByteRecord::from(vec!["7"])).is_err());
         assert!(
