@@ -196,7 +196,13 @@ fn import_and_read(dir: &Path, records: u64) -> Result<[Row; 2], Box<dyn Error>>
     let mut tx = log.begin()?;
     let mut batch = Batch::new();
     for n in 0..records {
-        batch.push(parts[(n % 4) as usize], Time(n), Some(&n.to_le_bytes()), &value, b"");
+        batch.push(
+            parts[(n % 4) as usize],
+            Time(n),
+            Some(&n.to_le_bytes()),
+            &value,
+            b"",
+        );
         if batch.bytes() >= 1024 * 1024 {
             tx.append(std::mem::take(&mut batch))?;
         }
@@ -241,7 +247,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir_in(&args.dir)?;
     let time = Duration::from_secs(args.seconds);
     if !args.json {
-        let (what, rate, commits, p50, p99, mib) = ("what", "a second", "commits/s", "p50 us", "p99 us", "MiB/s");
+        let (what, rate, commits, p50, p99, mib) =
+            ("what", "a second", "commits/s", "p50 us", "p99 us", "MiB/s");
         println!("{what:<52} {rate:>11} {commits:>10} {p50:>8} {p99:>8} {mib:>7}");
     }
     bare(dir.path(), time)?.print(args.json);

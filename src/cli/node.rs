@@ -7,10 +7,14 @@
 use super::{CliError, Global};
 use crate::admin::{Client, ClientError};
 use crate::api::{ApiError, Filter, OrderReport, OrderRequest, PartnerTest, Query, Reply, Status};
+use crate::app::{Offline, OfflineError};
 use crate::config::{self, Loaded};
+use std::cell::{OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// A node, or what a stopped one left.
@@ -18,7 +22,22 @@ pub struct Node {
     runtime: Runtime,
     client: Client,
     /// Set where the folder may be opened if nobody answers.
-    folder: Option<Box<Loaded>>,
+    loaded: Option<Box<Loaded>>,
+    /// The folder, once it is open.
+    folder: OnceCell<Offline>,
+}
+
+/// Finds the node, has `work` done with it, and closes what was opened, also where the work failed.
+///
+/// # Errors
+/// As [`Node::find`], `work`, and [`Node::close`].
+pub fn with<T>(global: &Global, work: impl FnOnce(&Node) -> Result<T, CliError>) -> Result<T, CliError> {
+    let node = Node::find(global)?;
+    let done = work(&node);
+    let closed = node.close();
+    let done = done?;
+    closed?;
+    Ok(done)
 }
 
 /// The variable that holds the token.
@@ -33,7 +52,7 @@ impl Node {
         let from_env = config::process_env()
             .find(|(name, _)| name == TOKEN)
             .map(|(_, token)| token);
-        let (address, token, folder) = match &global.admin {
+        let (address, token, loaded) = match &global.admin {
             Some(address) => (address.clone(), from_env, None),
             None => {
                 let loaded = config::load(&global.files(), config::process_env()).map_err(|findings| {
@@ -63,38 +82,66 @@ impl Node {
         Ok(Self {
             runtime,
             client,
-            folder,
+            loaded,
+            folder: OnceCell::new(),
         })
     }
 
-    fn ask<T, F, A>(&self, live: F) -> Result<T, CliError>
+    /// Asks the node; where none answers and the folder is at hand, `stopped` asks that.
+    fn ask<T, F, A>(
+        &self,
+        live: F,
+        stopped: impl FnOnce(&Offline) -> Result<T, CliError>,
+    ) -> Result<T, CliError>
     where
         F: FnOnce(Client) -> A,
         A: Future<Output = Result<T, ClientError>>,
     {
-        self.runtime
-            .block_on(live(self.client.clone()))
-            .map_err(|e| failed(e, self.folder.is_some()))
+        if let Some(folder) = self.folder.get() {
+            return stopped(folder);
+        }
+        let error = match self.runtime.block_on(live(self.client.clone())) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let (ClientError::NotRunning { address, .. }, Some(loaded)) = (&error, &self.loaded) else {
+            return Err(failed(error, self.loaded.is_some()));
+        };
+        let folder = open(loaded, address)?;
+        stopped(self.folder.get_or_init(|| folder))
     }
 
     /// The node as it stands.
     ///
     /// # Errors
-    /// As for every method here: nobody answers, or the node says no.
+    /// As for every method here: nobody answers and the folder cannot be opened, or what was asked is refused.
     pub fn status(&self) -> Result<Status, CliError> {
-        self.ask(|client| async move { client.status().await })
+        self.ask(
+            |client| async move { client.status().await },
+            |folder| Ok(folder.status()),
+        )
     }
 
     /// Asks a question.
     pub fn query(&self, query: &Query) -> Result<Reply, CliError> {
-        let query = query.clone();
-        self.ask(|client| async move { client.query(&query).await })
+        self.ask(
+            |client| {
+                let query = query.clone();
+                async move { client.query(&query).await }
+            },
+            |folder| folder.query(query).map_err(refused),
+        )
     }
 
     /// Gives an order.
     pub fn order(&self, order: &OrderRequest) -> Result<OrderReport, CliError> {
-        let order = order.clone();
-        self.ask(|client| async move { client.order(&order).await })
+        self.ask(
+            |client| {
+                let order = order.clone();
+                async move { client.order(&order).await }
+            },
+            |folder| folder.order(order).map_err(refused),
+        )
     }
 
     /// Remembered IDs as lines of JSON, in pieces as they come.
@@ -103,15 +150,82 @@ impl Node {
         filter: &Filter,
         take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), CliError> {
-        let filter = filter.clone();
-        self.ask(|client| async move { client.export(&filter, take).await })
+        // Both ways need it, one after the other at most.
+        let take = RefCell::new(take);
+        self.ask(
+            |client| {
+                let filter = filter.clone();
+                let take = &take;
+                async move { client.export(&filter, |piece| (take.borrow_mut())(piece)).await }
+            },
+            |folder| {
+                let mut wrong = None;
+                let each = &mut |mut line: String| {
+                    line.push('\n');
+                    match (take.borrow_mut())(line.as_bytes()) {
+                        Ok(()) => ControlFlow::Continue(()),
+                        Err(e) => {
+                            wrong = Some(e);
+                            ControlFlow::Break(())
+                        }
+                    }
+                };
+                folder.export(filter, each).map_err(refused)?;
+                wrong.map_or(Ok(()), |e| Err(e.into()))
+            },
+        )
     }
 
     /// A trial connection from the node to a partner.
     pub fn test_partner(&self, partner: &str) -> Result<PartnerTest, CliError> {
         let partner = partner.to_owned();
-        self.ask(|client| async move { client.test_partner(&partner).await })
+        self.runtime
+            .block_on(self.client.test_partner(&partner))
+            .map_err(|e| match e {
+                ClientError::NotRunning { address, source } => {
+                    CliError::failed(format!("no node answers at {address}"))
+                        .mend("`check --connect` tries it from here")
+                        .caused_by(source)
+                }
+                other => failed(other, false),
+            })
     }
+
+    /// Ends in order: a folder that was opened gets its checkpoint.
+    ///
+    /// # Errors
+    /// If the folder cannot be closed; what was reported durable is durable all the same.
+    pub fn close(self) -> Result<(), CliError> {
+        match self.folder.into_inner() {
+            Some(folder) => folder
+                .close()
+                .map_err(|e| CliError::failed("the folder was not closed in order").caused_by(e)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn open(loaded: &Loaded, address: &str) -> Result<Offline, CliError> {
+    // Secrets that cannot be had mask nothing, and nothing here uses them.
+    let secrets: Vec<Arc<str>> = loaded
+        .secrets()
+        .map(|all| all.values().map(|s| s.expose().into()).collect())
+        .unwrap_or_default();
+    Offline::open(Arc::new(loaded.config.clone()), &secrets).map_err(|e| match e {
+        OfflineError::Nothing(data) => CliError::failed(format!(
+            "no node answers at {address}, and there is no data of one"
+        ))
+        .at(data.display())
+        .mend("start a node (`run`), import something, or say where a node is: --admin HOST:PORT"),
+        OfflineError::InUse(data) => CliError::failed(format!(
+            "a node has this folder open, but its admin port {address} does not answer"
+        ))
+        .at(data.display())
+        .mend("it may be starting or stopping; try again, or check listen.admin and --admin"),
+        other => CliError::failed("cannot open the stopped node's folder")
+            .at(loaded.config.node.data.display())
+            .caused_by(other),
+    })
 }
 
 /// An address to connect to: a node that listens everywhere is here, too.
