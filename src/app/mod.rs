@@ -6,5 +6,5 @@ mod plan;
 mod run;
 
 pub use offline::{Offline, OfflineError};
-pub use open::{OpenError, Opened, open};
+pub use open::{OpenError, Opened, open, open_log};
 pub use run::{RunError, RunOptions, Summary, run};

@@ -57,23 +57,36 @@ pub struct Opened {
     pub report: Report,
 }
 
+fn folder(path: std::path::PathBuf) -> Result<std::path::PathBuf, OpenError> {
+    match std::fs::create_dir_all(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(OpenError::Folder { path, source }),
+    }
+}
+
+/// Opens the log alone: for commands that bring records in while no node runs.
+///
+/// # Errors
+/// [`OpenError`]; another process on the folder is [`LogError::Locked`].
+pub fn open_log(config: &Config) -> Result<Arc<dyn Log>, OpenError> {
+    let options = EmbeddedOptions {
+        segment_bytes: config.log.segment,
+        commit_gap: config.log.commit_gap,
+        ..EmbeddedOptions::default()
+    };
+    Ok(Arc::new(EmbeddedLog::open(
+        &folder(config.node.data.join("log"))?,
+        options,
+    )?))
+}
+
 /// Opens the folder of `config.node.data`, or makes it. It is locked until the log is closed.
 ///
 /// # Errors
 /// [`OpenError`]; another process on the folder is [`LogError::Locked`].
 pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
     let data = &config.node.data;
-    let folder = |path: std::path::PathBuf| {
-        std::fs::create_dir_all(&path)
-            .map(|()| path.clone())
-            .map_err(|source| OpenError::Folder { path, source })
-    };
-    let options = EmbeddedOptions {
-        segment_bytes: config.log.segment,
-        commit_gap: config.log.commit_gap,
-        ..EmbeddedOptions::default()
-    };
-    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&folder(data.join("log"))?, options)?);
+    let log = open_log(config)?;
     let spec = TopicSpec {
         partitions: 1,
         retention: None,

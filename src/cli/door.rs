@@ -2,9 +2,10 @@
 
 use super::{CliError, Global};
 use crate::admin::client::{Client, ClientError};
+use crate::app::{self, OpenError};
 use crate::config::{Config, TopicConfig};
 use crate::intake;
-use crate::log::Log;
+use crate::log::{Log, LogError};
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +19,28 @@ pub enum Door {
 }
 
 impl Door {
-    /// The node at the admin address.
+    /// The node at the admin address; where none answers and none was named, the folder of the stopped one.
     pub fn open(global: &Global) -> Result<Self, CliError> {
         let address = global.admin_address()?;
-        if !listens(&address) {
-            return Err(CliError::failed(format!("no node answers at {address}"))
-                .mend("start it with `sluicegate run`, or name another one with --admin"));
+        if listens(&address) {
+            let token = global.token().map(|t| t.expose().to_owned());
+            return Client::new(&address, token).map(Door::Node).map_err(refused);
         }
-        let token = global.token().map(|t| t.expose().to_owned());
-        Client::new(&address, token).map(Door::Node).map_err(refused)
+        if global.admin.is_some() {
+            return Err(CliError::failed(format!("no node answers at {address}")).mend(
+                "start it with `sluicegate run`, or leave --admin out to use the folder of a stopped one",
+            ));
+        }
+        let config = global.load()?.config;
+        let opened = app::open_log(&config);
+        opened.map(Door::Folder).map_err(|error| match &error {
+            OpenError::Log(LogError::Locked { .. }) => {
+                CliError::failed("a node has the folder open, but its admin port does not answer")
+                    .at(address)
+                    .caused_by(error)
+            }
+            _ => CliError::failed("cannot open the node's folder").caused_by(error),
+        })
     }
 }
 

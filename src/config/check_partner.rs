@@ -274,7 +274,13 @@ impl Check<'_> {
             found.push("body".into());
         }
         for key in found {
-            self.warn(s, &key, None, "looks like a credential written out", hint);
+            self.warn(
+                s,
+                &key,
+                None,
+                "looks like a secret or personal data written out",
+                hint,
+            );
         }
     }
 

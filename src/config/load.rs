@@ -3,11 +3,11 @@
 use super::check::{self, Machine};
 use super::effective::{self, Show, Which};
 use super::finding::{Finding, Severity};
-use super::model::Config;
+use super::model::{Config, SecretSource};
 use super::read::Reader;
 use super::secrets::{self, Secret};
+use super::sections;
 use super::tree::{self, ENV_PREFIX, Origin};
-use super::{sections, template};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -63,25 +63,24 @@ impl Loaded {
         serde_json::Value::Object(entries.collect())
     }
 
-    /// The secrets that templates use, and the admin token under its own method. All that cannot be had are named.
+    /// Where the secrets come from that templates use; others are not read, and need not be there.
     ///
     /// # Errors
-    /// One finding for each secret that is used and not set, empty or unreadable.
-    pub fn secrets(&self) -> Result<BTreeMap<String, Secret>, Vec<Finding>> {
-        let mut secrets = BTreeMap::new();
-        for name in check::used_secrets(&self.config) {
-            if let Some(source) = self.config.secrets.get(&name)
-                && let Ok(secret) = secrets::read(source, &self.env)
-            {
-                secrets.insert(name, secret);
-            }
+    /// One finding for each that is not set, empty or unreadable now: what keeps `run` from starting.
+    pub fn secret_sources(&self) -> Result<BTreeMap<String, SecretSource>, Vec<Finding>> {
+        let missing = check::missing_secrets(&self.config, &self.sources, &self.env, Severity::Error);
+        if !missing.is_empty() {
+            return Err(missing);
         }
-        let missing = self.missing_secrets();
-        if missing.is_empty() {
-            Ok(secrets)
-        } else {
-            Err(missing)
-        }
+        let used = check::used_secrets(&self.config);
+        let sources = self
+            .config
+            .secrets
+            .iter()
+            .filter(|(name, _)| used.contains(*name));
+        Ok(sources
+            .map(|(name, source)| (name.clone(), source.clone()))
+            .collect())
     }
 
     /// The token of the control API, if one is configured.
@@ -92,11 +91,6 @@ impl Loaded {
             .as_ref()
             .map(|source| secrets::read(source, &self.env))
             .transpose()
-    }
-
-    /// One error for each secret that is used and cannot be had now: what keeps `run` from starting.
-    pub fn missing_secrets(&self) -> Vec<Finding> {
-        check::missing_secrets(&self.config, &self.sources, &self.env, Severity::Error)
     }
 }
 
@@ -120,7 +114,7 @@ fn json(value: &toml_edit::Value) -> serde_json::Value {
 ///
 /// # Errors
 /// Every mistake and every warning, in the order of files and lines. A secret that is not set is a warning here: a
-/// configuration may be checked where its secrets are not; [`Loaded::secrets`] refuses it.
+/// configuration may be checked where its secrets are not; [`Loaded::secret_sources`] refuses it.
 pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Vec<Finding>> {
     load_on(files, env.collect(), &Machine::here())
 }
@@ -229,9 +223,4 @@ fn parse(
         sources: origins,
         env,
     })
-}
-
-/// The secrets that a template names; for whoever renders templates.
-pub fn secrets_in(text: &str) -> Vec<String> {
-    template::secrets(text).into_iter().collect()
 }

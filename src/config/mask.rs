@@ -1,32 +1,8 @@
 //! Keeps credentials out of findings and of the effective configuration (I9). A template that names a secret is
-//! shown, because it holds only the name; a literal in a place where credentials stand is not.
+//! shown, because it holds only the name; a literal in a place where credentials or personal data stand is not.
+//! Names and forms are those of [`crate::core::mask`], which does not know templates.
 
-/// What is shown instead.
-const MASK: &str = "***";
-
-const CREDENTIAL_WORDS: [&str; 14] = [
-    "authorization",
-    "token",
-    "secret",
-    "password",
-    "passwd",
-    "apikey",
-    "api-key",
-    "api_key",
-    "cookie",
-    "signature",
-    "credential",
-    "auth",
-    "access_key",
-    "accesskey",
-];
-
-/// Whether a header, parameter or field of this name usually carries a credential.
-pub(super) fn is_credential(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    matches!(name.as_str(), "key" | "sig" | "pwd" | "pass")
-        || CREDENTIAL_WORDS.iter().any(|word| name.contains(word))
-}
+use crate::core::mask::{MASK, Masker, is_telling};
 
 /// Whether a text has parts that the record or a secret fills in.
 pub(super) fn is_template(text: &str) -> bool {
@@ -35,7 +11,7 @@ pub(super) fn is_template(text: &str) -> bool {
 
 /// A header's value as it may be shown.
 pub(super) fn header(name: &str, value: &str) -> String {
-    if is_credential(name) && !is_template(value) {
+    if is_telling(name) && !is_template(value) {
         MASK.into()
     } else {
         url(value)
@@ -59,7 +35,7 @@ pub(super) fn url(text: &str) -> String {
         let pairs: Vec<_> = query
             .split('&')
             .map(|pair| match pair.split_once('=') {
-                Some((name, value)) if is_credential(name) && !is_template(value) => format!("{name}={MASK}"),
+                Some((name, value)) if is_telling(name) && !is_template(value) => format!("{name}={MASK}"),
                 _ => pair.to_owned(),
             })
             .collect();
@@ -70,6 +46,9 @@ pub(super) fn url(text: &str) -> String {
 
 /// A body template with the literal values of JSON fields masked whose names carry credentials.
 pub(super) fn body(text: &str) -> String {
+    if !is_template(text) {
+        return Masker::default().text(text);
+    }
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
     // Quoted name, colon, quoted literal: what lies between is copied as it is.
@@ -85,7 +64,7 @@ pub(super) fn body(text: &str) -> String {
             .map(str::trim_start)
             .and_then(|v| v.strip_prefix('"'));
         match value.and_then(|v| v.find('"').map(|end| (&v[..end], &v[end + 1..]))) {
-            Some((literal, next)) if is_credential(name) && !is_template(literal) => {
+            Some((literal, next)) if is_telling(name) && !is_template(literal) => {
                 shown.push_str(&format!("\"{name}\": \"{MASK}\""));
                 rest = next;
             }
@@ -135,9 +114,12 @@ mod tests {
             "https://h/{{ key }}?token={{ secret('t') }}"
         );
         assert_eq!(
-            body(r#"{"id": "x", "api_key" : "abc", "n": 1}"#),
-            r#"{"id": "x", "api_key": "***", "n": 1}"#
+            body(r#"{"id": "x", "api_key": "abc"}"#),
+            r#"{"id": "x", "api_key": "***"}"#
         );
+        let template = r#"{"id": "{{ id }}", "api_key" : "abc", "token": "{{ secret('t') }}", "n": 1}"#;
+        let shown = r#"{"id": "{{ id }}", "api_key": "***", "token": "{{ secret('t') }}", "n": 1}"#;
+        assert_eq!(body(template), shown);
         assert_eq!(body("{{ value }}"), "{{ value }}");
         assert_eq!(found("secrets.acme", "\"abc\""), "***");
         assert_eq!(found("a", &"x".repeat(99)).chars().count(), 81);

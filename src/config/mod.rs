@@ -30,10 +30,9 @@ pub mod units;
 
 pub use check::raise_open_files;
 pub use finding::{Finding, Severity};
-pub use load::{Loaded, load, load_text, secrets_in};
+pub use load::{Loaded, load, load_text};
 pub use model::*;
 pub use secrets::{Secret, process_env};
-pub use template::TEMPLATE_NAMES;
 pub use tree::Origin;
 
 #[cfg(test)]

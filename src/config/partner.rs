@@ -6,6 +6,7 @@ use super::read::{self, Expected, Reader, Section};
 use super::sections::{bytes_in_memory, limit};
 use super::tree::{Data, Node, join};
 use super::{template, units};
+use crate::core::expr::Vocabulary;
 use std::time::Duration;
 
 /// Reads one partner.
@@ -283,8 +284,12 @@ fn verify(r: &mut Reader, s: &mut Section<'_>, request_timeout: Duration) -> Opt
     let node = r.maybe(s, "verify", |node| Ok(node.clone()))?;
     let mut v = r.table_of(&node, path, "partners.NAME.verify".into());
     let url = r.required(&mut v, "url", url_template).unwrap_or_default();
-    let delivered = r.required(&mut v, "delivered", read::filled).unwrap_or_default();
-    let never_seen = r.required(&mut v, "never_seen", read::filled).unwrap_or_default();
+    let delivered = r
+        .required(&mut v, "delivered", read::condition(Vocabulary::Answer))
+        .unwrap_or_default();
+    let never_seen = r
+        .required(&mut v, "never_seen", read::condition(Vocabulary::Answer))
+        .unwrap_or_default();
     let mut verify = VerifyConfig::new(url, delivered, never_seen, request_timeout);
     r.read(&mut v, "method", &mut verify.method, method);
     verify.headers = headers(r, &mut v, "headers");
@@ -310,9 +315,9 @@ fn verdicts(r: &mut Reader, s: &mut Section<'_>) -> Vec<VerdictRuleConfig> {
     let mut verdicts = Vec::new();
     for (i, node) in rules.unwrap_or_default().iter().enumerate() {
         let mut rule = r.table_of(node, format!("{path}[{i}]"), "partners.NAME.verdict[]".into());
-        let when = r.required(&mut rule, "when", read::filled);
+        let when = r.required(&mut rule, "when", read::condition(Vocabulary::Answer));
         let is = r.required(&mut rule, "is", read::choice(&VERDICTS));
-        let reason = r.maybe(&mut rule, "reason", read::filled);
+        let reason = r.maybe(&mut rule, "reason", read::reason);
         let after = r.maybe(&mut rule, "after", read::duration);
         r.finish(&rule);
         if let (Some(when), Some(is)) = (when, is) {

@@ -3,6 +3,7 @@
 use super::finding::{Finding, Severity, nearest};
 use super::tree::{Data, Node, Origin, join};
 use super::{mask, units};
+use crate::core::expr::{Expr, PathExpr, Vocabulary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -385,4 +386,22 @@ pub(super) fn json_pointer(text: &str) -> Result<String, Expected> {
     } else {
         Err(form.into())
     }
+}
+
+/// A condition, which compiles.
+pub(super) fn condition(about: Vocabulary) -> impl Fn(&Node) -> Result<String, Expected> {
+    move |node| {
+        let text = filled(node)?;
+        Expr::compile(&text, about)
+            .map(|_| text)
+            .map_err(|e| format!("not a condition: {e}"))
+    }
+}
+
+/// Where a reason stands in an answer, or a text in quotes.
+pub(super) fn reason(node: &Node) -> Result<String, Expected> {
+    let text = filled(node)?;
+    PathExpr::compile(&text, Vocabulary::Answer)
+        .map(|_| text)
+        .map_err(|e| format!("not a path: {e}"))
 }

@@ -1,31 +1,14 @@
 //! What can be said of a template before there is a record: whether it compiles, which names and secrets it uses.
 
 use super::finding::nearest;
+use crate::sink::template::VARIABLES;
 use minijinja::Environment;
 use regex::Regex;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-/// Names that a template can use. `secret` is a function.
-pub const TEMPLATE_NAMES: [&str; 14] = [
-    "value",
-    "key",
-    "headers",
-    "topic",
-    "partition",
-    "offset",
-    "time",
-    "id",
-    "message_id",
-    "attempt",
-    "partner",
-    "source",
-    "idempotency_key",
-    "secret",
-];
-
-/// Functions of the template language that need no record.
-const BUILT_IN: [&str; 4] = ["range", "dict", "namespace", "debug"];
+/// Functions: `secret('name')`, and those of the template language.
+const BUILT_IN: [&str; 5] = ["secret", "range", "dict", "namespace", "debug"];
 
 /// Checks a template; the error is what is wrong with it.
 pub(super) fn check(text: &str) -> Result<(), String> {
@@ -38,15 +21,15 @@ pub(super) fn check(text: &str) -> Result<(), String> {
         )
     })?;
     let mut unknown: Vec<String> = template.undeclared_variables(false).into_iter().collect();
-    unknown.retain(|name| !TEMPLATE_NAMES.contains(&name.as_str()) && !BUILT_IN.contains(&name.as_str()));
+    unknown.retain(|name| !VARIABLES.contains(&name.as_str()) && !BUILT_IN.contains(&name.as_str()));
     unknown.sort_unstable();
     match unknown.first() {
         None => Ok(()),
-        Some(name) => Err(match nearest(name, TEMPLATE_NAMES) {
+        Some(name) => Err(match nearest(name, VARIABLES) {
             Some(near) => format!("unknown name `{name}` in the template; did you mean `{near}`?"),
             None => format!(
                 "unknown name `{name}` in the template, known are {}",
-                TEMPLATE_NAMES.join(", ")
+                VARIABLES.join(", ")
             ),
         }),
     }

@@ -107,11 +107,14 @@ fn section_9_loads_as_it_stands_and_names_the_missing_token() {
         warnings.contains("ACME_TOKEN is not set") && loaded.warnings.len() == 1,
         "{warnings}"
     );
-    assert!(loaded.secrets().is_err());
+    assert!(loaded.secret_sources().is_err());
     // With the token there is nothing to say, and `run` gets it.
     let loaded = load_texts(&[SECTION_9], &[("ACME_TOKEN", "s3cret-value")]).unwrap();
     assert!(loaded.warnings.is_empty(), "{}", told(&loaded.warnings));
-    assert_eq!(loaded.secrets().unwrap()["acme"].expose(), "s3cret-value");
+    assert_eq!(
+        loaded.secret_sources().unwrap()["acme"],
+        SecretSource::Env("ACME_TOKEN".into())
+    );
     assert!(!loaded.effective().contains("s3cret-value") && !format!("{loaded:?}").contains("s3cret-value"));
 }
 
@@ -228,7 +231,7 @@ limits = ['5/s']
 [secrets]
 a = { file = '/nonexistent' }
 [topics.orders]
-deliver = [{ partner = 'acme', when = 'true' }]
+deliver = [{ partner = 'acme', when = 'partition == 0' }]
 ";
     let base = format!(
         "{SMALL}[secrets]\na = {{ env = 'A' }}\n[partners.acme.timeout]\nconnect = '1s'\nrequest = '2s'\n"
@@ -247,7 +250,7 @@ deliver = [{ partner = 'acme', when = 'true' }]
     );
     assert_eq!(
         loaded.config.topics["orders"].deliver[0].when.as_deref(),
-        Some("true")
+        Some("partition == 0")
     );
     let source = &loaded.sources["partners.acme.concurrency"];
     assert!(source.name.ends_with("2.toml") && source.line == 3, "{source}");
@@ -401,7 +404,7 @@ fn pattern_of(path: &str) -> String {
 #[test]
 fn the_table_tells_the_defaults_that_hold() {
     let loaded = good(
-        "[partners.NAME]\nurl = 'http://127.0.0.1:1/'\n[topics.NAME]\npartner = 'NAME'\n[partners.NAME.verify]\nurl = 'http://127.0.0.1:1/'\ndelivered = 'a'\nnever_seen = 'b'\n",
+        "[partners.NAME]\nurl = 'http://127.0.0.1:1/'\n[topics.NAME]\npartner = 'NAME'\n[partners.NAME.verify]\nurl = 'http://127.0.0.1:1/'\ndelivered = 'status == 200'\nnever_seen = 'status == 404'\n",
     );
     let entries = effective::entries(&loaded.config, Show::Masked);
     let mut compared = 0;
@@ -452,7 +455,7 @@ fn every_choice_of_the_table_is_taken() {
         for word in words {
             if key.path.contains("verdict[]") {
                 good(&partner(&format!(
-                    "verdict = [{{ when = 'true', is = '{word}' }}]"
+                    "verdict = [{{ when = 'status == 200', is = '{word}' }}]"
                 )));
                 continue;
             }
@@ -462,7 +465,9 @@ fn every_choice_of_the_table_is_taken() {
                 None => (section, format!("{name} = '{word}'")),
             };
             let needs = match *word {
-                "verify" => "verify = { url = 'http://127.0.0.1:1/', delivered = 'a', never_seen = 'b' }",
+                "verify" => {
+                    "verify = { url = 'http://127.0.0.1:1/', delivered = 'status == 200', never_seen = 'status == 404' }"
+                }
                 _ => "",
             };
             let text = match section {
@@ -490,7 +495,7 @@ fn the_effective_configuration_reads_back_the_same() {
 #[test]
 fn the_effective_configuration_masks_and_tells_where_from() {
     let text = partner(
-        "headers = { Authorization = 'Bearer planted-1', x-version = '3' }\nproxy = 'http://u:planted-2@127.0.0.1:1/'\nmethod = 'POST'\nbody = '{\"token\": \"planted-3\"}'\nverify = { url = 'http://127.0.0.1:1/?api_key=planted-4', delivered = 'a', never_seen = 'b', headers = { cookie = 'planted-5' } }",
+        "headers = { Authorization = 'Bearer planted-1', x-version = '3' }\nproxy = 'http://u:planted-2@127.0.0.1:1/'\nmethod = 'POST'\nbody = '{\"token\": \"planted-3\"}'\nverify = { url = 'http://127.0.0.1:1/?api_key=planted-4', delivered = 'status == 200', never_seen = 'status == 404', headers = { cookie = 'planted-5' } }",
     );
     let loaded = good(&text);
     let shown = format!(
@@ -506,7 +511,7 @@ fn the_effective_configuration_masks_and_tells_where_from() {
         loaded
             .warnings
             .iter()
-            .filter(|w| w.message.contains("credential"))
+            .filter(|w| w.message.contains("secret or personal"))
             .count(),
         5,
         "{}",
@@ -610,7 +615,7 @@ fn every_form_of_limits_is_taken() {
 
 #[test]
 fn contradictions_are_refused() {
-    let verify = "verify = { url = 'http://127.0.0.1:1/', delivered = 'a', never_seen = 'b' }\n";
+    let verify = "verify = { url = 'http://127.0.0.1:1/', delivered = 'status == 200', never_seen = 'status == 404' }\n";
     refuses(&partner("doubt = 'verify'"), "partners.p.doubt", "no look-up");
     warns(&partner(verify), "partners.p.verify", "no effect");
     refuses(
@@ -690,7 +695,7 @@ fn contradictions_are_refused() {
     );
     refuses(&partner("sink = 'postgres'"), "partners.p.sink", "http sink only");
     refuses(
-        &partner("verdict = [{ when = 'true', is = 'refused', after = '1s' }]"),
+        &partner("verdict = [{ when = 'status == 200', is = 'refused', after = '1s' }]"),
         "partners.p.verdict[0].after",
         "later",
     );
@@ -738,12 +743,12 @@ fn topics_and_their_routes_are_checked() {
         "beside `deliver`",
     );
     refuses(
-        &topic("deliver = ['p', { partner = 'p', when = 'true' }]"),
+        &topic("deliver = ['p', { partner = 'p', when = 'partition == 0' }]"),
         "topics.t.deliver[1].partner",
         "twice",
     );
     refuses(
-        &topic("deliver = [{ when = 'true' }]"),
+        &topic("deliver = [{ when = 'partition == 0' }]"),
         "topics.t.deliver[0].partner",
         "is missing",
     );

@@ -3,6 +3,7 @@
 use super::model::*;
 use super::read::{self, Expected, Reader, Section};
 use super::tree::{Data, Node};
+use crate::core::expr::Vocabulary;
 use regex::Regex;
 
 /// Reads one topic section.
@@ -138,7 +139,7 @@ fn one(r: &mut Reader, node: &Node, path: &str) -> Option<DeliverConfig> {
     }
     let mut s = r.table_of(node, path.to_owned(), "topics.NAME.deliver[]".into());
     let partner = r.required(&mut s, "partner", partner_ref);
-    let when = r.maybe(&mut s, "when", read::filled);
+    let when = r.maybe(&mut s, "when", read::condition(Vocabulary::Record));
     r.finish(&s);
     partner.map(|partner| DeliverConfig { partner, when })
 }

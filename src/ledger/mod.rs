@@ -10,6 +10,8 @@
 //! | [`payload`] | reads single entries: kept payloads, the story of a message |
 //! | [`desk`] | what operators ask and order |
 //! | [`lane`] | group commit: the one writer of a lane |
+//! | [`keeper`] | folds what became durable, feeds the store, writes checkpoints |
+//! | [`desk`] | what operators ask and order |
 //!
 //! Upholds I1 and I2: the log decides what happened; checkpoint and dedup store are views of it, thrown away and
 //! rebuilt where they do not fit it. A view that knows more than the log is another matter: then the log has lost

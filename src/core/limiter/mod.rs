@@ -496,7 +496,7 @@ impl Instance {
 
 /// What [`UsedSlots::quarters`] counts by.
 const QUARTER: Duration = Duration::from_secs(15 * 60);
-/// For so long [`UsedSlots::recent`] keeps starts singly; the guard of a minute's window is not in it.
+/// A minute's window and its guard: [`UsedSlots::recent`] goes back somewhat further.
 const RECENT: Duration = Duration::from_millis(60_010);
 
 /// Buckets of a full window, fewer where there are many instances: 64 fine ones hold 4 MiB a rate at most, 4,096

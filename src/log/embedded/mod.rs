@@ -81,8 +81,8 @@ pub struct EmbeddedOptions {
     pub queue_bytes: usize,
     /// Parts of transactions wait up to this many bytes, then the import is blocked. Default 8 MiB.
     pub bulk_bytes: usize,
-    /// Spare segments that new records never take: for outcomes, and the last one for the log's own care.
-    /// Default 2.
+    /// Spare segments that new records never take: for outcomes, and the last one for the log's own care. At
+    /// least 2; default 2.
     pub reserve: usize,
     /// Bytes of zeros a second while a spare is prepared; 0 for no limit. Default 64 MiB/s.
     pub zero_rate: u64,
@@ -124,6 +124,7 @@ impl EmbeddedOptions {
 
     fn bounded(mut self) -> Self {
         self.segment_bytes = self.segment_bytes.clamp(16 * 1024, 1024 * 1024 * 1024) / 4096 * 4096;
+        self.reserve = self.reserve.max(2);
         self.max_frame = self.max_frame.min((self.segment_bytes / 4) as usize);
         self
     }

@@ -228,7 +228,7 @@ impl Partition {
         let hints = self.hints.lock();
         hints
             .iter()
-            .find(|h| h.offset == offset && h.segment == item.segment && h.tx == item.tx)
+            .find(|h| h.offset == offset && h.segment == item.segment && h.base == item.base)
             .map(|h| h.at)
             .filter(|at| *at >= u64::from(item.at) && *at < u64::from(item.until))
     }
@@ -291,7 +291,7 @@ impl Shared {
             }
             let mut hint = Hint {
                 segment: item.segment,
-                tx: item.tx,
+                base: item.base,
                 ..Hint::default()
             };
             let start = self.hinted(p, at, &item);
@@ -309,6 +309,10 @@ impl Shared {
                         whole += 1;
                         if raw.offset < at || raw.offset >= item.end {
                             continue;
+                        }
+                        if raw.offset > at {
+                            // Never pass over a record (I1): the index is wrong, or a frame is not what it was.
+                            return Err(damaged(&segment, frame, "records before this frame are missing"));
                         }
                         out.push(raw.copy());
                         got += raw.size();

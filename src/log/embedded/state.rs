@@ -27,7 +27,9 @@ use tokio::sync::watch;
 pub(super) struct Hint {
     pub offset: Offset,
     pub segment: u64,
-    pub tx: u64,
+    /// Where the item begins: items of carried and of new records may cover the same frames, so a place says
+    /// nothing without the item it belongs to.
+    pub base: Offset,
     pub at: u64,
 }
 

@@ -167,27 +167,31 @@ impl Shared {
     fn take_spare(&self, level: Level) -> Result<Spare, LogError> {
         let keep = match level {
             Level::Normal => self.options.reserve,
-            Level::Reserve => self.options.reserve.min(1),
+            Level::Reserve => 1,
             Level::Internal => 0,
         };
-        let mut spares = self.spares.lock();
-        if spares.ready.len() > keep
-            && let Some(spare) = spares.ready.pop_front()
-        {
-            return Ok(spare);
-        }
-        let slot = spares.next_slot;
-        spares.next_slot += 1;
-        drop(spares);
-        // No spare was ready: its room is taken now, without zeros, which would make everybody wait.
-        let path = disk::slot_path(&self.dir, slot);
-        match self.disk.allocate(&path, self.options.segment_bytes, 0, |_| true) {
-            Ok(Some(file)) => Ok(Spare {
-                slot,
-                file: Arc::new(file),
-            }),
-            Ok(None) => Err(self.no_room("making a segment was given up".into())),
-            Err(e) => Err(self.no_room(e.to_string())),
+        loop {
+            let mut spares = self.spares.lock();
+            if spares.ready.len() > keep
+                && let Some(spare) = spares.ready.pop_front()
+            {
+                return Ok(spare);
+            }
+            let slot = spares.next_slot;
+            spares.next_slot += 1;
+            drop(spares);
+            // No spare was ready: its room is taken now, without zeros, which would make everybody wait. The
+            // reserve comes first: whoever is held to it must not take the room that it needs.
+            let path = disk::slot_path(&self.dir, slot);
+            let made = self.disk.allocate(&path, self.options.segment_bytes, 0, |_| true);
+            match made {
+                Ok(Some(file)) => self.spares.lock().ready.push_back(Spare {
+                    slot,
+                    file: Arc::new(file),
+                }),
+                Ok(None) => return Err(self.no_room("making a segment was given up".into())),
+                Err(e) => return Err(self.no_room(e.to_string())),
+            }
         }
     }
 }

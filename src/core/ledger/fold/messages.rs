@@ -327,11 +327,7 @@ impl PartitionState {
     /// Also one that this fold has folded itself: what it opened may have been carried, and so met only now.
     pub(super) fn carried_opened(&mut self, at: Offset, original: Offset, o: &Opened) {
         match self.messages.get_mut(&o.id) {
-            Some(m) if m.round == o.round => {
-                if m.opened <= original {
-                    m.opened = at;
-                }
-            }
+            Some(m) if m.round == o.round && m.opened <= original => m.opened = at,
             Some(m) if m.carried => self.opened(at, o, true),
             _ => {}
         }

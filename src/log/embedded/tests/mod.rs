@@ -1,0 +1,193 @@
+//! Tests of the log as a whole: the conformance suite, a model, damage, faults, full disks, retention.
+
+mod care;
+mod damage;
+mod faults;
+mod model;
+
+use super::*;
+use crate::log::conformance::{self, Subject, append, read_all};
+use crate::log::{Appended, TopicSpec};
+use std::path::PathBuf;
+
+/// A folder in memory where there is one: these tests sync thousands of times, and what they test is not the disk.
+pub(super) fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    };
+    made.expect("a folder")
+}
+
+/// Segments of 16 KiB, batches up to 4 KiB, no gap, retention only when asked for.
+pub(super) fn tiny() -> EmbeddedOptions {
+    EmbeddedOptions {
+        segment_bytes: 16 * 1024,
+        commit_gap: Duration::ZERO,
+        zero_rate: 0,
+        care_every: Duration::from_secs(3600),
+        ..EmbeddedOptions::default()
+    }
+}
+
+pub(super) fn open(dir: &Path, options: &EmbeddedOptions) -> Result<EmbeddedLog, LogError> {
+    EmbeddedLog::open(dir, options.clone())
+}
+
+pub(super) fn spec(partitions: u32) -> TopicSpec {
+    TopicSpec {
+        partitions,
+        retention: None,
+        retention_bytes: None,
+    }
+}
+
+/// A batch of one record whose value says which it is, padded to a size.
+pub(super) fn one(partition: PartitionId, n: u64, size: usize) -> Batch {
+    let mut batch = Batch::new();
+    batch.push(partition, Time(n), Some(b"key"), &value(n, size), b"");
+    batch
+}
+
+pub(super) fn value(n: u64, size: usize) -> Vec<u8> {
+    let mut value = n.to_le_bytes().to_vec();
+    value.resize(size.max(8), n as u8);
+    value
+}
+
+pub(super) fn number(record: &Record) -> u64 {
+    let (head, rest) = record.value.split_first_chunk().expect("eight bytes");
+    let n = u64::from_le_bytes(*head);
+    assert!(
+        rest.iter().all(|b| *b == n as u8),
+        "record {n} is not as it was written"
+    );
+    n
+}
+
+pub(super) fn numbers(log: &dyn Log, partition: PartitionId, from: Offset) -> Vec<u64> {
+    read_all(log, partition, from).iter().map(number).collect()
+}
+
+/// The files of a log as they are now: what a kill at this moment leaves.
+pub(super) fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut out: Vec<_> = std::fs::read_dir(dir)
+        .expect("readable")
+        .map(|e| e.expect("readable").path())
+        .map(|p| {
+            (
+                p.file_name().expect("a file").into(),
+                std::fs::read(&p).expect("readable"),
+            )
+        })
+        .collect();
+    out.sort();
+    out
+}
+
+pub(super) fn put_back(files: &[(PathBuf, Vec<u8>)]) -> tempfile::TempDir {
+    let dir = folder();
+    for (name, bytes) in files {
+        std::fs::write(dir.path().join(name), bytes).expect("written");
+    }
+    dir
+}
+
+struct Folder {
+    dir: tempfile::TempDir,
+    options: EmbeddedOptions,
+}
+
+impl Subject for Folder {
+    fn open(&self) -> Arc<dyn Log> {
+        Arc::new(open(self.dir.path(), &self.options).expect("opens"))
+    }
+}
+
+#[test]
+fn conforms() {
+    for (name, case) in conformance::ALL {
+        eprintln!("{name}");
+        case(&Folder {
+            dir: folder(),
+            options: EmbeddedOptions::small(),
+        });
+    }
+}
+
+/// The same with segments that are full after a few batches.
+#[test]
+fn conforms_across_many_segments() {
+    for (name, case) in conformance::ALL {
+        eprintln!("{name}");
+        case(&Folder {
+            dir: folder(),
+            options: EmbeddedOptions {
+                segment_bytes: 512 * 1024,
+                ..tiny()
+            },
+        });
+    }
+}
+
+#[test]
+fn a_second_opening_is_refused_while_the_first_lasts() {
+    let dir = folder();
+    let log = open(dir.path(), &tiny()).expect("opens");
+    assert!(matches!(open(dir.path(), &tiny()), Err(LogError::Locked { .. })));
+    log.close().expect("closed");
+    open(dir.path(), &tiny()).expect("opens once the first is closed");
+}
+
+#[test]
+fn too_large_and_too_many_is_refused() {
+    let dir = folder();
+    let options = EmbeddedOptions {
+        queue_bytes: 3000,
+        ..tiny()
+    };
+    let log = open(dir.path(), &options).expect("opens");
+    let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
+    let big = append(&log, one(p, 1, 5000));
+    assert!(matches!(big, Err(LogError::TooLarge { limit: 4096, .. })));
+    // The writer is kept busy by a callback that waits, so that what follows piles up.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    log.append(
+        one(p, 2, 10),
+        Box::new(move |_| wait.recv().expect("told to go on")),
+    );
+    let waiting: Vec<_> = (3..8).map(|n| conformance::send(&log, one(p, n, 1000))).collect();
+    go.send(()).expect("the callback waits");
+    let answers: Vec<_> = waiting.iter().map(|w| w.recv().expect("answered")).collect();
+    let busy = answers
+        .iter()
+        .filter(|a| matches!(a, Err(LogError::Busy { limit: 3000, .. })));
+    assert!((2..=3).contains(&busy.count()), "{answers:?}");
+    let taken = answers.iter().filter(|a| a.is_ok()).count();
+    assert_eq!(numbers(&log, p, 0).len(), taken + 1);
+}
+
+#[test]
+fn files_of_another_size_are_used_up() {
+    let dir = folder();
+    let log = open(dir.path(), &tiny()).expect("opens");
+    let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
+    (0..60).for_each(|n| drop(append(&log, one(p, n, 1000)).expect("taken")));
+    drop(log);
+    let larger = EmbeddedOptions {
+        segment_bytes: 32 * 1024,
+        ..tiny()
+    };
+    let log = open(dir.path(), &larger).expect("opens");
+    (60..120).for_each(|n| drop(append(&log, one(p, n, 1000)).expect("taken")));
+    assert!(numbers(&log, p, 0).into_iter().eq(0..120));
+    drop(log);
+    let log = open(dir.path(), &tiny()).expect("opens");
+    assert!(numbers(&log, p, 0).into_iter().eq(0..120));
+}
+
+/// Appends one after the other; what was acknowledged, with its place.
+pub(super) fn acknowledged(log: &EmbeddedLog, batch: Batch) -> Option<Appended> {
+    append(log, batch).ok()
+}
