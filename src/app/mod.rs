@@ -1,5 +1,6 @@
 //! Wiring only: builds each part of a node from its configuration, starts and stops them in order.
 
+pub mod live;
 mod offline;
 mod open;
 mod plan;

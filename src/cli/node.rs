@@ -4,7 +4,7 @@
 //! configuration; the token by SLUICEGATE_TOKEN, else `listen.token`. A folder is opened only where the address came
 //! from the configuration too: an address given by hand may belong to another machine's node.
 
-use super::{CliError, Global};
+use super::{CliError, Global, door};
 use crate::admin::{Client, ClientError};
 use crate::api::{ApiError, Filter, OrderReport, OrderRequest, PartnerTest, Query, Reply, Status};
 use crate::app::{Offline, OfflineError};
@@ -12,7 +12,6 @@ use crate::config::{self, Loaded};
 use std::cell::{OnceCell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
@@ -40,45 +39,20 @@ pub fn with<T>(global: &Global, work: impl FnOnce(&Node) -> Result<T, CliError>)
     Ok(done)
 }
 
-/// The variable that holds the token.
-pub const TOKEN: &str = "SLUICEGATE_TOKEN";
-
 impl Node {
     /// Finds out where to ask; asks nothing yet.
     ///
     /// # Errors
     /// If neither an address nor a configuration is at hand, or they cannot be read.
     pub fn find(global: &Global) -> Result<Self, CliError> {
-        let from_env = config::process_env()
-            .find(|(name, _)| name == TOKEN)
-            .map(|(_, token)| token);
-        let (address, token, loaded) = match &global.admin {
-            Some(address) => (address.clone(), from_env, None),
-            None => {
-                let loaded = config::load(&global.files(), config::process_env()).map_err(|findings| {
-                    CliError::configuration(findings).mend("or say where the node is: --admin HOST:PORT")
-                })?;
-                let token = match from_env {
-                    Some(token) => Some(token),
-                    // A token that cannot be had matters only to a node that asks for it, and that one says so.
-                    None => loaded
-                        .token()
-                        .ok()
-                        .flatten()
-                        .map(|secret| secret.expose().to_owned()),
-                };
-                (
-                    reachable(loaded.config.listen.admin).to_string(),
-                    token,
-                    Some(Box::new(loaded)),
-                )
-            }
+        let address = global.admin_address()?;
+        let token = global.token().map(|secret| secret.expose().to_owned());
+        let loaded = match &global.admin {
+            Some(_) => None,
+            None => Some(Box::new(global.load()?)),
         };
         let client = Client::new(&address, token).map_err(|e| CliError::usage(e.to_string()))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| CliError::failed("cannot start a runtime").caused_by(e))?;
+        let runtime = door::runtime()?;
         Ok(Self {
             runtime,
             client,
@@ -207,10 +181,13 @@ impl Node {
 
 fn open(loaded: &Loaded, address: &str) -> Result<Offline, CliError> {
     // Secrets that cannot be had mask nothing, and nothing here uses them.
-    let secrets: Vec<Arc<str>> = loaded
-        .secrets()
-        .map(|all| all.values().map(|s| s.expose().into()).collect())
-        .unwrap_or_default();
+    let env = config::process_env().collect();
+    let values = loaded
+        .config
+        .secrets
+        .values()
+        .filter_map(|source| config::secrets::read(source, &env).ok());
+    let secrets: Vec<Arc<str>> = values.map(|secret| secret.expose().into()).collect();
     Offline::open(Arc::new(loaded.config.clone()), &secrets).map_err(|e| match e {
         OfflineError::Nothing(data) => CliError::failed(format!(
             "no node answers at {address}, and there is no data of one"
@@ -226,16 +203,6 @@ fn open(loaded: &Loaded, address: &str) -> Result<Offline, CliError> {
             .at(loaded.config.node.data.display())
             .caused_by(other),
     })
-}
-
-/// An address to connect to: a node that listens everywhere is here, too.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 /// The error of a command for what the node, or its desk, said.
@@ -281,16 +248,6 @@ pub fn who() -> String {
 mod tests {
     use super::*;
     use crate::cli::Exit;
-
-    #[test]
-    fn a_node_that_listens_everywhere_is_asked_on_loopback() {
-        assert_eq!(
-            reachable("0.0.0.0:7070".parse().unwrap()).to_string(),
-            "127.0.0.1:7070"
-        );
-        assert_eq!(reachable("[::]:7070".parse().unwrap()).to_string(), "[::1]:7070");
-        assert_eq!(reachable("10.0.0.7:1".parse().unwrap()).to_string(), "10.0.0.7:1");
-    }
 
     #[test]
     fn wrong_usage_and_refusals_have_their_own_codes() {

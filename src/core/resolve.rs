@@ -257,7 +257,6 @@ fn text_at<'a>(json: &'a Value, pointer: &str) -> Option<Cow<'a, [u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::readable_id;
     use crate::core::types::TopicId;
 
     fn rules() -> Rules {
