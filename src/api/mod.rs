@@ -252,7 +252,7 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    /// The stable code, as in `docs/errors.md`.
+    /// The stable code, as in `docs/admin-api.md`.
     pub fn code(&self) -> &'static str {
         match self {
             ApiError::Invalid(_) => "invalid",

@@ -1,8 +1,11 @@
 //! Wiring only: builds each part of a node from its configuration, starts and stops them in order.
 
+pub mod live;
+mod offline;
 mod open;
 mod plan;
 mod run;
 
+pub use offline::{Offline, OfflineError};
 pub use open::{OpenError, Opened, open, open_log};
 pub use run::{RunError, RunOptions, Summary, run};

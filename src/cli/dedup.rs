@@ -1,7 +1,7 @@
 //! `dedup`: the store of delivered IDs.
 
 use super::listing::unexpected;
-use super::node::{Node, who};
+use super::node::{self, Node, who};
 use super::order::{self, How};
 use super::table::{Column, Table};
 use super::{CliError, Exit, Global, Out};
@@ -135,12 +135,14 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
                 },
             )
         }
-        Action::Export { file, scope } => export(global, &file, &scope.filter(&[])),
+        Action::Export { file, scope } => {
+            node::with(global, |node| export(node, global, &file, &scope.filter(&[])))
+        }
         Action::Import {
             file,
             because,
             dry_run,
-        } => import(global, &file, because, dry_run),
+        } => node::with(global, |node| import(node, global, &file, because, dry_run)),
         Action::Forget(change) => alter(global, change, |filter| Order::Forget { filter }),
         Action::Mark(change) => alter(global, change, |filter| Order::Mark { filter }),
     }
@@ -156,7 +158,7 @@ fn alter(global: &Global, change: Change, make: impl FnOnce(Filter) -> Order) ->
 }
 
 fn stats(global: &Global) -> Result<Exit, CliError> {
-    let Reply::DedupStats(stats) = Node::find(global)?.query(&Query::DedupStats)? else {
+    let Reply::DedupStats(stats) = node::with(global, |node| node.query(&Query::DedupStats))? else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);
@@ -250,7 +252,8 @@ fn print_rows(out: &mut Out, rows: &[DedupRow]) -> Result<(), CliError> {
 }
 
 fn get(global: &Global, filter: Filter) -> Result<Exit, CliError> {
-    let Reply::Dedup(Page { rows, .. }) = Node::find(global)?.query(&Query::DedupGet { filter })? else {
+    let Reply::Dedup(Page { rows, .. }) = node::with(global, |node| node.query(&Query::DedupGet { filter }))?
+    else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);
@@ -260,7 +263,7 @@ fn get(global: &Global, filter: Filter) -> Result<Exit, CliError> {
 }
 
 fn list(global: &Global, query: &Query) -> Result<Exit, CliError> {
-    let Reply::Dedup(Page { rows, more }) = Node::find(global)?.query(query)? else {
+    let Reply::Dedup(Page { rows, more }) = node::with(global, |node| node.query(query))? else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);
@@ -279,8 +282,7 @@ fn list(global: &Global, query: &Query) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn export(global: &Global, file: &Path, filter: &Filter) -> Result<Exit, CliError> {
-    let node = Node::find(global)?;
+fn export(node: &Node, global: &Global, file: &Path, filter: &Filter) -> Result<Exit, CliError> {
     if file == Path::new("-") {
         let mut out = Out::new(global);
         node.export(filter, &mut |piece| out.bytes(piece).map_err(io::Error::other))?;
@@ -307,8 +309,13 @@ fn export(global: &Global, file: &Path, filter: &Filter) -> Result<Exit, CliErro
     Ok(Exit::Done)
 }
 
-fn import(global: &Global, file: &Path, because: Option<String>, dry_run: bool) -> Result<Exit, CliError> {
-    let node = Node::find(global)?;
+fn import(
+    node: &Node,
+    global: &Global,
+    file: &Path,
+    because: Option<String>,
+    dry_run: bool,
+) -> Result<Exit, CliError> {
     let place = file.display().to_string();
     let reader: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(io::stdin().lock())

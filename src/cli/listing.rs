@@ -1,6 +1,6 @@
 //! What `dead` and `doubt` share: a list of kept messages, and one of them in full.
 
-use super::node::Node;
+use super::node;
 use super::table::{Column, Table};
 use super::{CliError, Exit, Global, Out};
 use crate::api::messages::{MessageDetail, MessageRow};
@@ -14,8 +14,7 @@ pub(super) fn unexpected() -> CliError {
 
 /// Prints a list: `query` must be one that is answered with messages.
 pub(super) fn list(global: &Global, query: &Query) -> Result<Exit, CliError> {
-    let node = Node::find(global)?;
-    let Reply::Messages(page) = node.query(query)? else {
+    let Reply::Messages(page) = node::with(global, |node| node.query(query))? else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);
@@ -72,8 +71,7 @@ pub(super) fn print(out: &mut Out, page: &Page<MessageRow>) -> Result<(), CliErr
 
 /// Prints one message in full.
 pub(super) fn show(global: &Global, query: &Query) -> Result<Exit, CliError> {
-    let node = Node::find(global)?;
-    let Reply::Detail(detail) = node.query(query)? else {
+    let Reply::Detail(detail) = node::with(global, |node| node.query(query))? else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);

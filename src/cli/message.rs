@@ -1,7 +1,7 @@
 //! `message ID`: what became of a message, everywhere.
 
 use super::listing::{one_line, unexpected};
-use super::node::Node;
+use super::node;
 use super::{CliError, Exit, Global, Out};
 use crate::api::messages::{RouteStory, Story};
 use crate::api::{Filter, Query, Reply};
@@ -27,7 +27,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         partner: args.partner,
         ..Filter::of_id(args.id)
     };
-    let Reply::Story(story) = Node::find(global)?.query(&Query::Story { filter })? else {
+    let Reply::Story(story) = node::with(global, |node| node.query(&Query::Story { filter }))? else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);

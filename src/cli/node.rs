@@ -4,13 +4,16 @@
 //! configuration; the token by SLUICEGATE_TOKEN, else `listen.token`. A folder is opened only where the address came
 //! from the configuration too: an address given by hand may belong to another machine's node.
 
-use super::{CliError, Global};
+use super::{CliError, Global, door};
 use crate::admin::{Client, ClientError};
 use crate::api::{ApiError, Filter, OrderReport, OrderRequest, PartnerTest, Query, Reply, Status};
+use crate::app::{Offline, OfflineError};
 use crate::config::{self, Loaded};
+use std::cell::{OnceCell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// A node, or what a stopped one left.
@@ -18,11 +21,23 @@ pub struct Node {
     runtime: Runtime,
     client: Client,
     /// Set where the folder may be opened if nobody answers.
-    folder: Option<Box<Loaded>>,
+    loaded: Option<Box<Loaded>>,
+    /// The folder, once it is open.
+    folder: OnceCell<Offline>,
 }
 
-/// The variable that holds the token.
-pub const TOKEN: &str = "SLUICEGATE_TOKEN";
+/// Finds the node, has `work` done with it, and closes what was opened, also where the work failed.
+///
+/// # Errors
+/// As [`Node::find`], `work`, and [`Node::close`].
+pub fn with<T>(global: &Global, work: impl FnOnce(&Node) -> Result<T, CliError>) -> Result<T, CliError> {
+    let node = Node::find(global)?;
+    let done = work(&node);
+    let closed = node.close();
+    let done = done?;
+    closed?;
+    Ok(done)
+}
 
 impl Node {
     /// Finds out where to ask; asks nothing yet.
@@ -30,71 +45,77 @@ impl Node {
     /// # Errors
     /// If neither an address nor a configuration is at hand, or they cannot be read.
     pub fn find(global: &Global) -> Result<Self, CliError> {
-        let from_env = config::process_env()
-            .find(|(name, _)| name == TOKEN)
-            .map(|(_, token)| token);
-        let (address, token, folder) = match &global.admin {
-            Some(address) => (address.clone(), from_env, None),
-            None => {
-                let loaded = config::load(&global.files(), config::process_env()).map_err(|findings| {
-                    CliError::configuration(findings).mend("or say where the node is: --admin HOST:PORT")
-                })?;
-                let token = match from_env {
-                    Some(token) => Some(token),
-                    // A token that cannot be had matters only to a node that asks for it, and that one says so.
-                    None => loaded
-                        .token()
-                        .ok()
-                        .flatten()
-                        .map(|secret| secret.expose().to_owned()),
-                };
-                (
-                    reachable(loaded.config.listen.admin).to_string(),
-                    token,
-                    Some(Box::new(loaded)),
-                )
-            }
+        let address = global.admin_address()?;
+        let token = global.token().map(|secret| secret.expose().to_owned());
+        let loaded = match &global.admin {
+            Some(_) => None,
+            None => Some(Box::new(global.load()?)),
         };
         let client = Client::new(&address, token).map_err(|e| CliError::usage(e.to_string()))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| CliError::failed("cannot start a runtime").caused_by(e))?;
+        let runtime = door::runtime()?;
         Ok(Self {
             runtime,
             client,
-            folder,
+            loaded,
+            folder: OnceCell::new(),
         })
     }
 
-    fn ask<T, F, A>(&self, live: F) -> Result<T, CliError>
+    /// Asks the node; where none answers and the folder is at hand, `stopped` asks that.
+    fn ask<T, F, A>(
+        &self,
+        live: F,
+        stopped: impl FnOnce(&Offline) -> Result<T, CliError>,
+    ) -> Result<T, CliError>
     where
         F: FnOnce(Client) -> A,
         A: Future<Output = Result<T, ClientError>>,
     {
-        self.runtime
-            .block_on(live(self.client.clone()))
-            .map_err(|e| failed(e, self.folder.is_some()))
+        if let Some(folder) = self.folder.get() {
+            return stopped(folder);
+        }
+        let error = match self.runtime.block_on(live(self.client.clone())) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let (ClientError::NotRunning { address, .. }, Some(loaded)) = (&error, &self.loaded) else {
+            return Err(failed(error, self.loaded.is_some()));
+        };
+        let folder = open(loaded, address)?;
+        stopped(self.folder.get_or_init(|| folder))
     }
 
     /// The node as it stands.
     ///
     /// # Errors
-    /// As for every method here: nobody answers, or the node says no.
+    /// As for every method here: nobody answers and the folder cannot be opened, or what was asked is refused.
     pub fn status(&self) -> Result<Status, CliError> {
-        self.ask(|client| async move { client.status().await })
+        self.ask(
+            |client| async move { client.status().await },
+            |folder| Ok(folder.status()),
+        )
     }
 
     /// Asks a question.
     pub fn query(&self, query: &Query) -> Result<Reply, CliError> {
-        let query = query.clone();
-        self.ask(|client| async move { client.query(&query).await })
+        self.ask(
+            |client| {
+                let query = query.clone();
+                async move { client.query(&query).await }
+            },
+            |folder| folder.query(query).map_err(refused),
+        )
     }
 
     /// Gives an order.
     pub fn order(&self, order: &OrderRequest) -> Result<OrderReport, CliError> {
-        let order = order.clone();
-        self.ask(|client| async move { client.order(&order).await })
+        self.ask(
+            |client| {
+                let order = order.clone();
+                async move { client.order(&order).await }
+            },
+            |folder| folder.order(order).map_err(refused),
+        )
     }
 
     /// Remembered IDs as lines of JSON, in pieces as they come.
@@ -103,25 +124,85 @@ impl Node {
         filter: &Filter,
         take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), CliError> {
-        let filter = filter.clone();
-        self.ask(|client| async move { client.export(&filter, take).await })
+        // Both ways need it, one after the other at most.
+        let take = RefCell::new(take);
+        self.ask(
+            |client| {
+                let filter = filter.clone();
+                let take = &take;
+                async move { client.export(&filter, |piece| (take.borrow_mut())(piece)).await }
+            },
+            |folder| {
+                let mut wrong = None;
+                let each = &mut |mut line: String| {
+                    line.push('\n');
+                    match (take.borrow_mut())(line.as_bytes()) {
+                        Ok(()) => ControlFlow::Continue(()),
+                        Err(e) => {
+                            wrong = Some(e);
+                            ControlFlow::Break(())
+                        }
+                    }
+                };
+                folder.export(filter, each).map_err(refused)?;
+                wrong.map_or(Ok(()), |e| Err(e.into()))
+            },
+        )
     }
 
     /// A trial connection from the node to a partner.
     pub fn test_partner(&self, partner: &str) -> Result<PartnerTest, CliError> {
         let partner = partner.to_owned();
-        self.ask(|client| async move { client.test_partner(&partner).await })
+        self.runtime
+            .block_on(self.client.test_partner(&partner))
+            .map_err(|e| match e {
+                ClientError::NotRunning { address, source } => {
+                    CliError::failed(format!("no node answers at {address}"))
+                        .mend("`check --connect` tries it from here")
+                        .caused_by(source)
+                }
+                other => failed(other, false),
+            })
+    }
+
+    /// Ends in order: a folder that was opened gets its checkpoint.
+    ///
+    /// # Errors
+    /// If the folder cannot be closed; what was reported durable is durable all the same.
+    pub fn close(self) -> Result<(), CliError> {
+        match self.folder.into_inner() {
+            Some(folder) => folder
+                .close()
+                .map_err(|e| CliError::failed("the folder was not closed in order").caused_by(e)),
+            None => Ok(()),
+        }
     }
 }
 
-/// An address to connect to: a node that listens everywhere is here, too.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
+fn open(loaded: &Loaded, address: &str) -> Result<Offline, CliError> {
+    // Secrets that cannot be had mask nothing, and nothing here uses them.
+    let env = config::process_env().collect();
+    let values = loaded
+        .config
+        .secrets
+        .values()
+        .filter_map(|source| config::secrets::read(source, &env).ok());
+    let secrets: Vec<Arc<str>> = values.map(|secret| secret.expose().into()).collect();
+    Offline::open(Arc::new(loaded.config.clone()), &secrets).map_err(|e| match e {
+        OfflineError::Nothing(data) => CliError::failed(format!(
+            "no node answers at {address}, and there is no data of one"
+        ))
+        .at(data.display())
+        .mend("start a node (`run`), import something, or say where a node is: --admin HOST:PORT"),
+        OfflineError::InUse(data) => CliError::failed(format!(
+            "a node has this folder open, but its admin port {address} does not answer"
+        ))
+        .at(data.display())
+        .mend("it may be starting or stopping; try again, or check listen.admin and --admin"),
+        other => CliError::failed("cannot open the stopped node's folder")
+            .at(loaded.config.node.data.display())
+            .caused_by(other),
+    })
 }
 
 /// The error of a command for what the node, or its desk, said.
@@ -167,16 +248,6 @@ pub fn who() -> String {
 mod tests {
     use super::*;
     use crate::cli::Exit;
-
-    #[test]
-    fn a_node_that_listens_everywhere_is_asked_on_loopback() {
-        assert_eq!(
-            reachable("0.0.0.0:7070".parse().unwrap()).to_string(),
-            "127.0.0.1:7070"
-        );
-        assert_eq!(reachable("[::]:7070".parse().unwrap()).to_string(), "[::1]:7070");
-        assert_eq!(reachable("10.0.0.7:1".parse().unwrap()).to_string(), "10.0.0.7:1");
-    }
 
     #[test]
     fn wrong_usage_and_refusals_have_their_own_codes() {

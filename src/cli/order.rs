@@ -1,7 +1,7 @@
 //! What all write verbs share: say what will be touched, ask, do it, tell what was done.
 
 use super::filter::Bulk;
-use super::node::{Node, who};
+use super::node::{self, Node, who};
 use super::{CliError, Exit, Global, Out};
 use crate::api::messages::parse_time;
 use crate::api::orders::{Expect, Order, OrderReport, OrderRequest};
@@ -35,9 +35,10 @@ impl From<&Bulk> for How {
 /// # Errors
 /// If the node cannot be asked or refuses.
 pub fn give(global: &Global, order: Order, how: &How) -> Result<Exit, CliError> {
-    let node = Node::find(global)?;
     let mut out = Out::new(global);
-    let exit = give_to(&node, &mut out, order, how, &mut ask_on_terminal)?;
+    let exit = node::with(global, |node| {
+        give_to(node, &mut out, order, how, &mut ask_on_terminal)
+    })?;
     out.finish()?;
     Ok(exit)
 }

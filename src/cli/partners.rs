@@ -1,6 +1,6 @@
 //! `partners`: list, show, test, pause and resume partners.
 
-use super::node::Node;
+use super::node;
 use super::order::{self, How};
 use super::{CliError, Exit, Global, Out, status};
 use crate::api::{Order, PartnerStatus};
@@ -93,7 +93,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
 }
 
 fn list(global: &Global) -> Result<Exit, CliError> {
-    let status = Node::find(global)?.status()?;
+    let status = node::with(global, |node| node.status())?;
     let mut out = Out::new(global);
     if out.is_json() {
         status.partners.iter().try_for_each(|p| out.object(p))?;
@@ -105,7 +105,7 @@ fn list(global: &Global) -> Result<Exit, CliError> {
 }
 
 fn show(global: &Global, name: &str) -> Result<Exit, CliError> {
-    let status = Node::find(global)?.status()?;
+    let status = node::with(global, |node| node.status())?;
     let Some(p) = status.partners.iter().find(|p| p.partner == name) else {
         let error = CliError::failed(format!("no partner `{name}`"));
         let names = status.partners.iter().map(|p| p.partner.as_str());
@@ -165,7 +165,7 @@ fn fields(p: &PartnerStatus) -> Vec<(&'static str, String)> {
 }
 
 fn test(global: &Global, name: &str) -> Result<Exit, CliError> {
-    let found = Node::find(global)?.test_partner(name)?;
+    let found = node::with(global, |node| node.test_partner(name))?;
     let mut out = Out::new(global);
     let text = match found.ok {
         true => format!(

@@ -1,7 +1,7 @@
 //! `skip`: rules that finish a key's or an ID's records without sending them.
 
 use super::listing::unexpected;
-use super::node::Node;
+use super::node;
 use super::order::{self, How};
 use super::table::{Column, Table};
 use super::{CliError, Exit, Global, Out};
@@ -100,7 +100,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
 }
 
 fn list(global: &Global) -> Result<Exit, CliError> {
-    let Reply::Skips(rules) = Node::find(global)?.query(&Query::Skips)? else {
+    let Reply::Skips(rules) = node::with(global, |node| node.query(&Query::Skips))? else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);

@@ -1,7 +1,7 @@
 //! `status`: lag by count and age, owners, limits, breakers, ETA.
 
 use super::listing::one_line;
-use super::node::Node;
+use super::node;
 use super::table::{Column, Table};
 use super::{CliError, Exit, Global, Out};
 use crate::api::status::{PartnerStatus, Status, TopicStatus};
@@ -21,7 +21,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
-    let mut status = Node::find(global)?.status()?;
+    let mut status = node::with(global, |node| node.status())?;
     narrow(&mut status, &args);
     let mut out = Out::new(global);
     if out.is_json() {

@@ -3,12 +3,12 @@
 //! ```text
 //! one part        its text, as it stands in the record
 //! several parts   their texts with `|` between them
-//! a position      `@` and the offset
-//! a value's hash  `#` and the first 16 bytes of BLAKE3 of the value, hex
+//! a value's hash  the first 16 bytes of BLAKE3 of the value, hex: a part like any other
+//! a position      the offset
 //! ```
-//! The way back is not always certain: a part may hold a `|`, or begin with `@`. So a text has several
-//! [`meanings`], each is looked for, and no two hashes meet by chance. What was cut to a bound, and a value's hash,
-//! have no way back: such messages are named by their hash.
+//! The way back is not always certain: a part may hold a `|`, or be a number. So a text has several [`meanings`],
+//! each is looked for, and no two hashes meet by chance. What was cut to a bound has no way back: such a message is
+//! named by its hash.
 
 use super::message_id::IdScope;
 use super::types::{MessageId, Offset};
@@ -27,14 +27,13 @@ pub fn join(parts: &[&[u8]]) -> Vec<u8> {
 
 /// The readable form of an ID by position.
 pub fn of_position(offset: Offset) -> String {
-    format!("@{offset}")
+    offset.to_string()
 }
 
-/// The readable form of an ID by the value's hash.
+/// The part of an ID that is the value's hash.
 pub fn of_value(value: &[u8]) -> String {
     let hash = blake3::hash(value);
-    let mut out = String::with_capacity(33);
-    out.push('#');
+    let mut out = String::with_capacity(32);
     for byte in &hash.as_bytes()[..16] {
         use std::fmt::Write;
         // Writing to a string cannot fail.
@@ -64,7 +63,7 @@ pub fn meanings(text: &str, scope: &IdScope) -> SmallVec<[(Meaning, MessageId); 
         let parts: Vec<&[u8]> = text.split(SEPARATOR).map(str::as_bytes).collect();
         out.push((Meaning::Parts, scope.id(&parts)));
     }
-    if let Some(offset) = text.strip_prefix('@').and_then(|digits| digits.parse().ok()) {
+    if let Ok(offset) = text.parse() {
         out.push((Meaning::Position, scope.position(offset)));
     }
     if let Ok(hash) = text.to_ascii_lowercase().parse() {
@@ -93,7 +92,7 @@ mod tests {
         let id = scope().id(&[b"a-1"]);
         assert!(means(&id.to_string(), id));
         assert!(means(&id.to_string().to_uppercase(), id));
-        assert_eq!(of_value(b"x").len(), 33);
+        assert_eq!(of_value(b"x").len(), 32);
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use super::expr::{Expr, ExprError, RecordScope, Vocabulary};
 use super::ledger::entry::BudgetDraw;
 use super::message_id::{IdScope, budget_by, key_hash};
+use super::readable_id;
 use super::record::Record;
 use super::turnstile::Draws;
 use super::types::{KeyHash, MessageId};
@@ -146,18 +147,18 @@ impl Resolver {
         let (id, readable) = if self.rules.id.contains(&IdSource::Position) {
             (
                 self.scope.position(record.offset),
-                Bytes::from(record.offset.to_string()),
+                Bytes::from(readable_id::of_position(record.offset)),
             )
         } else if parts.iter().all(Option::is_some) {
             let parts: Vec<&[u8]> = parts.iter().flatten().map(|p| &p[..]).collect();
-            (self.scope.id(&parts), Bytes::from(parts.join(&b'/')))
+            (self.scope.id(&parts), Bytes::from(readable_id::join(&parts)))
         } else {
             if self.rules.id_missing == IdMissing::Dead && why.is_none() {
                 why = Some("no_id: the record has no message ID".into());
             }
             (
                 self.scope.position(record.offset),
-                Bytes::from(record.offset.to_string()),
+                Bytes::from(readable_id::of_position(record.offset)),
             )
         };
         let key = match (&self.rules.key, json.as_ref()) {
@@ -233,7 +234,7 @@ fn id_part<'a>(source: &IdSource, record: &'a Record, json: Option<&'a Value>) -
         IdSource::Header(name) => Cow::Borrowed(record.headers.get(name)?),
         IdSource::Json(pointer) => text_at(json?, pointer)?,
         IdSource::Key => Cow::Borrowed(record.key.as_deref()?),
-        IdSource::Hash => Cow::Owned(blake3::hash(&record.value).as_bytes()[..16].to_vec()),
+        IdSource::Hash => Cow::Owned(readable_id::of_value(&record.value).into_bytes()),
         IdSource::Query(name) => {
             let url = url::Url::parse(std::str::from_utf8(&record.value).ok()?.trim()).ok()?;
             let value = url.query_pairs().find(|(n, _)| n == name)?.1.into_owned();

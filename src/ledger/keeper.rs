@@ -7,8 +7,9 @@
 use super::checkpoint::{self, CheckpointError};
 use super::lane::{Committed, Lane};
 use crate::core::ledger::codec;
+use crate::core::ledger::entry::Entry;
 use crate::core::ledger::fold::{FinishedState, FoldError, LaneState};
-use crate::core::types::{MessageId, RoutePartition};
+use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::dedup::{DedupError, DedupStore};
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -64,30 +65,39 @@ impl Keeper {
     /// If the ledger or the store is not what it should be: the caller must not fold on.
     pub fn fold(&self, batches: Vec<Committed>, lane: &Lane) -> Result<(), KeeperError> {
         for batch in batches {
-            let mut ops = Vec::with_capacity(batch.entries.len() / 2 + 1);
-            let upto = {
-                let Folded {
-                    state,
-                    last_entry_crc,
-                } = &mut *self.folded.lock();
-                for (i, entry) in batch.entries.iter().enumerate() {
-                    let at = batch.base + i as u64;
-                    if at >= state.next {
-                        state.apply(at, entry, &mut ops)?;
-                    }
-                }
-                if let Some(last) = batch.entries.last() {
-                    let mut bytes = Vec::with_capacity(128);
-                    codec::encode(last, &mut bytes);
-                    *last_entry_crc = checkpoint::entry_crc(&bytes);
-                }
-                state.next
-            };
-            self.store.record(&ops, upto)?;
-            self.since_checkpoint
-                .fetch_add(batch.entries.len() as u64, Ordering::Relaxed);
+            self.fold_entries(batch.base, &batch.entries)?;
             batch.folded(lane);
         }
+        Ok(())
+    }
+
+    /// Folds entries that follow each other from `base` on and are durable.
+    ///
+    /// # Errors
+    /// As [`Keeper::fold`].
+    pub fn fold_entries(&self, base: Offset, entries: &[Entry]) -> Result<(), KeeperError> {
+        let mut ops = Vec::with_capacity(entries.len() / 2 + 1);
+        let upto = {
+            let Folded {
+                state,
+                last_entry_crc,
+            } = &mut *self.folded.lock();
+            for (i, entry) in entries.iter().enumerate() {
+                let at = base + i as u64;
+                if at >= state.next {
+                    state.apply(at, entry, &mut ops)?;
+                }
+            }
+            if let Some(last) = entries.last() {
+                let mut bytes = Vec::with_capacity(128);
+                codec::encode(last, &mut bytes);
+                *last_entry_crc = checkpoint::entry_crc(&bytes);
+            }
+            state.next
+        };
+        self.store.record(&ops, upto)?;
+        self.since_checkpoint
+            .fetch_add(entries.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 

@@ -321,6 +321,24 @@ mod tests {
     }
 
     #[test]
+    fn planted_secrets_do_not_appear() {
+        use crate::config::secrets::Secret;
+        let secret = Secret::new("pl4nted-t0ken");
+        let masker = crate::core::mask::Masker::new(&[], &[secret.expose().into()]);
+        for pretty in [true, false] {
+            let text = logged(pretty, "info", |_| {
+                tracing::info!(?secret, "as a field");
+                let answer = masker.text("no such token: pl4nted-t0ken");
+                tracing::info!(answer, error = %std::io::Error::other(masker.text("?key=pl4nted-t0ken")), "masked");
+            });
+            assert!(
+                text.contains("no such token") && !text.contains("pl4nted"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn storms_are_one_line() {
         let text = logged(false, "warn", |_| {
             for _ in 0..1_000 {

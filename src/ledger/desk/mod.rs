@@ -16,6 +16,7 @@
 //!
 //! A restart in the middle: entries are written in order, each valid by itself; what was not written was not done.
 
+pub mod carry_out;
 mod dedup;
 pub mod plan;
 mod prepare;

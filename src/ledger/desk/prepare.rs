@@ -453,8 +453,6 @@ fn intended(config: &Config, topic: &str, text: &str) -> Meaning {
     let sources = config.section_of(topic).map_or(&[][..], |t| t.id.as_slice());
     match sources {
         [IdSource::Position] => Meaning::Position,
-        // A value's hash is not made from what can be typed.
-        [IdSource::Hash] => Meaning::Hash,
         [_] => Meaning::Whole,
         [] if text.parse::<MessageId>().is_ok() => Meaning::Hash,
         [] => Meaning::Whole,

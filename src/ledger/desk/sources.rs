@@ -8,7 +8,8 @@ use crate::core::ledger::entry::Entry;
 use crate::core::ledger::fold::{Finished, FinishedState};
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
-use crate::dedup::{DedupStore, IdFilter};
+use crate::dedup::IdFilter;
+use crate::ledger::keeper::Keeper;
 use crate::log::{Log, LogError, PartitionId};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -70,9 +71,11 @@ pub trait Entries: Send + Sync {
     fn input_bounds(&self, topic: &str, partition: u32) -> Option<(Offset, Offset)>;
 }
 
-impl Memory for DedupStore {
+impl Memory for Keeper {
     fn get(&self, at: RoutePartition, id: MessageId) -> Result<Option<Finished>, ApiError> {
-        DedupStore::get(self, at, id).map_err(|e| ApiError::Internal(e.to_string()))
+        self.store()
+            .get(at, id)
+            .map_err(|e| ApiError::Internal(e.to_string()))
     }
 
     fn each(
@@ -87,12 +90,13 @@ impl Memory for DedupStore {
             to: wanted.until,
             prefix: None,
         };
-        self.iterate(&filter, visit)
+        self.store()
+            .iterate(&filter, visit)
             .map_err(|e| ApiError::Internal(e.to_string()))
     }
 
     fn stats(&self) -> DedupStats {
-        let stats = DedupStore::stats(self);
+        let stats = self.store().stats();
         let buckets: Vec<BucketRow> = stats
             .buckets
             .iter()

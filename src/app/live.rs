@@ -1,0 +1,643 @@
+//! The control side of a running node: [`NodeApi`] over its keeper, desk, log and importer.
+//!
+//! Nothing here sits on an arbiter of the hot path. Questions copy what they need out of the fold and are answered on
+//! blocking threads; entries of orders go through a port of the lane that lives on the thread where [`LaneWriter`]
+//! was made. What only the actors know (requests on the wire, breakers) comes in through [`Hooks`], and what follows
+//! from an order goes out through it.
+
+use crate::admin::{Answer, Lines, NodeApi, Upload};
+use crate::api::{
+    ApiError, Filter, Health, ImportReport, ImportRequest, OrderReport, OrderRequest, PartnerTest, Query,
+    Reply, SendReply, SendRequest, Status,
+};
+use crate::clock::Clock;
+use crate::config::{Config, TopicConfig};
+use crate::core::ledger::entry::Body;
+use crate::core::ledger::fold::LaneState;
+use crate::core::types::Time;
+use crate::intake::import::{ImportError, ImportOptions, Importer};
+use crate::intake::send::{SendError, send};
+use crate::intake::{section_of, topic_spec};
+use crate::ledger::desk::carry_out::{Carrier, Counter};
+use crate::ledger::desk::{Desk, Effect, LogEntries, Standing, View};
+use crate::ledger::keeper::Keeper;
+use crate::ledger::lane::{Lane, LanePort};
+use crate::log::{Log, LogError, PartitionId};
+use crate::telemetry::Metrics;
+use crate::telemetry::logging::Logging;
+use crate::telemetry::metrics::LineResult;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Orders whose entries wait to be written; one order at a time settles, so there is hardly ever more than one.
+const WRITES: usize = 16;
+/// Lines of an export on their way to the client.
+const LINES: usize = 1_024;
+/// So often the writer looks whether its entries are folded: an operator waits, not a message.
+const FOLDED_EVERY: Duration = Duration::from_millis(1);
+/// How long an order waits for its entries. A log that takes longer is about to end the node.
+const LONGEST_WRITE: Duration = Duration::from_secs(30);
+
+/// What the actors add.
+pub trait Hooks: Send + Sync + 'static {
+    /// Adds what only they know: requests on the wire, rates, breakers, permits, connections, memory, restarts.
+    /// ETAs are made from it afterwards.
+    fn enrich(&self, status: &mut Status);
+    /// Does what follows from an order; its entries are durable and folded.
+    fn effect(&self, effect: Effect);
+    /// What stands against calling the node alive.
+    fn problems(&self) -> Vec<String>;
+    /// What stands against calling it ready: starting, draining, no room.
+    fn not_ready(&self) -> Vec<String>;
+}
+
+type Write = (Vec<Body>, oneshot::Sender<Result<(), ApiError>>);
+
+/// A way into the lane from any thread.
+#[derive(Clone, Debug)]
+pub struct LaneWriter(mpsc::Sender<Write>);
+
+impl LaneWriter {
+    /// Opens a port of the lane on the present arbiter (or system) thread. It closes with the last clone.
+    pub fn open(lane: Lane) -> Self {
+        let (writer, mut writes) = mpsc::channel::<Write>(WRITES);
+        actix_rt::spawn(async move {
+            let port = LanePort::open(lane);
+            while let Some((bodies, done)) = writes.recv().await {
+                let last = bodies
+                    .into_iter()
+                    .map(|body| port.outcome(body))
+                    .last()
+                    .unwrap_or(0);
+                port.flush();
+                let until = Instant::now() + LONGEST_WRITE;
+                while port.folded() < last && Instant::now() < until {
+                    tokio::time::sleep(FOLDED_EVERY).await;
+                }
+                let result = if port.folded() >= last {
+                    Ok(())
+                } else {
+                    Err(ApiError::Unavailable(
+                        "the ledger does not answer; whether the order was written shows when it does".into(),
+                    ))
+                };
+                // The asker may have gone away; the entries stand all the same.
+                let _ = done.send(result);
+            }
+        });
+        Self(writer)
+    }
+
+    /// Writes entries and waits, blocking, until they are durable and folded.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] if the node is ending.
+    pub fn write(&self, entries: Vec<Body>) -> Result<(), ApiError> {
+        let ending = || ApiError::Unavailable("the node is stopping".into());
+        let (done, result) = oneshot::channel();
+        self.0.blocking_send((entries, done)).map_err(|_| ending())?;
+        result.blocking_recv().map_err(|_| ending())?
+    }
+}
+
+/// What a [`LiveNode`] is made of.
+pub struct LiveParts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Its secrets, to be masked.
+    pub secrets: Vec<Arc<str>>,
+    /// The clock of the node.
+    pub clock: Clock,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The lane's partition.
+    pub lane: PartitionId,
+    /// The lane's fold and store.
+    pub keeper: Arc<Keeper>,
+    /// The way into the lane.
+    pub writer: LaneWriter,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The log lines, if this process set them up.
+    pub logging: Option<Logging>,
+    /// What the actors add.
+    pub hooks: Arc<dyn Hooks>,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct LiveNode(Arc<Inner>);
+
+struct Inner {
+    parts: LiveParts,
+    desk: Desk,
+    counter: Counter,
+    importer: Importer,
+    started: Time,
+    began: Instant,
+}
+
+impl LiveNode {
+    /// A node of these parts.
+    pub fn new(parts: LiveParts) -> Self {
+        let entries = LogEntries::new(parts.log.clone(), parts.lane);
+        let desk = Desk::new(
+            parts.keeper.clone(),
+            Arc::new(entries),
+            parts.config.clone(),
+            &parts.secrets,
+        );
+        let importer = Importer::new(parts.log.clone(), parts.config.node.data.join("spool"));
+        Self(Arc::new(Inner {
+            desk,
+            counter: Counter::default(),
+            importer,
+            started: Clock::wall(),
+            began: Instant::now(),
+            parts,
+        }))
+    }
+
+    /// Runs work that may block, away from every runtime thread.
+    fn off<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, ApiError> + Send + 'static,
+    ) -> Answer<T> {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            match tokio::task::spawn_blocking(move || work(&inner)).await {
+                Ok(result) => result,
+                Err(e) => Err(ApiError::Internal(format!("the work failed: {e}"))),
+            }
+        })
+    }
+}
+
+impl Inner {
+    fn status(&self) -> Status {
+        let standing = self.parts.keeper.with_state(Standing::of);
+        let mut status = self.desk.status(&standing, self.parts.clock.now());
+        let node = &mut status.node;
+        node.state = "running".to_owned();
+        node.pid = std::process::id();
+        node.started = Some(self.started.to_string());
+        node.uptime_s = self.began.elapsed().as_secs_f64();
+        status.ledger.since_checkpoint = self.parts.keeper.since_checkpoint();
+        let log = self.parts.log.stats();
+        status.log.commits = log.commits;
+        status.log.bytes = log.bytes;
+        status.log.sync_us = log.sync_us;
+        status.log.segments = log.segments;
+        status.log.disk_bytes = log.disk_bytes;
+        status.log.refuses = self.parts.log.refuses();
+        self.parts.hooks.enrich(&mut status);
+        for p in &mut status.partners {
+            p.eta_s = if p.paused.is_some() {
+                None
+            } else {
+                crate::api::status::eta_s(p.waiting, p.limit, p.rate)
+            };
+        }
+        status
+    }
+
+    fn view_for(&self, query: &Query) -> Result<(View, Time), ApiError> {
+        let now = self.parts.clock.now();
+        let pick = Desk::pick_for_query(query, now)?;
+        Ok((self.parts.keeper.with_state(|state| View::of(state, &pick))?, now))
+    }
+
+    fn section(&self, topic: &str) -> Result<TopicConfig, ApiError> {
+        section_of(&self.parts.config, topic).ok_or_else(|| {
+            ApiError::NotFound(format!("no section of the configuration is for topic `{topic}`"))
+        })
+    }
+
+    fn import(&self, request: &ImportRequest, file: Upload) -> Result<ImportReport, ApiError> {
+        let section = self.section(&request.topic)?;
+        let options = ImportOptions::of_request(request).map_err(ApiError::Invalid)?;
+        let spec = topic_spec(&self.parts.config, &section);
+        let mut reader = file.into_reader();
+        let report = self
+            .importer
+            .import_reader(&section, &spec, &mut reader, &options, &mut |_| {})
+            .map_err(|e| import_refused(&e))?;
+        let count = |result, n| self.parts.metrics.import_lines(&section.name, result).inc_by(n);
+        let taken = if report.known {
+            LineResult::Known
+        } else {
+            LineResult::Accepted
+        };
+        count(taken, report.accepted);
+        count(LineResult::Rejected, report.rejected);
+        Ok(report)
+    }
+
+    fn test(&self, partner: &str) -> Result<PartnerTest, ApiError> {
+        let Some(config) = self.parts.config.partners.get(partner) else {
+            return Err(ApiError::NotFound(format!("no partner `{partner}`")));
+        };
+        let mut test = PartnerTest {
+            partner: partner.to_owned(),
+            ..PartnerTest::default()
+        };
+        let parsed = url::Url::parse(&config.url).ok();
+        let target = parsed
+            .as_ref()
+            .and_then(|u| Some((u.host_str()?.to_owned(), u.port_or_known_default()?)));
+        // A host that a record fills in is no host.
+        let Some((host, port)) = target.filter(|(host, _)| !host.contains(['{', '%'])) else {
+            test.detail = "its address is known only with a record".to_owned();
+            return Ok(test);
+        };
+        test.address = format!("{host}:{port}");
+        let began = Instant::now();
+        let connect = || -> std::io::Result<()> {
+            let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+            for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
+                match TcpStream::connect_timeout(&address, config.connect_timeout) {
+                    Ok(_) => return Ok(()),
+                    Err(e) => last = e,
+                }
+            }
+            Err(last)
+        };
+        match connect() {
+            Ok(()) => {
+                test.ok = true;
+                test.detail = "a connection was made and closed; nothing was sent".to_owned();
+            }
+            Err(e) => test.detail = e.to_string(),
+        }
+        test.connect_ms = began.elapsed().as_secs_f64() * 1e3;
+        Ok(test)
+    }
+}
+
+fn log_refused(error: &LogError) -> ApiError {
+    match error {
+        LogError::NoRoom { .. } => ApiError::NoRoom(error.to_string()),
+        LogError::TooLarge { limit, .. } => ApiError::TooLarge { limit: *limit },
+        LogError::Closed => ApiError::Unavailable("the node is stopping".into()),
+        other => ApiError::Internal(other.to_string()),
+    }
+}
+
+fn import_refused(error: &ImportError) -> ApiError {
+    match error {
+        ImportError::Log(e) => log_refused(e),
+        ImportError::Write { .. } => {
+            ApiError::Internal(format!("{error}: {:?}", std::error::Error::source(error)))
+        }
+        // Everything else is about the file that was sent.
+        other => ApiError::Invalid(other.to_string()),
+    }
+}
+
+impl Carrier for Inner {
+    fn look(&self, at: &mut dyn FnMut(&LaneState)) {
+        self.parts.keeper.with_state(at);
+    }
+    fn write(&self, entries: Vec<Body>) -> Result<(), ApiError> {
+        self.parts.writer.write(entries)
+    }
+    fn effect(&self, effect: Effect) {
+        self.parts.hooks.effect(effect);
+    }
+    fn now(&self) -> Time {
+        self.parts.clock.now()
+    }
+}
+
+impl NodeApi for LiveNode {
+    fn status(&self) -> Answer<Status> {
+        self.off(|node| Ok(node.status()))
+    }
+
+    fn query(&self, query: Query) -> Answer<Reply> {
+        self.off(move |node| {
+            let (view, now) = node.view_for(&query)?;
+            node.desk.answer(&view, &query, now)
+        })
+    }
+
+    fn order(&self, order: OrderRequest) -> Answer<OrderReport> {
+        self.off(move |node| {
+            let report = node.desk.carry_out(&node.counter, node, &order)?;
+            if !order.dry_run {
+                tracing::info!(
+                    event = "order",
+                    verb = report.verb,
+                    who = order.who,
+                    why = order.why,
+                    touched = report.touched,
+                    stale = report.stale,
+                    "an operator's order was carried out"
+                );
+            }
+            Ok(report)
+        })
+    }
+
+    fn export(&self, filter: Filter) -> Answer<Lines> {
+        let node = self.0.clone();
+        let (tx, rx) = mpsc::channel(LINES);
+        tokio::task::spawn_blocking(move || {
+            let query = Query::DedupList {
+                filter: filter.clone(),
+            };
+            let result = node.view_for(&query).and_then(|(view, now)| {
+                node.desk.export(
+                    &view,
+                    &filter,
+                    now,
+                    &mut |line| match tx.blocking_send(Ok(line)) {
+                        Ok(()) => ControlFlow::Continue(()),
+                        Err(_) => ControlFlow::Break(()),
+                    },
+                )
+            });
+            if let Err(e) = result {
+                // Nobody listens any more only if the client has left.
+                let _ = tx.blocking_send(Err(e));
+            }
+        });
+        Box::pin(async move {
+            let mut rx = rx;
+            // A filter that cannot be read is an answer of its own, not a broken export.
+            match rx.recv().await {
+                Some(Err(e)) => Err(e),
+                None => Ok(rx),
+                Some(Ok(first)) => Ok(with_first(first, rx)),
+            }
+        })
+    }
+
+    fn import(&self, request: ImportRequest, file: Upload) -> Answer<ImportReport> {
+        self.off(move |node| node.import(&request, file))
+    }
+
+    fn send(&self, record: SendRequest) -> Answer<SendReply> {
+        self.off(move |node| {
+            let section = node.section(&record.topic)?;
+            let spec = topic_spec(&node.parts.config, &section);
+            send(node.parts.log.as_ref(), &section, &spec, &record).map_err(|e| match &e {
+                SendError::Log(error) => log_refused(error),
+                other => ApiError::Invalid(other.to_string()),
+            })
+        })
+    }
+
+    fn test_partner(&self, partner: String) -> Answer<PartnerTest> {
+        self.off(move |node| node.test(&partner))
+    }
+
+    fn metrics(&self) -> Answer<String> {
+        self.off(|node| {
+            node.parts.metrics.read(&node.status());
+            Ok(node.parts.metrics.encode())
+        })
+    }
+
+    fn set_log_level(&self, level: String) -> Result<(), ApiError> {
+        match &self.0.parts.logging {
+            Some(logging) => logging
+                .set_level(&level)
+                .map_err(|e| ApiError::Invalid(e.to_string())),
+            None => Err(ApiError::Conflict(
+                "this process has not set up its log lines".into(),
+            )),
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health::of(self.0.parts.hooks.problems())
+    }
+
+    fn ready(&self) -> Health {
+        Health::of(self.0.parts.hooks.not_ready())
+    }
+}
+
+/// Puts the first line back in front.
+fn with_first(first: String, mut rest: Lines) -> Lines {
+    let (tx, rx) = mpsc::channel(LINES);
+    tokio::spawn(async move {
+        let mut next = Some(Ok(first));
+        while let Some(line) = next {
+            if tx.send(line).await.is_err() {
+                break;
+            }
+            next = rest.recv().await;
+        }
+    });
+    rx
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::ledger::{Feed, LedgerActor};
+    use crate::actors::lifeline::Lifeline;
+    use crate::admin::{AdminOptions, Client, ClientError, serve};
+    use crate::api::{Order, Page};
+    use crate::app::open;
+    use crate::config::{IdSource, PartnerConfig};
+    use crate::core::ledger::entry::{Kept, Outcome, OutcomeKind, Position, RouteInfo};
+    use crate::core::message_id::{IdScope, route_id};
+    use crate::core::types::*;
+    use actix::prelude::*;
+    use parking_lot::Mutex;
+
+    #[derive(Default)]
+    struct Noting(Mutex<Vec<Effect>>);
+
+    impl Hooks for Noting {
+        fn enrich(&self, status: &mut Status) {
+            status.partners[0].rate = 10.0;
+            status.node.in_flight = 3;
+        }
+        fn effect(&self, effect: Effect) {
+            self.0.lock().push(effect);
+        }
+        fn problems(&self) -> Vec<String> {
+            Vec::new()
+        }
+        fn not_ready(&self) -> Vec<String> {
+            vec!["draining".into()]
+        }
+    }
+
+    /// A real folder, lane and folding actor behind a real admin port; only the deliveries are left out.
+    #[test]
+    fn orders_reach_the_ledger_of_a_running_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::for_test(dir.path())
+            .with_partner(PartnerConfig::new("acme", "http://127.0.0.1:1/hook"))
+            .with_topic(TopicConfig {
+                id: vec![IdSource::Json("/id".into())],
+                ..TopicConfig::new("orders", "acme")
+            });
+        config.log.segment = 1 << 20;
+        let config = Arc::new(config);
+        let clock = Clock::start();
+        let opened = open(&config, clock).unwrap();
+        let hooks = Arc::new(Noting::default());
+        System::new().block_on(async {
+            let (lane, feed) = Lane::new(
+                opened.log.clone(),
+                opened.lane,
+                opened.tenure,
+                opened.life,
+                clock,
+                Box::new(|e| panic!("{e}")),
+            );
+            let feed: Feed = Arc::new(tokio::sync::Mutex::new(feed));
+            let lifeline = Lifeline::new(|_| {});
+            LedgerActor::new(opened.keeper.clone(), lane.clone(), feed, 1_000_000, lifeline).start();
+            let writer = LaneWriter::open(lane);
+            let node = LiveNode::new(LiveParts {
+                config: config.clone(),
+                secrets: Vec::new(),
+                clock,
+                log: opened.log.clone(),
+                lane: opened.lane,
+                keeper: opened.keeper.clone(),
+                writer: writer.clone(),
+                metrics: Arc::new(Metrics::new()),
+                logging: None,
+                hooks: hooks.clone(),
+            });
+            let options = AdminOptions {
+                admin: Some(config.listen.admin),
+                ..AdminOptions::default()
+            };
+            let server = serve(options, Arc::new(node)).unwrap();
+            let client = Client::new(&server.admin().unwrap().to_string(), None).unwrap();
+
+            let topic = TopicId(5);
+            let at = RoutePartition {
+                route: route_id("orders", topic, "acme"),
+                partition: 0,
+            };
+            let id = IdScope::new("orders", topic, 0, "acme").id(&[b"a-1"]);
+            let entries = vec![
+                Body::Route(RouteInfo {
+                    route: at.route,
+                    topic: "orders".into(),
+                    topic_id: topic,
+                    partner: "acme".into(),
+                }),
+                Body::Position(Position {
+                    at,
+                    leader_epoch: 0,
+                    position: 0,
+                    finished: vec![],
+                    high_water: 0,
+                }),
+                Body::Outcome(Outcome {
+                    at,
+                    id,
+                    offset: 0,
+                    round: 1,
+                    attempts: 1,
+                    when: clock.now(),
+                    life: LifeId(1),
+                    status: 422,
+                    kind: OutcomeKind::Dead(Box::new(Kept {
+                        readable: "a-1".into(),
+                        reason: "refused: 422".into(),
+                        ..Kept::default()
+                    })),
+                }),
+            ];
+            actix_rt::task::spawn_blocking(move || writer.write(entries))
+                .await
+                .unwrap()
+                .unwrap();
+
+            let dead = Query::Dead {
+                filter: Filter::default(),
+            };
+            let Reply::Messages(Page { rows, .. }) = client.query(&dead).await.unwrap() else {
+                panic!()
+            };
+            assert_eq!(rows[0].id, "a-1");
+            let order = OrderRequest {
+                order: Order::Replay {
+                    filter: Filter::of_id("a-1"),
+                    skipped: false,
+                },
+                who: "kim".into(),
+                why: "mended".into(),
+                dry_run: false,
+                expect: None,
+            };
+            assert_eq!(client.order(&order).await.unwrap().touched, 1);
+            assert!(matches!(
+                hooks.0.lock().as_slice(),
+                [Effect::Opened { round: 2, .. }]
+            ));
+            assert_eq!(
+                client.order(&order).await.unwrap().touched,
+                0,
+                "it is folded before it is answered"
+            );
+
+            let status = client.status().await.unwrap();
+            assert_eq!(
+                (status.node.state.as_str(), status.node.in_flight),
+                ("running", 3)
+            );
+            assert_eq!(status.partners[0].eta_s, Some(0.1), "one waits, ten a second");
+
+            let record = SendRequest {
+                topic: "orders".into(),
+                value: r#"{"id":"b"}"#.into(),
+                ..SendRequest::default()
+            };
+            assert_eq!(client.send(&record).await.unwrap().offset, 0);
+            let wrong = SendRequest {
+                topic: "other".into(),
+                ..record
+            };
+            assert!(matches!(
+                client.send(&wrong).await,
+                Err(ClientError::Api(ApiError::NotFound(_)))
+            ));
+
+            let file = ImportRequest {
+                topic: "orders".into(),
+                name: "day.jsonl".into(),
+                ..ImportRequest::default()
+            };
+            let lines = || {
+                futures_util::stream::iter([Ok(bytes::Bytes::from_static(
+                    b"{\"id\":1}\n{\"id\":2}\nnonsense\n",
+                ))])
+            };
+            let report = client.import(&file, lines()).await.unwrap();
+            assert_eq!((report.accepted, report.rejected, report.known), (2, 1, false));
+            assert!(client.import(&file, lines()).await.unwrap().known);
+
+            let mut text = Vec::new();
+            let take = |piece: &[u8]| std::io::Write::write_all(&mut text, piece);
+            client.export(&Filter::default(), take).await.unwrap();
+            assert!(!client.test_partner("acme").await.unwrap().ok);
+            let wrong = Filter {
+                since: Some("yesterday".into()),
+                ..Filter::default()
+            };
+            let refused = client.export(&wrong, |_| Ok(())).await;
+            assert!(
+                matches!(refused, Err(ClientError::Api(ApiError::Invalid(_)))),
+                "{refused:?}"
+            );
+            System::current().stop();
+        });
+        opened.log.close().unwrap();
+    }
+}

@@ -1,0 +1,190 @@
+//! The folder of a stopped node, for the commands that make sense there: the same desk as in a running one, over
+//! the same lane, with nobody on the wire.
+//!
+//! The log's lock keeps a node and a command apart. What a command writes is durable before it reports; closing
+//! leaves a checkpoint, so that the next start reads little.
+
+use super::open::{OpenError, Opened, open};
+use crate::api::{ApiError, Filter, OrderReport, OrderRequest, Query, Reply, Status};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::core::ledger::codec;
+use crate::core::ledger::entry::{Body, Entry};
+use crate::core::ledger::fold::LaneState;
+use crate::core::types::Time;
+use crate::dedup::DedupError;
+use crate::ledger::desk::carry_out::{Carrier, Counter};
+use crate::ledger::desk::{Desk, Effect, LogEntries, Standing, View};
+use crate::ledger::keeper::KeeperError;
+use crate::log::{Batch, LogError};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Why a folder cannot be worked on.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// There is nothing.
+    #[error("there is no node's data in `{}`", .0.display())]
+    Nothing(PathBuf),
+    /// Another process works on it.
+    #[error("another process has `{}` open, but no admin port answers: a node that is starting or stopping, or another command", .0.display())]
+    InUse(PathBuf),
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(OpenError),
+    /// It cannot be closed in order; what was reported durable is durable.
+    #[error("cannot close the folder")]
+    Close(#[from] KeeperError),
+    /// The log cannot be closed in order.
+    #[error("cannot close the log")]
+    Log(#[from] LogError),
+}
+
+/// An open folder with a desk over it. Close it with [`Offline::close`].
+pub struct Offline {
+    opened: Opened,
+    desk: Desk,
+    clock: Clock,
+    counter: Counter,
+}
+
+impl Offline {
+    /// Opens the folder of `config.node.data`. `secrets` are masked wherever they turn up.
+    ///
+    /// # Errors
+    /// [`OfflineError`]; a folder that is not there is not made.
+    pub fn open(config: Arc<Config>, secrets: &[Arc<str>]) -> Result<Self, OfflineError> {
+        let data = config.node.data.clone();
+        if !data.join("log").is_dir() {
+            return Err(OfflineError::Nothing(data));
+        }
+        let clock = Clock::start();
+        let opened = open(&config, clock).map_err(|e| match e {
+            OpenError::Log(LogError::Locked { .. }) | OpenError::Store(DedupError::InUse { .. }) => {
+                OfflineError::InUse(data)
+            }
+            other => OfflineError::Open(other),
+        })?;
+        let entries = LogEntries::new(opened.log.clone(), opened.lane);
+        let desk = Desk::new(opened.keeper.clone(), Arc::new(entries), config, secrets);
+        Ok(Self {
+            opened,
+            desk,
+            clock,
+            counter: Counter::default(),
+        })
+    }
+
+    /// The node as it stands: nothing is on the wire.
+    pub fn status(&self) -> Status {
+        let standing = self.opened.keeper.with_state(Standing::of);
+        let mut status = self.desk.status(&standing, self.clock.now());
+        status.node.state = "stopped".to_owned();
+        status.ledger.since_checkpoint = self.opened.keeper.since_checkpoint();
+        let log = self.opened.log.stats();
+        status.log.segments = log.segments;
+        status.log.disk_bytes = log.disk_bytes;
+        status.log.refuses = self.opened.log.refuses();
+        status
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn query(&self, query: &Query) -> Result<Reply, ApiError> {
+        let now = self.clock.now();
+        let pick = Desk::pick_for_query(query, now)?;
+        let view = self.opened.keeper.with_state(|state| View::of(state, &pick))?;
+        self.desk.answer(&view, query, now)
+    }
+
+    /// Remembered IDs, one line of JSON each, as long as `take` goes on.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn export(
+        &self,
+        filter: &Filter,
+        take: &mut dyn FnMut(String) -> ControlFlow<()>,
+    ) -> Result<(), ApiError> {
+        let now = self.clock.now();
+        let pick = Desk::pick_for_query(
+            &Query::DedupList {
+                filter: filter.clone(),
+            },
+            now,
+        )?;
+        let view = self.opened.keeper.with_state(|state| View::of(state, &pick))?;
+        self.desk.export(&view, filter, now, take)
+    }
+
+    /// Carries an order out.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn order(&self, request: &OrderRequest) -> Result<OrderReport, ApiError> {
+        self.desk.carry_out(&self.counter, self, request)
+    }
+
+    /// Leaves a checkpoint and gives the folder back.
+    ///
+    /// # Errors
+    /// If it cannot be left in order; nothing that was reported is lost.
+    pub fn close(self) -> Result<(), OfflineError> {
+        self.opened.keeper.checkpoint()?;
+        self.opened.log.close()?;
+        Ok(())
+    }
+}
+
+impl Carrier for Offline {
+    fn look(&self, at: &mut dyn FnMut(&LaneState)) {
+        self.opened.keeper.with_state(at);
+    }
+
+    fn write(&self, entries: Vec<Body>) -> Result<(), ApiError> {
+        let failed =
+            |what: &dyn std::fmt::Display| ApiError::Internal(format!("cannot write the ledger: {what}"));
+        let entries: Vec<Entry> = entries
+            .into_iter()
+            .map(|body| Entry {
+                tenure: self.opened.tenure,
+                body,
+            })
+            .collect();
+        let mut batch = Batch::from_reserve();
+        let mut bytes = Vec::new();
+        for entry in &entries {
+            bytes.clear();
+            codec::encode(entry, &mut bytes);
+            batch.push(self.opened.lane, self.clock.now(), None, &bytes, &[]);
+        }
+        let (done, result) = std::sync::mpsc::sync_channel(1);
+        // The receiver waits right below.
+        self.opened
+            .log
+            .append(batch, Box::new(move |r| drop(done.send(r))));
+        let appended = result.recv().map_err(|e| failed(&e))?.map_err(|e| match e {
+            LogError::NoRoom { .. } => ApiError::NoRoom(e.to_string()),
+            other => failed(&other),
+        })?;
+        let base = appended
+            .bases
+            .first()
+            .map(|b| b.1)
+            .ok_or_else(|| failed(&"the log gave no offset"))?;
+        self.opened
+            .keeper
+            .fold_entries(base, &entries)
+            .map_err(|e| failed(&e))
+    }
+
+    // Nobody is there to act: the next start finds everything in the ledger.
+    fn effect(&self, _: Effect) {}
+
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+}

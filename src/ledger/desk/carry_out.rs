@@ -1,0 +1,66 @@
+//! An order from end to end: pick, prepare, settle part by part, write, tell. The same in a running node and on a
+//! stopped one's folder; they differ in how they write ([`Carrier`]).
+
+use super::plan::Effect;
+use super::{Desk, View};
+use crate::api::{ApiError, OrderReport, OrderRequest};
+use crate::core::ledger::entry::Body;
+use crate::core::ledger::fold::LaneState;
+use crate::core::types::Time;
+use parking_lot::Mutex;
+
+/// A lane that orders can be carried out on.
+pub trait Carrier {
+    /// Looks at the fold, briefly.
+    fn look(&self, at: &mut dyn FnMut(&LaneState));
+    /// Appends entries in one batch, and comes back when they are durable and folded.
+    ///
+    /// # Errors
+    /// If they could not be made durable; then they may or may not be there, as after a crash.
+    fn write(&self, entries: Vec<Body>) -> Result<(), ApiError>;
+    /// Does what follows from entries that are durable.
+    fn effect(&self, effect: Effect);
+    /// The present time.
+    fn now(&self) -> Time;
+}
+
+/// One order at a time: an order is settled against a fold that holds all orders before it, or two could open the
+/// same round. One of these a lane.
+#[derive(Debug, Default)]
+pub struct Counter(Mutex<()>);
+
+impl Desk {
+    /// Carries an order out, or (dry run) says what it would touch. Blocks until it is durable.
+    ///
+    /// # Errors
+    /// [`ApiError`]: it cannot be done, or not any more. What was reported durable before stays done.
+    pub fn carry_out(
+        &self,
+        counter: &Counter,
+        lane: &dyn Carrier,
+        request: &OrderRequest,
+    ) -> Result<OrderReport, ApiError> {
+        let _turn = (!request.dry_run).then(|| counter.0.lock());
+        let now = lane.now();
+        let pick = Self::pick_for_order(&request.order, now)?;
+        let mut view = Ok(View::default());
+        lane.look(&mut |state| view = View::of(state, &pick));
+        let view = view?;
+        let prepared = self.prepare(&view, request, now)?;
+        let mut report = prepared.report.clone();
+        if request.dry_run {
+            return Ok(report);
+        }
+        for part in prepared.parts() {
+            let now = lane.now();
+            let mut plan = super::Plan::default();
+            lane.look(&mut |state| plan = prepared.settle(state, now, part.clone()));
+            if !plan.entries.is_empty() {
+                lane.write(std::mem::take(&mut plan.entries))?;
+            }
+            plan.effects.into_iter().for_each(|effect| lane.effect(effect));
+            report.add(&plan.report);
+        }
+        Ok(report)
+    }
+}
