@@ -1,6 +1,6 @@
 //! Measures the dedup store with random IDs, beside the naive layout (one sled entry an ID) in the same run.
 //!
-//! `cargo run --release --example bench_dedup -- [--ids 10M] [--buckets 1] [--naive 3M] [--cache 384] [--batch 256]
+//! `cargo run --release --example bench_dedup -- [--ids 10M] [--buckets 1] [--naive 3M] [--cache 384] [--block 6144] [--batch 256]
 //! [--seconds 3] [--dir DIR] [--json]`. The cache is in MiB; it is the one of the present bucket.
 
 use sluicegate::core::ledger::fold::{Finished, FinishedState, StoreOp};
@@ -20,6 +20,7 @@ struct Options {
     buckets: u64,
     naive: u64,
     cache: u64,
+    block: usize,
     batch: usize,
     seconds: f64,
     dir: PathBuf,
@@ -41,6 +42,7 @@ fn options() -> Result<Options, Failure> {
         buckets: 1,
         naive: 3_000_000,
         cache: 384,
+        block: 6 << 10,
         batch: 256,
         seconds: 3.0,
         dir: std::env::temp_dir(),
@@ -54,6 +56,7 @@ fn options() -> Result<Options, Failure> {
             "--buckets" => o.buckets = count(&value()?)?.max(1),
             "--naive" => o.naive = count(&value()?)?,
             "--cache" => o.cache = value()?.parse()?,
+            "--block" => o.block = value()?.parse()?,
             "--batch" => o.batch = value()?.parse()?,
             "--seconds" => o.seconds = value()?.parse()?,
             "--dir" => o.dir = value()?.into(),
@@ -219,6 +222,7 @@ fn blocks(o: &Options, report: &mut Report) -> Result<(), Failure> {
     let options = DedupOptions {
         bucket: hour,
         cache: o.cache << 20,
+        block: o.block,
         ..DedupOptions::new(1)
     };
     let (store, _) = DedupStore::open(&dir, options.clone())?;
