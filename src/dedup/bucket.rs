@@ -5,7 +5,7 @@
 //! open at once.
 
 use super::block::{Block, Damage};
-use super::filter::{self, Filter, Span};
+use super::filter::{self, Filter, Probe, Span};
 use super::manifest::{RunMeta, sync_dir};
 use super::{DedupError, DedupOptions};
 use crate::core::types::{MessageId, Time};
@@ -84,7 +84,7 @@ pub(super) struct Opened {
     db: sled::Db,
     /// A handle of our own on sled's file: sled's flush is no fsync.
     file: File,
-    filters: HashMap<u32, Filter>,
+    filters: HashMap<u32, Arc<Filter>>,
     /// Blob files already synced; none before the first run was.
     synced: Mutex<Option<HashSet<OsString>>>,
 }
@@ -134,6 +134,11 @@ impl Bucket {
     /// Where its filters are kept.
     pub(super) fn filters(&self) -> PathBuf {
         self.dir.join("filters")
+    }
+
+    /// Where the filter of a group that is not full yet is kept at a close.
+    pub(super) fn part(&self) -> PathBuf {
+        self.dir.join("filters.part")
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -268,12 +273,12 @@ impl Bucket {
             |s: Span| s.first == s.last && runs.iter().any(|r| r.seq == s.first && u64::from(r.ids) == s.ids);
         opened.filters = filter::load(&self.filters(), wanted)
             .into_iter()
-            .map(|(s, f)| (s.first, f))
+            .map(|(s, f)| (s.first, Arc::new(f)))
             .collect();
         for run in &runs {
             if !opened.filters.contains_key(&run.seq) {
                 let filter = self.filter_of(&opened, run)?;
-                opened.filters.insert(run.seq, filter);
+                opened.filters.insert(run.seq, Arc::new(filter));
                 env.repaired
                     .lock()
                     .push(format!("built the filter of run {} again", run.seq));
@@ -367,18 +372,20 @@ impl Bucket {
         })
     }
 
-    /// Writes a run and makes it durable. It counts once the manifest names it.
+    /// Writes a run of so many records and makes it durable; it counts once the manifest names it. The blocks'
+    /// number is known when the last one is written.
     pub(super) fn write_run(
         &self,
         opened: &Opened,
-        run: &RunMeta,
+        mut run: RunMeta,
         blocks: impl Iterator<Item = (u16, Vec<u8>)>,
-    ) -> Result<(), DedupError> {
+    ) -> Result<RunMeta, DedupError> {
         let mut batch = sled::Batch::default();
         let mut in_batch = 0;
         for (prefix, bytes) in blocks {
             batch.insert(&key(run.seq, prefix), bytes);
             in_batch += 1;
+            run.blocks += 1;
             if in_batch == BATCH {
                 let full = std::mem::take(&mut batch);
                 self.guarded(|| opened.db.apply_batch(full))?;
@@ -387,10 +394,11 @@ impl Bucket {
         }
         self.guarded(|| {
             opened.db.apply_batch(batch)?;
-            opened.db.insert(run.seq.to_be_bytes(), &run_head(run)[..])?;
+            opened.db.insert(run.seq.to_be_bytes(), &run_head(&run)[..])?;
             opened.db.flush()
         })?;
-        self.sync(opened).map_err(self.io("sync"))
+        self.sync(opened).map_err(self.io("sync"))?;
+        Ok(run)
     }
 
     fn sync(&self, opened: &Opened) -> io::Result<()> {
@@ -436,7 +444,7 @@ impl Bucket {
     }
 
     /// Takes up a run that the manifest names, with its filter.
-    pub(super) fn add_run(&self, run: RunMeta, filter: Filter) {
+    pub(super) fn add_run(&self, run: RunMeta, filter: Arc<Filter>) {
         if let Slot::Open(opened) = &mut *self.slot.write() {
             opened.filters.insert(run.seq, filter);
         }
@@ -454,8 +462,8 @@ impl Bucket {
     }
 
     /// Whether the run's own filter lets this ID through.
-    pub(super) fn may_hold(&self, opened: &Opened, run: u32, id: &MessageId) -> bool {
-        opened.filters.get(&run).is_none_or(|f| f.may_hold(id))
+    pub(super) fn may_hold(&self, opened: &Opened, run: u32, probe: &Probe) -> bool {
+        opened.filters.get(&run).is_none_or(|f| f.may_hold(probe))
     }
 
     /// Gives every block of a run to `visit`, in order of IDs.
@@ -485,8 +493,8 @@ impl Bucket {
 
     /// Builds a run's filter from its blocks.
     pub(super) fn filter_of(&self, opened: &Opened, run: &RunMeta) -> Result<Filter, DedupError> {
-        let mut filter = Filter::for_ids(u64::from(run.ids));
-        self.add_to_filter(opened, run, &mut filter)?;
+        let filter = Filter::for_ids(u64::from(run.ids));
+        self.add_to_filter(opened, run, &filter)?;
         Ok(filter)
     }
 
@@ -495,11 +503,11 @@ impl Bucket {
         &self,
         opened: &Opened,
         run: &RunMeta,
-        filter: &mut Filter,
+        filter: &Filter,
     ) -> Result<(), DedupError> {
         let mut ids = 0u64;
         self.each_block(opened, run, |block| {
-            (0..block.len()).for_each(|i| filter.add(&block.id(i)));
+            (0..block.len()).for_each(|i| filter.add(&Probe::of(&block.id(i))));
             ids += block.len() as u64;
             Ok(())
         })?;
@@ -517,7 +525,7 @@ impl Bucket {
     /// Bytes of its runs' filters in memory.
     pub(super) fn run_filter_bytes(&self) -> u64 {
         match &*self.slot.read() {
-            Slot::Open(opened) => opened.filters.values().map(Filter::bytes).sum(),
+            Slot::Open(opened) => opened.filters.values().map(|f| f.bytes()).sum(),
             _ => 0,
         }
     }

@@ -17,6 +17,8 @@ use crate::core::types::MessageId;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Bits of a filter for each ID it is made for.
 pub(super) const BITS_PER_ID: u64 = 12;
@@ -24,12 +26,12 @@ const MAGIC: u32 = u32::from_le_bytes(*b"SGF1");
 const HEAD: usize = 4 + 4 + 4 + 8 + 4 + 4;
 
 /// 256 bits that lie in one cache line.
-#[derive(Clone, Copy, Default, PartialEq, Debug)]
+#[derive(Default)]
 #[repr(align(32))]
-struct Block([u64; 4]);
+struct Block([AtomicU64; 4]);
 
-/// A set of IDs that may say "perhaps" of one that is not in it, and never "no" of one that is.
-#[derive(Clone, PartialEq, Debug)]
+/// A set of IDs that may say "perhaps" of one that is not in it, and never "no" of one that is. One thread may add
+/// while others ask: an ID is there for whoever learns of it after it was added.
 pub(super) struct Filter {
     blocks: Box<[Block]>,
 }
@@ -41,11 +43,26 @@ pub(super) fn mix(id: &MessageId) -> u64 {
     h ^ (h >> 29)
 }
 
-#[inline]
-fn masks(id: &MessageId, hash: u64) -> [u64; 4] {
-    let h = (id.tail() ^ hash.rotate_left(32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    let bits = |at: u32| (1u64 << ((h >> at) & 63)) | (1u64 << ((h >> (at + 6)) & 63));
-    [bits(16), bits(28), bits(40), bits(52)]
+/// What a filter asks of an ID, worked out once for all filters.
+#[derive(Clone, Copy)]
+pub(super) struct Probe {
+    /// [`mix`] of the ID.
+    pub hash: u64,
+    masks: [u64; 4],
+}
+
+impl Probe {
+    /// The probe of an ID.
+    #[inline]
+    pub(super) fn of(id: &MessageId) -> Self {
+        let hash = mix(id);
+        let h = (id.tail() ^ hash.rotate_left(32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let bits = |at: u32| (1u64 << ((h >> at) & 63)) | (1u64 << ((h >> (at + 6)) & 63));
+        Self {
+            hash,
+            masks: [bits(16), bits(28), bits(40), bits(52)],
+        }
+    }
 }
 
 impl Filter {
@@ -53,8 +70,13 @@ impl Filter {
     pub(super) fn for_ids(ids: u64) -> Self {
         let blocks = (ids * BITS_PER_ID).div_ceil(256).clamp(1, u64::from(u32::MAX));
         Self {
-            blocks: vec![Block::default(); blocks as usize].into_boxed_slice(),
+            blocks: (0..blocks).map(|_| Block::default()).collect(),
         }
+    }
+
+    /// How many IDs it is made for.
+    pub(super) fn room(&self) -> u64 {
+        self.blocks.len() as u64 * 256 / BITS_PER_ID
     }
 
     /// Bytes it holds in memory.
@@ -67,24 +89,21 @@ impl Filter {
         ((u128::from(hash) * self.blocks.len() as u128) >> 64) as usize
     }
 
-    /// Adds an ID.
+    /// Adds an ID. Only one thread at a time may do that, or bits get lost.
     #[inline]
-    pub(super) fn add(&mut self, id: &MessageId) {
-        let hash = mix(id);
-        let at = self.index(hash);
-        for (word, mask) in self.blocks[at].0.iter_mut().zip(masks(id, hash)) {
-            *word |= mask;
+    pub(super) fn add(&self, probe: &Probe) {
+        for (word, mask) in self.blocks[self.index(probe.hash)].0.iter().zip(probe.masks) {
+            word.store(word.load(Relaxed) | mask, Relaxed);
         }
     }
 
     /// False: the ID was certainly never added.
     #[inline]
-    pub(super) fn may_hold(&self, id: &MessageId) -> bool {
-        let hash = mix(id);
-        let words = &self.blocks[self.index(hash)].0;
-        let m = masks(id, hash);
+    pub(super) fn may_hold(&self, probe: &Probe) -> bool {
+        let words = &self.blocks[self.index(probe.hash)].0;
+        let missing = |i: usize| !words[i].load(Relaxed) & probe.masks[i];
         // Without early exits: look-ups of a batch overlap in the processor only while no branch is mispredicted.
-        ((!words[0] & m[0]) | (!words[1] & m[1]) | (!words[2] & m[2]) | (!words[3] & m[3])) == 0
+        (missing(0) | missing(1) | missing(2) | missing(3)) == 0
     }
 }
 
@@ -111,22 +130,31 @@ fn head(span: Span, blocks: u32) -> [u8; HEAD - 4] {
 
 /// Appends a filter to the file of its bucket. Not synced: what is lost is built again.
 pub(super) fn append(path: &Path, span: Span, filter: &Filter) -> io::Result<()> {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)?
+        .write_all(&frame(span, filter))
+}
+
+/// Replaces the file by this one filter.
+pub(super) fn replace(path: &Path, span: Span, filter: &Filter) -> io::Result<()> {
+    std::fs::write(path, frame(span, filter))
+}
+
+fn frame(span: Span, filter: &Filter) -> Vec<u8> {
     let head = head(span, filter.blocks.len() as u32);
     let mut frame = Vec::with_capacity(HEAD + filter.blocks.len() * 32);
     frame.extend_from_slice(&head);
     frame.extend_from_slice(&[0; 4]);
     for block in &filter.blocks {
-        for word in block.0 {
-            frame.extend_from_slice(&word.to_le_bytes());
+        for word in &block.0 {
+            frame.extend_from_slice(&word.load(Relaxed).to_le_bytes());
         }
     }
     let crc = crc32c::crc32c_append(crc32c::crc32c(&head), &frame[HEAD..]);
     frame[HEAD - 4..HEAD].copy_from_slice(&crc.to_le_bytes());
-    File::options()
-        .create(true)
-        .append(true)
-        .open(path)?
-        .write_all(&frame)
+    frame
 }
 
 /// Reads the filters that `wanted` asks for. Ends, without an error, at the first frame that cannot be one; leaves
@@ -169,13 +197,12 @@ pub(super) fn load(path: &Path, mut wanted: impl FnMut(Span) -> bool) -> Vec<(Sp
             continue;
         }
         let words = |block: &[u8]| {
-            let mut out = Block::default();
-            for (word, bytes) in out.0.iter_mut().zip(block.chunks_exact(8)) {
+            let word = |at: usize| {
                 let mut b = [0; 8];
-                b.copy_from_slice(bytes);
-                *word = u64::from_le_bytes(b);
-            }
-            out
+                b.copy_from_slice(&block[at * 8..at * 8 + 8]);
+                AtomicU64::new(u64::from_le_bytes(b))
+            };
+            Block(std::array::from_fn(word))
         };
         found.push((
             span,
@@ -191,20 +218,20 @@ pub(super) fn load(path: &Path, mut wanted: impl FnMut(Span) -> bool) -> Vec<(Sp
 mod tests {
     use super::*;
 
-    fn id(n: u64) -> MessageId {
+    fn probe(n: u64) -> Probe {
         let mut out = [0; 16];
         let mut random = fastrand::Rng::with_seed(n);
         random.fill(&mut out);
-        MessageId(out)
+        Probe::of(&MessageId(out))
     }
 
     #[test]
     fn holds_all_that_was_added_and_lets_few_others_through() {
-        let mut filter = Filter::for_ids(50_000);
-        (0..50_000).for_each(|n| filter.add(&id(n)));
-        assert!((0..50_000).all(|n| filter.may_hold(&id(n))));
+        let filter = Filter::for_ids(50_000);
+        (0..50_000).for_each(|n| filter.add(&probe(n)));
+        assert!((0..50_000).all(|n| filter.may_hold(&probe(n))));
         let wrong = (1_000_000..1_100_000)
-            .filter(|&n| filter.may_hold(&id(n)))
+            .filter(|&n| filter.may_hold(&probe(n)))
             .count();
         assert!(wrong < 1_200, "{wrong} of 100000 absent IDs were let through");
     }
@@ -213,8 +240,8 @@ mod tests {
     fn comes_back_from_its_file_and_damage_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("filters");
-        let mut filter = Filter::for_ids(100);
-        filter.add(&id(1));
+        let filter = Filter::for_ids(100);
+        filter.add(&probe(1));
         let spans = [
             Span {
                 first: 1,
@@ -230,14 +257,23 @@ mod tests {
         for span in spans {
             append(&path, span, &filter).unwrap();
         }
-        let all = load(&path, |_| true);
-        assert_eq!(all, vec![(spans[0], filter.clone()), (spans[1], filter.clone())]);
-        assert_eq!(load(&path, |s| s.first == 2), vec![(spans[1], filter.clone())]);
+        let read = |wanted: fn(Span) -> bool| -> Vec<Span> {
+            let same = |f: &Filter| frame(spans[0], f) == frame(spans[0], &filter);
+            load(&path, wanted)
+                .into_iter()
+                .filter(|(_, f)| same(f))
+                .map(|(s, _)| s)
+                .collect()
+        };
+        assert_eq!(read(|_| true), spans);
+        assert_eq!(read(|s| s.first == 2), spans[1..]);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[HEAD + 1] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(load(&path, |_| true), vec![(spans[1], filter)]);
+        assert_eq!(read(|_| true), spans[1..]);
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        assert_eq!(load(&path, |_| true), vec![]);
+        assert_eq!(read(|_| true), []);
+        replace(&path, spans[1], &filter).unwrap();
+        assert_eq!(read(|_| true), spans[1..]);
     }
 }

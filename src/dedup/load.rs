@@ -160,7 +160,11 @@ fn load_groups(
         (runs.iter().map(|r| u64::from(r.ids)).sum::<u64>() == s.ids).then_some((first, last))
     };
     let mut found: HashMap<usize, (usize, Filter)> = HashMap::new();
-    for (s, filter) in filter::load(&bucket.filters(), |s| s.first != s.last && span(s).is_some()) {
+    let whole = |s: filter::Span| s.first != s.last && span(s).is_some();
+    for (s, filter) in filter::load(&bucket.part(), whole)
+        .into_iter()
+        .chain(filter::load(&bucket.filters(), whole))
+    {
         if let Some((first, last)) = span(s) {
             found.insert(first, (last, filter));
         }

@@ -13,6 +13,7 @@
 
 use crate::core::types::{Offset, Time};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -56,6 +57,15 @@ pub(super) struct BucketMeta {
 }
 
 impl BucketMeta {
+    /// Takes up a run with its records by state and by route.
+    pub(super) fn add(&mut self, run: RunMeta, states: [u64; STATES], mut routes: BTreeMap<u32, u64>) {
+        self.runs.push(run);
+        self.states.iter_mut().zip(states).for_each(|(all, n)| *all += n);
+        self.routes
+            .iter()
+            .for_each(|&(route, n)| *routes.entry(route).or_default() += n);
+        self.routes = routes.into_iter().collect();
+    }
     /// Records in all runs.
     pub(super) fn records(&self) -> u64 {
         self.runs.iter().map(|r| u64::from(r.ids)).sum()

@@ -107,10 +107,10 @@ impl Memtable {
         }
     }
 
-    /// The newest record of this ID.
+    /// The newest record of this ID, whose [`mix`] is given.
     #[inline]
-    pub(super) fn get(&self, id: &MessageId) -> Option<Row<'_>> {
-        let at = self.index.find(mix(id), |&i| self.recs[i as usize].id == *id)?;
+    pub(super) fn get(&self, id: &MessageId, hash: u64) -> Option<Row<'_>> {
+        let at = self.index.find(hash, |&i| self.recs[i as usize].id == *id)?;
         Some(self.row(&self.recs[*at as usize]))
     }
 

@@ -5,10 +5,9 @@
 //! refuses everything after its first error.
 
 use super::block::{Row, encode};
-use super::bucket::prefix;
-use super::filter::{self, Filter, Span};
+use super::bucket::{Bucket, prefix};
+use super::filter::{self, Filter, Probe, Span};
 use super::manifest::{self, BucketMeta, RunMeta, STATES};
-use super::memtable::Memtable;
 use super::store::{Shared, io_error};
 use super::view::{BucketView, Group, Mem, View};
 use super::{DedupError, tail};
@@ -19,17 +18,49 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Runs of one group. More make its filter larger at once; fewer leave more filters to ask.
-pub(super) const GROUP: usize = 8;
+/// Runs of one group. More leave fewer filters to ask, and make a group's filter larger while it is not full.
+pub(super) const GROUP: usize = 16;
 /// Bytes a record takes in a block, about, without its readable ID.
 const RECORD: usize = 26;
 
-/// The group that is being filled: look-ups ask its runs one by one until it is whole.
+/// The group that takes new runs. From its second run on, look-ups ask its filter.
 struct Growing {
-    bucket: u32,
+    bucket: Arc<Bucket>,
+    /// Oldest first.
     runs: Vec<RunMeta>,
-    filter: Filter,
+    filter: Arc<Filter>,
     room: u64,
+}
+
+impl Growing {
+    fn new(bucket: Arc<Bucket>, room: u64) -> Self {
+        Self {
+            bucket,
+            runs: Vec::new(),
+            filter: Arc::new(Filter::for_ids(room)),
+            room,
+        }
+    }
+
+    fn ids(&self) -> u64 {
+        self.runs.iter().map(|r| u64::from(r.ids)).sum()
+    }
+
+    fn span(&self) -> Option<Span> {
+        let (first, last) = (self.runs.first()?, self.runs.last()?);
+        (first.seq != last.seq).then(|| Span {
+            first: first.seq,
+            last: last.seq,
+            ids: self.ids(),
+        })
+    }
+
+    fn group(&self) -> Group {
+        Group {
+            filter: self.filter.clone(),
+            runs: self.runs.iter().rev().copied().collect(),
+        }
+    }
 }
 
 /// Starts the thread.
@@ -50,6 +81,10 @@ pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
                     mem.bucket.close();
                 }
                 finish(&shared, &mem, error, began.elapsed());
+            }
+            // Saves building it again from the blocks; what cannot be written is built again.
+            if let Some((growing, span)) = growing.as_ref().and_then(|g| Some((g, g.span()?))) {
+                let _ = filter::replace(&growing.bucket.part(), span, &growing.filter);
             }
         })
 }
@@ -101,46 +136,33 @@ fn finish(shared: &Shared, mem: &Arc<Mem>, error: Option<String>, took: Duration
 
 fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Result<(), DedupError> {
     let table = mem.table.read();
+    let bucket = &mem.bucket;
     let order = table.sorted();
-    let mut filter = Filter::for_ids(order.len() as u64);
-    let mut states = [0u64; STATES];
-    let mut routes: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut last = (u32::MAX, 0u64);
-    for &place in &order {
-        let row = table.at(place);
-        filter.add(&row.id);
-        states[usize::from(row.state).min(STATES - 1)] += 1;
-        if row.route != last.0 {
-            *routes.entry(last.0).or_default() += last.1;
-            last = (row.route, 0);
-        }
-        last.1 += 1;
-    }
-    *routes.entry(last.0).or_default() += last.1;
-    routes.remove(&u32::MAX);
+    let group = take_into(shared, bucket, growing, order.len() as u64);
+    let filter = Arc::new(Filter::for_ids(order.len() as u64));
     let bits = bits_for(
         order.len() * RECORD + table.text_bytes(),
         shared.env.options.block,
     );
-    let blocks = block_count(&table, &order, bits);
     let run = RunMeta {
         seq: mem.run,
         bits,
-        blocks,
+        blocks: 0,
         ids: order.len() as u32,
     };
-    let bucket = &mem.bucket;
-    bucket.with(&shared.env, |opened| {
-        bucket.write_run(
-            opened,
-            &run,
-            Blocks {
-                table: &table,
-                order: &order,
-                bits,
-            },
-        )
-    })?;
+    let mut blocks = Blocks {
+        rows: order.iter().map(|&place| table.at(place)),
+        next: None,
+        bits,
+        block: Vec::new(),
+        filters: [&filter, &group.filter],
+        states: [0; STATES],
+        routes: BTreeMap::new(),
+        route: (0, 0),
+    };
+    let run = bucket.with(&shared.env, |opened| bucket.write_run(opened, run, &mut blocks))?;
+    let run = run.ok_or(DedupError::NoBucket(bucket.id))?;
+    let (states, routes) = blocks.counts();
     let span = Span {
         first: run.seq,
         last: run.seq,
@@ -149,6 +171,7 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
     // Without it the filter is built again at the next opening: not worth failing for.
     let _ = filter::append(&bucket.filters(), span, &filter);
     let upto = table.upto;
+    drop(table);
 
     {
         let mut manifest = shared.manifest.lock();
@@ -157,41 +180,39 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
         next.next_run = next.next_run.max(run.seq + 1);
         next.next_bucket = next.next_bucket.max(bucket.id + 1);
         next.routes = shared.routes.read().to_manifest();
+        let (from, to) = (bucket.from.0, bucket.to.0);
         if next.buckets.last().is_none_or(|b| b.id != bucket.id) {
+            let (states, routes, runs) = ([0; STATES], Vec::new(), Vec::new());
             next.buckets.push(BucketMeta {
                 id: bucket.id,
-                from: bucket.from.0,
-                to: bucket.to.0,
-                runs: Vec::new(),
-                states: [0; STATES],
-                routes: Vec::new(),
+                from,
+                to,
+                runs,
+                states,
+                routes,
             });
         }
         if let Some(meta) = next.buckets.last_mut() {
-            meta.runs.push(run);
-            meta.states.iter_mut().zip(states).for_each(|(all, n)| *all += n);
-            let known = std::mem::take(&mut meta.routes);
-            known
-                .into_iter()
-                .for_each(|(route, n)| *routes.entry(route).or_default() += n);
-            meta.routes = routes.into_iter().collect();
+            meta.add(run, states, routes);
         }
         manifest::store(&shared.dir, &next).map_err(io_error("write the manifest in", &shared.dir))?;
         *manifest = next;
     }
     shared.durable.fetch_max(upto, Ordering::Release);
-    grow(shared, mem, growing, &run, &table, &order);
-    drop(table);
     bucket.add_run(run, filter.clone());
-    publish(
-        shared,
-        mem,
+    group.runs.push(run);
+    group.room = group.room.saturating_sub(u64::from(run.ids));
+    let full = group.runs.len() == GROUP;
+    let seen = if group.runs.len() == 1 {
         Group {
-            filter: Arc::new(filter),
+            filter,
             runs: vec![run],
-        },
-    );
-    if growing.as_ref().is_some_and(|g| g.runs.len() == GROUP) {
+        }
+    } else {
+        group.group()
+    };
+    publish(shared, mem, seen);
+    if full {
         seal(shared, growing.take());
     }
     // A tail that stays behind is not read again: its run number is past.
@@ -218,66 +239,74 @@ fn bits_for(bytes: usize, block: usize) -> u8 {
     blocks.next_power_of_two().trailing_zeros().min(16) as u8
 }
 
-fn block_count(table: &Memtable, order: &[u32], bits: u8) -> u32 {
-    let mut last = None;
-    let mut blocks = 0;
-    for &place in order {
-        let this = prefix(&table.at(place).id, bits);
-        blocks += u32::from(last != Some(this));
-        last = Some(this);
-    }
-    blocks
-}
-
-/// The blocks of a sorted table.
-struct Blocks<'a> {
-    table: &'a Memtable,
-    order: &'a [u32],
+/// The blocks of a sorted table; fills its filters and counts its records on the way, since each record is fetched
+/// from memory only once.
+struct Blocks<'a, I> {
+    rows: I,
+    /// The first row of the next block.
+    next: Option<Row<'a>>,
     bits: u8,
+    /// Rows of the block at hand.
+    block: Vec<Row<'a>>,
+    filters: [&'a Filter; 2],
+    states: [u64; STATES],
+    routes: BTreeMap<u32, u64>,
+    /// The route at hand and its count: neighbours are mostly of the same.
+    route: (u32, u64),
 }
 
-impl Iterator for Blocks<'_> {
+impl<'a, I: Iterator<Item = Row<'a>>> Iterator for Blocks<'a, I> {
     type Item = (u16, Vec<u8>);
     fn next(&mut self) -> Option<(u16, Vec<u8>)> {
-        let first = prefix(&self.table.at(*self.order.first()?).id, self.bits);
-        let same = |&&place: &&u32| prefix(&self.table.at(place).id, self.bits) == first;
-        let rows: Vec<Row<'_>> = self
-            .order
-            .iter()
-            .take_while(same)
-            .map(|&p| self.table.at(p))
-            .collect();
-        self.order = &self.order[rows.len()..];
-        Some((first, encode(&rows)))
+        self.block.clear();
+        let first = match self.next.take() {
+            Some(row) => row,
+            None => self.rows.next()?,
+        };
+        let number = prefix(&first.id, self.bits);
+        self.block.push(first);
+        for row in self.rows.by_ref() {
+            if prefix(&row.id, self.bits) != number {
+                self.next = Some(row);
+                break;
+            }
+            self.block.push(row);
+        }
+        for row in &self.block {
+            let probe = Probe::of(&row.id);
+            self.filters.iter().for_each(|f| f.add(&probe));
+            self.states[usize::from(row.state).min(STATES - 1)] += 1;
+            if row.route != self.route.0 {
+                *self.routes.entry(self.route.0).or_default() += self.route.1;
+                self.route = (row.route, 0);
+            }
+            self.route.1 += 1;
+        }
+        Some((number, encode(&self.block)))
     }
 }
 
-/// Adds a run to the group that is being filled.
-fn grow(
+impl<'a, I> Blocks<'a, I> {
+    fn counts(mut self) -> ([u64; STATES], BTreeMap<u32, u64>) {
+        *self.routes.entry(self.route.0).or_default() += self.route.1;
+        self.routes.retain(|_, n| *n > 0);
+        (self.states, self.routes)
+    }
+}
+
+/// The group that takes a run of so many records of this bucket.
+fn take_into<'a>(
     shared: &Shared,
-    mem: &Mem,
-    growing: &mut Option<Growing>,
-    run: &RunMeta,
-    table: &Memtable,
-    order: &[u32],
-) {
-    let fits =
-        |g: &Growing| g.bucket == mem.bucket.id && g.room >= u64::from(run.ids) && g.runs.len() < GROUP;
+    bucket: &Arc<Bucket>,
+    growing: &'a mut Option<Growing>,
+    ids: u64,
+) -> &'a mut Growing {
+    let fits = |g: &Growing| g.bucket.id == bucket.id && g.room >= ids && g.runs.len() < GROUP;
     if growing.as_ref().is_some_and(|g| !fits(g)) {
         seal(shared, growing.take());
     }
-    let room = (shared.env.options.memtable.max(order.len()) * GROUP) as u64;
-    let group = growing.get_or_insert_with(|| Growing {
-        bucket: mem.bucket.id,
-        runs: Vec::new(),
-        filter: Filter::for_ids(room),
-        room,
-    });
-    order
-        .iter()
-        .for_each(|&place| group.filter.add(&table.at(place).id));
-    group.room = group.room.saturating_sub(u64::from(run.ids));
-    group.runs.push(*run);
+    let room = (shared.env.options.memtable as u64).max(ids) * GROUP as u64;
+    growing.get_or_insert_with(|| Growing::new(bucket.clone(), room))
 }
 
 /// Lets look-ups ask the run instead of its table.
@@ -285,111 +314,108 @@ fn publish(shared: &Shared, mem: &Arc<Mem>, group: Group) {
     let mut view = shared.view.write();
     let mut next = View::clone(&view);
     next.mems.retain(|m| m.run != mem.run);
-    match next.buckets.first_mut() {
-        Some(newest) if newest.bucket.id == mem.bucket.id => newest.groups.insert(0, group),
-        _ => next.buckets.insert(
+    if next.buckets.first().is_none_or(|b| b.bucket.id != mem.bucket.id) {
+        next.buckets.insert(
             0,
             BucketView {
                 bucket: mem.bucket.clone(),
-                groups: vec![group],
+                groups: Vec::new(),
             },
-        ),
+        );
     }
+    put_group(&mut next.buckets[0], group);
     *view = Arc::new(next);
 }
 
-/// Puts a group's filter in the place of its runs', for look-ups and in the file.
+/// Puts a group in the place of those of its runs.
+fn put_group(bucket: &mut BucketView, group: Group) {
+    let (Some(last), Some(first)) = (group.runs.first(), group.runs.last()) else {
+        return;
+    };
+    let span = first.seq..=last.seq;
+    let inside = |g: &Group| g.runs.iter().all(|r| span.contains(&r.seq));
+    let at = bucket.groups.iter().position(inside).unwrap_or(0);
+    bucket.groups.retain(|g| !inside(g));
+    bucket.groups.insert(at, group);
+}
+
+/// Ends a group: its filter goes into the file, and is made smaller first if it is mostly empty (its bucket is
+/// over).
 fn seal(shared: &Shared, growing: Option<Growing>) {
-    let Some(Growing {
-        bucket,
-        mut runs,
-        filter,
-        ..
-    }) = growing
-    else {
-        return;
-    };
-    let (Some(first), Some(last)) = (runs.first().copied(), runs.last().copied()) else {
-        return;
-    };
-    if runs.len() < 2 {
-        return;
-    }
-    let ids = runs.iter().map(|r| u64::from(r.ids)).sum();
-    let seen = shared
-        .view
-        .read()
-        .buckets
-        .iter()
-        .find(|b| b.bucket.id == bucket)
-        .map(|b| b.bucket.clone());
-    let Some(seen) = seen else { return };
-    // As for single runs: what the file lacks is built again.
-    let _ = filter::append(
-        &seen.filters(),
-        Span {
-            first: first.seq,
-            last: last.seq,
-            ids,
-        },
-        &filter,
-    );
-    runs.reverse();
-    let mut view = shared.view.write();
-    let mut next = View::clone(&view);
-    let Some(seen) = next.buckets.iter_mut().find(|b| b.bucket.id == bucket) else {
-        return;
-    };
-    let inside = |g: &Group| g.runs.iter().all(|r| (first.seq..=last.seq).contains(&r.seq));
-    let Some(at) = seen.groups.iter().position(inside) else {
-        return;
-    };
-    seen.groups.retain(|g| !inside(g));
-    seen.groups.insert(
-        at,
-        Group {
-            filter: Arc::new(filter),
-            runs,
-        },
-    );
-    *view = Arc::new(next);
-}
-
-/// After an opening: goes on with the group that was being filled, from the runs' blocks.
-fn adopt(shared: &Shared) -> Option<Growing> {
-    let view = shared.view.read().clone();
-    let newest = view.buckets.first()?;
-    let mut runs: Vec<RunMeta> = newest
-        .groups
-        .iter()
-        .take_while(|g| g.runs.len() == 1)
-        .take(GROUP - 1)
-        .map(|g| g.runs[0])
-        .collect();
-    runs.reverse();
-    let ids: u64 = runs.iter().map(|r| u64::from(r.ids)).sum();
-    let room = (shared.env.options.memtable * GROUP) as u64;
-    if runs.is_empty() || ids > room {
-        return None;
-    }
-    let mut filter = Filter::for_ids(room);
-    let bucket = &newest.bucket;
-    // One run at a time: a look-up that must open the folder does not wait for all of them. If one cannot be
-    // read, its runs stay as they are, asked one by one.
-    for run in &runs {
-        let added = catch_unwind(AssertUnwindSafe(|| {
-            bucket.with(&shared.env, |opened| {
-                bucket.add_to_filter(opened, run, &mut filter)
-            })
-        }));
-        if !matches!(added, Ok(Ok(Some(())))) || shared.queue.lock().stop {
-            return None;
+    let Some(mut growing) = growing else { return };
+    let Some(span) = growing.span() else { return };
+    if growing.filter.room() > span.ids * 2 {
+        let fitting = Filter::for_ids(span.ids);
+        if add_runs(shared, &growing.bucket, &growing.runs, &fitting) {
+            growing.filter = Arc::new(fitting);
+            show(shared, &growing);
         }
     }
-    Some(Growing {
-        bucket: bucket.id,
-        runs,
-        filter,
-        room: room - ids,
+    // As for single runs: what the file lacks is built again.
+    let _ = filter::append(&growing.bucket.filters(), span, &growing.filter);
+}
+
+fn show(shared: &Shared, growing: &Growing) {
+    let mut view = shared.view.write();
+    let mut next = View::clone(&view);
+    if let Some(seen) = next.buckets.iter_mut().find(|b| b.bucket.id == growing.bucket.id) {
+        put_group(seen, growing.group());
+        *view = Arc::new(next);
+    }
+}
+
+/// Adds runs to a filter from their blocks. False: one could not be read, or the store closes.
+fn add_runs(shared: &Shared, bucket: &Arc<Bucket>, runs: &[RunMeta], filter: &Filter) -> bool {
+    // One run at a time: a look-up that must open the folder does not wait for all of them.
+    runs.iter().all(|run| {
+        let add = || bucket.with(&shared.env, |opened| bucket.add_to_filter(opened, run, filter));
+        matches!(catch_unwind(AssertUnwindSafe(add)), Ok(Ok(Some(())))) && !shared.queue.lock().stop
     })
+}
+
+/// After an opening: goes on with the group that was growing, from its filter if that was kept at the close, else
+/// from the blocks; until that is done, look-ups ask its runs one by one.
+fn adopt(shared: &Shared) -> Option<Growing> {
+    let view = shared.view.read().clone();
+    let newest = view
+        .buckets
+        .first()
+        .filter(|b| b.bucket.id == shared.env.present.load(Ordering::Relaxed))?;
+    let bucket = newest.bucket.clone();
+    let first = newest.groups.first()?;
+    let full = shared.env.options.memtable as u64 * GROUP as u64;
+    let runs = |groups: &[Group]| -> Vec<RunMeta> {
+        groups
+            .iter()
+            .rev()
+            .flat_map(|g| g.runs.iter().rev().copied())
+            .collect()
+    };
+    let mut growing = if first.runs.len() > 1 {
+        let runs = runs(&newest.groups[..1]);
+        Growing {
+            bucket,
+            runs,
+            filter: first.filter.clone(),
+            room: first.filter.room(),
+        }
+    } else {
+        let loose = newest
+            .groups
+            .iter()
+            .take_while(|g| g.runs.len() == 1)
+            .take(GROUP - 1)
+            .count();
+        let mut growing = Growing::new(bucket, full);
+        growing.runs = runs(&newest.groups[..loose]);
+        if !add_runs(shared, &growing.bucket, &growing.runs, &growing.filter) {
+            return None;
+        }
+        if growing.runs.len() > 1 {
+            show(shared, &growing);
+        }
+        growing
+    };
+    growing.room = growing.room.checked_sub(growing.ids())?;
+    (growing.runs.len() < GROUP).then_some(growing)
 }

@@ -4,7 +4,7 @@ use super::DedupError;
 use super::Found;
 use super::block::Row;
 use super::bucket::{Bucket, prefix};
-use super::filter::Filter;
+use super::filter::{Filter, Probe};
 use super::manifest::RunMeta;
 use super::memtable::Memtable;
 use super::store::Shared;
@@ -92,6 +92,7 @@ impl Shared {
             return Ok(true);
         };
         let view = shared.view.read().clone();
+        let probes: Vec<Probe> = ids.iter().map(Probe::of).collect();
         let mut open: Vec<u32> = (0..ids.len() as u32).collect();
         let mut answer = |i: u32, row: &Row<'_>| {
             if row.route == route {
@@ -103,7 +104,7 @@ impl Shared {
             if table.len() == 0 {
                 continue;
             }
-            open.retain(|&i| match table.get(&ids[i as usize]) {
+            open.retain(|&i| match table.get(&ids[i as usize], probes[i as usize].hash) {
                 Some(row) => {
                     answer(i, &row);
                     false
@@ -121,15 +122,15 @@ impl Shared {
                 let mut hits = 0;
                 for &i in &open {
                     maybe[hits] = i;
-                    hits += usize::from(group.filter.may_hold(&ids[i as usize]));
+                    hits += usize::from(group.filter.may_hold(&probes[i as usize]));
                 }
                 if hits == 0 {
                     continue;
                 }
                 let mut resolved = false;
                 for i in &mut maybe[..hits] {
-                    let id = &ids[*i as usize];
-                    match shared.in_group(&bucket.bucket, group, id, None, |row| answer(*i, row))? {
+                    let (id, probe) = (&ids[*i as usize], &probes[*i as usize]);
+                    match shared.in_group(&bucket.bucket, group, (id, probe), None, |row| answer(*i, row))? {
                         Some(true) => resolved = true,
                         Some(false) => *i = u32::MAX,
                         None => return Ok(false),
@@ -151,7 +152,7 @@ impl Shared {
         &self,
         bucket: &Arc<Bucket>,
         group: &Group,
-        id: &MessageId,
+        (id, probe): (&MessageId, &Probe),
         after: Option<u32>,
         mut take: impl FnMut(&Row<'_>),
     ) -> Result<Option<bool>, DedupError> {
@@ -160,7 +161,7 @@ impl Shared {
                 if after.is_some_and(|after| run.seq <= after) {
                     break;
                 }
-                if group.runs.len() > 1 && !bucket.may_hold(opened, run.seq, id) {
+                if group.runs.len() > 1 && !bucket.may_hold(opened, run.seq, probe) {
                     continue;
                 }
                 let Some(bytes) = bucket.block(opened, run.seq, prefix(id, run.bits))? else {
@@ -178,11 +179,12 @@ impl Shared {
 
     /// Whether anything newer than this run says something of the ID.
     pub(super) fn hidden(&self, view: &View, run: u32, id: &MessageId) -> Result<bool, DedupError> {
+        let probe = Probe::of(id);
         if view
             .mems
             .iter()
             .take_while(|m| m.run > run)
-            .any(|m| m.table.read().get(id).is_some())
+            .any(|m| m.table.read().get(id, probe.hash).is_some())
         {
             return Ok(true);
         }
@@ -191,8 +193,8 @@ impl Shared {
                 if group.runs.first().is_none_or(|r| r.seq <= run) {
                     return Ok(false);
                 }
-                if group.filter.may_hold(id)
-                    && self.in_group(&bucket.bucket, group, id, Some(run), |_| ())? == Some(true)
+                if group.filter.may_hold(&probe)
+                    && self.in_group(&bucket.bucket, group, (id, &probe), Some(run), |_| ())? == Some(true)
                 {
                     return Ok(true);
                 }
