@@ -135,9 +135,12 @@ fn disk(dir: &Path) -> u64 {
         .sum()
 }
 
+/// Name, value, unit, and the limit: at least (`true`) or at most (`false`).
+type Row = (&'static str, f64, &'static str, Option<(bool, f64)>);
+
 #[derive(Default)]
 struct Report {
-    rows: Vec<(&'static str, f64, &'static str, Option<(bool, f64)>)>,
+    rows: Vec<Row>,
 }
 
 impl Report {

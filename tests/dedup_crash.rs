@@ -4,6 +4,8 @@
 //! `SLUICEGATE_CRASH_ROUNDS` sets the number of kills (default 8) and of power cuts (default 3). The power cut needs
 //! root and a loop device; where it cannot run it says so on stderr.
 
+#![allow(clippy::unwrap_used)]
+
 use sluicegate::core::ledger::fold::{Finished, FinishedState, StoreOp};
 use sluicegate::core::types::{MessageId, RouteId, RoutePartition, Time};
 use sluicegate::dedup::{DedupOptions, DedupStore, OpenReport};

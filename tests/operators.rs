@@ -1,5 +1,7 @@
 //! The operators' verbs, as the real binary, on the folder of a stopped node and through an admin port.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use serde_json::Value;
 use sluicegate::admin::{self, AdminOptions, AdminServer, Answer, Lines, NodeApi, Upload};

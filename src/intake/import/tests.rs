@@ -301,9 +301,8 @@ fn a_ten_megabyte_line_is_taken_and_a_longer_one_is_not() {
     );
     assert!(case.records().iter().any(|r| r.value.len() == big.len()));
     // A bound below a piece's size counts, too.
-    let report = case.import_with("b.jsonl", b"{\"id\":\"abcdefghi\"}\n{\"id\":1}\n", |o| {
-        o.longest = 10
-    });
+    let text = format!("{{\"id\":\"{}\"}}\n{{\"id\":1}}\n", "z".repeat(300));
+    let report = case.import_with("b.jsonl", text.as_bytes(), |o| o.longest = 200);
     assert_eq!(report.expect("import").rejected, 1);
 }
 
