@@ -85,8 +85,8 @@ impl Entries for Lane {
             .find(|r| topic_matches && r.offset == offset)
             .cloned()
     }
-    fn input_bounds(&self, _: &str, _: u32) -> Option<(Offset, Offset)> {
-        Some((0, 100))
+    fn input_bounds(&self, _: &str, partition: u32) -> Option<(Offset, Offset)> {
+        (partition < 4).then_some((0, 100))
     }
 }
 
