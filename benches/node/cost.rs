@@ -49,8 +49,7 @@ pub fn reqwest(bench: &mut Bench) -> Result<Vec<Row>, Failed> {
 /// The two bare loops, in turns with what they are compared with.
 fn loops(bench: &Bench, tls: bool) -> Result<[Cost; 2], Failed> {
     let n = bench.size(300_000);
-    let measure =
-        |which| bare::measure(&bench.partner, &bench.places, which, tls, n, bench.in_flight);
+    let measure = |which| bare::measure(&bench.partner, &bench.places, which, tls, n, bench.in_flight);
     Ok([measure(Bare::Reqwest)?, measure(Bare::Hyper)?])
 }
 

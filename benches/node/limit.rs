@@ -85,10 +85,7 @@ pub fn limit(bench: &mut Bench) -> Result<Vec<Row>, Failed> {
         Row::beside(
             "of the limit used in that run",
             format!("{:.2} %", killed.len() as f64 / (LIMIT as f64 * alive_s) * 100.0),
-            format!(
-                "the {} ms of silence not counted",
-                gap / 1_000_000
-            ),
+            format!("the {} ms of silence not counted", gap / 1_000_000),
         ),
     ])
 }

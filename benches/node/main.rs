@@ -84,17 +84,41 @@ type Scenario = fn(&mut Bench) -> Result<Vec<Row>, Failed>;
 
 /// Name, what it measures, how.
 const SCENARIOS: &[(&str, &str, Scenario)] = &[
-    ("cost", "CPU per delivery, resident size, bytes written", cost::plain),
+    (
+        "cost",
+        "CPU per delivery, resident size, bytes written",
+        cost::plain,
+    ),
     ("cost-tls", "the same over TLS", cost::tls),
-    ("cost-reqwest", "the same with client = \"reqwest\"", cost::reqwest),
-    ("start", "first delivery after a start, after kill -9", start::start),
+    (
+        "cost-reqwest",
+        "the same with client = \"reqwest\"",
+        cost::reqwest,
+    ),
+    (
+        "start",
+        "first delivery after a start, after kill -9",
+        start::start,
+    ),
     ("slow", "partner of 100 ms, 1,000 in flight", shape::slow),
     ("short", "short work, and one stuck key beside it", shape::short),
     ("limit", "a limit held and used, across kill -9", limit::limit),
     ("import", "lines a second", intake::import),
-    ("latency", "what the node adds at 1,000 messages/s", intake::latency),
-    ("restart", "a million finished records above the position", start::finished_above),
-    ("memory", "five million records waiting, partner down", memory::memory),
+    (
+        "latency",
+        "what the node adds at 1,000 messages/s",
+        intake::latency,
+    ),
+    (
+        "restart",
+        "a million finished records above the position",
+        start::finished_above,
+    ),
+    (
+        "memory",
+        "five million records waiting, partner down",
+        memory::memory,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -113,7 +137,13 @@ fn run(args: Args) -> Result<ExitCode, Failed> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(which) = args.bare {
-        bare::run(which, args.port, args.ca.as_deref(), args.requests, args.in_flight)?;
+        bare::run(
+            which,
+            args.port,
+            args.ca.as_deref(),
+            args.requests,
+            args.in_flight,
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     if args.list {
@@ -127,9 +157,7 @@ fn run(args: Args) -> Result<ExitCode, Failed> {
             return Err(format!("unknown scenario {name}; --list names them").into());
         }
     }
-    let folder = tempfile::Builder::new()
-        .prefix("sluicegate-bench")
-        .tempdir()?;
+    let folder = tempfile::Builder::new().prefix("sluicegate-bench").tempdir()?;
     let places = Places::find();
     if !places.pins() {
         eprintln!("no taskset here: processes share all cores, figures will vary more");

@@ -86,7 +86,9 @@ pub fn used(pid: u32, before: Used) -> Result<Used, Failed> {
     Ok(Used {
         cpu_s: (user + system) / 100.0,
         peak_mib: field("status", "VmHWM:").map_or(before.peak_mib, |kib| kib as f64 / 1024.0),
-        written: field("io", "write_bytes:").unwrap_or(before.written).max(before.written),
+        written: field("io", "write_bytes:")
+            .unwrap_or(before.written)
+            .max(before.written),
         ended: fields.first() == Some(&"Z"),
     })
 }

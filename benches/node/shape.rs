@@ -1,5 +1,6 @@
 //! Slow partners and short work: how near the node comes to what the partner could take.
 
+use crate::bare::{self, Bare};
 use crate::node::{Folder, Setup};
 use crate::partner::{Arrival, Plan};
 use crate::records::Shape;
@@ -50,12 +51,25 @@ pub fn slow(bench: &mut Bench) -> Result<Vec<Row>, Failed> {
     let (Some(first), Some(last)) = (part.first(), part.last()) else {
         return Err("nothing came".into());
     };
+    // What bare connections get from the same partner: the ideal less what partner and machine take.
+    let bare = bare::measure(
+        &bench.partner,
+        &bench.places,
+        Bare::Hyper,
+        false,
+        shape.count / 2,
+        1_000,
+    )?;
+    bench.partner.take()?;
     let rate = part.len() as f64 / ((last.at_ns - first.at_ns) as f64 / 1e9);
     Ok(vec![
         Row::held(
             "one partition, 10,000 keys, 100 ms an answer, 1,000 in flight",
             format!("{}/s", count(rate)),
-            "≥ 9,700/s of 10,000; best peer 9,115",
+            format!(
+                "≥ 9,700/s of 10,000; best peer 9,115; bare hyper connections beside it {}",
+                count(bare.rate)
+            ),
             rate >= 9_700.0,
         ),
         Row::beside(
