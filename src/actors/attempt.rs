@@ -109,7 +109,10 @@ async fn send<S: Sink>(
                 return dead(route, item, detail);
             }
         };
-        let permit = partner.gate.enter(route.queue, draws.clone()).await;
+        let Some(permit) = partner.gate.enter(route.queue, draws.clone()).await else {
+            // The node stops: the next life takes it up.
+            return After::Again(Time::NEVER);
+        };
         if clock.now() > item.resend_until {
             drop(permit);
             let reason = doubt::ParkReason::OutsideWindow.to_string();
@@ -163,6 +166,7 @@ async fn send<S: Sink>(
             // The process is ending; nothing may be concluded from this attempt any more.
             Err(LaneError::Failed(_)) => std::future::pending().await,
         }
+        partner.gate.prepared_within(clock.now().since(asked));
         note_first_try(route, item, first_try);
         let wait = slot.at.since(clock.now());
         if wait > Duration::ZERO {
@@ -182,6 +186,8 @@ async fn send<S: Sink>(
             Sent::Stopped => {
                 written.set(false);
                 permit.missed();
+                // The next slot may be a day away: meanwhile a process that ends must not leave a doubt behind.
+                close_unsent(route, item, clock.now());
                 continue;
             }
             Sent::NeverWritten(answer) => {
@@ -195,6 +201,19 @@ async fn send<S: Sink>(
             }
         };
     }
+}
+
+/// Closes the intent of an attempt whose slot was missed: nothing was written, and it does not count.
+fn close_unsent<S>(route: &RouteContext<S>, item: &mut Item, now: Time) {
+    let kind = OutcomeKind::Later {
+        not_before: now,
+        first_try: item.first_try,
+        key: item.key,
+        reason: "not sent: its start slot was missed".to_owned(),
+    };
+    item.delivery.attempt += 1;
+    append(route, item, now, kind);
+    item.delivery.attempt -= 1;
 }
 
 fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) {
@@ -222,9 +241,7 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
     let now = partner.clock.now();
     partner.metrics.attempt(answer.verdict).inc();
     item.status = answer.status;
-    if answer.verdict != Verdict::Pause {
-        item.delivery.attempt += 1;
-    }
+    item.delivery.attempt += 1;
     if let Some(pace) = &answer.pace {
         partner.gate.with(|turnstile, now| {
             if let Some(pause) = pace.pause {
@@ -258,8 +275,9 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
                 let held = turnstile.outage(now).saturating_sub(item.outage_at_first_try);
                 (held, turnstile.is_answering(now))
             });
+            let pause = u32::from(answer.verdict == Verdict::Pause);
             let tried = Tried {
-                attempts: item.delivery.attempt,
+                attempts: item.delivery.attempt - pause,
                 first_try: item.first_try,
                 held,
                 partner_answers,
@@ -274,6 +292,10 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
                         reason: detail.reason,
                     };
                     append(route, item, now, kind);
+                    if answer.verdict == Verdict::Pause {
+                        // It closes its intent and is not counted: refused credentials burn no attempts.
+                        item.delivery.attempt -= 1;
+                    }
                     item.task = Task::Send;
                     After::Again(not_before)
                 }

@@ -427,6 +427,8 @@ impl<S: Sink> Handler<Drain> for PartitionActor<S> {
     type Result = Drained;
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Drained {
         self.draining = true;
+        // What waits for a slot is not waited for.
+        self.route.partner.gate.close();
         self.write_position();
         Drained {
             in_hand: self.in_hand,
