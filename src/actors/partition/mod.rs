@@ -122,10 +122,23 @@ pub struct PartitionActor<S: Sink> {
     marked: HashSet<MessageId>,
 }
 
+/// Keys at work for each request that may be in flight: while one is on the wire, the next stands at the gate. More
+/// would only wait there, each with an actor and a future in memory (twice the CPU a delivery, at a thousand).
+const AT_THE_GATE: usize = 2;
+/// At least so many, so that look-ups and payloads that are being read leave room for sending.
+const PLACES_MIN: usize = 16;
+
+/// Keys that a partition may have at work at once.
+fn places(settings: &PartitionSettings, concurrency: usize) -> usize {
+    let useful = concurrency.saturating_mul(AT_THE_GATE).max(PLACES_MIN);
+    settings.busy_keys.min(useful)
+}
+
 impl<S: Sink> PartitionActor<S> {
     /// An actor that begins from what `parts.start` says.
     pub fn new(parts: PartitionParts<S>) -> Self {
         let start = parts.start;
+        let places = places(&parts.settings, parts.route.partner.config.concurrency);
         Self {
             route: parts.route,
             log: parts.log,
@@ -135,7 +148,7 @@ impl<S: Sink> PartitionActor<S> {
             payloads: parts.payloads,
             lifeline: parts.lifeline,
             window: Window::new(start.position, start.finished.clone(), start.high_water),
-            queues: KeyQueues::new(parts.settings.busy_keys),
+            queues: KeyQueues::new(places),
             settings: parts.settings,
             keys: HashMap::new(),
             parent_of_keys: None,
