@@ -5,7 +5,7 @@ use super::plan;
 use crate::actors::arbiter::{self, local};
 use crate::actors::context::PartnerContext;
 use crate::actors::gate::{NodeCap, PartnerGate};
-use crate::actors::ledger::{Feed, LedgerActor};
+use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
 use crate::actors::limiter::RateLimiterActor;
 use crate::actors::memory::MemoryShare;
 use crate::actors::supervisor::{Child, Stopping, Supervisor};
@@ -16,6 +16,7 @@ use crate::core::breaker::BreakerSettings;
 use crate::core::ledger::entry::{Body, RouteInfo};
 use crate::core::limiter::BudgetTable;
 use crate::core::turnstile::Turnstile;
+use crate::ledger::duties::DutyRules;
 use crate::ledger::keeper::KeeperError;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::LogError;
@@ -128,6 +129,8 @@ impl Node {
         let (lane, feed) = Lane::new(log.clone(), *lane, *tenure, *life, self.clock, on_fatal);
         let feed: Feed = Arc::new(tokio::sync::Mutex::new(feed));
 
+        let inputs = Inputs::default();
+
         let threads = match self.config.actors.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -152,13 +155,19 @@ impl Node {
             kind: "ledger",
             name: "lane 0".into(),
             build: {
-                let (keeper, lane, feed) = (keeper.clone(), lane.clone(), feed.clone());
-                let entries = self.config.ledger.checkpoint_entries;
+                let parts = LedgerParts {
+                    keeper: keeper.clone(),
+                    lane: lane.clone(),
+                    feed: feed.clone(),
+                    inputs: inputs.clone(),
+                    rules: DutyRules::of(&self.config),
+                    clock: self.clock,
+                };
                 let folding = folding.handle();
                 Box::new(move |lifeline| {
-                    let (keeper, lane, feed) = (keeper.clone(), lane.clone(), feed.clone());
+                    let parts = parts.clone();
                     folding.spawn_fn(move || {
-                        LedgerActor::new(keeper, lane, feed, entries, lifeline).start();
+                        LedgerActor::new(parts, lifeline).start();
                     });
                 })
             },
@@ -184,6 +193,7 @@ impl Node {
         let topics: Topics = Topics::default();
         let main = LanePort::open(lane.clone());
         for (name, plans) in self.plan_topics(&homes, &main)? {
+            inputs.lock().extend(plan::inputs(&self.config, &plans));
             let (topics, restart) = (topics.clone(), self.config.actors.restart.clone());
             let (clock, metrics) = (self.clock, self.metrics.clone());
             let key = name.clone();
@@ -364,7 +374,7 @@ impl Node {
     /// Waits until everything appended is durable and folded.
     async fn settle(&self, lane: &Lane) {
         let until = Instant::now() + self.config.node.drain;
-        while lane.backlog() > 0 && Instant::now() < until {
+        while !lane.is_settled() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
