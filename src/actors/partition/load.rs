@@ -4,35 +4,77 @@ use super::super::item::Item;
 use super::PartitionActor;
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, RoutePartition};
+use crate::ledger::keeper::Keeper;
 use crate::log::{Log, PartitionId};
 use crate::sink::Sink;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the payload of a message is read again. Blocks.
-pub trait Payloads: Send + Sync {
-    /// The record of this message, from the topic or, where it is kept, from the ledger; the error is for people.
-    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Record, String>;
+/// What a message is sent from.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// Its record.
+    pub record: Record,
+    /// The Idempotency-Key of its round, where that was fixed.
+    pub idempotency_key: Option<Arc<str>>,
 }
 
-/// Payloads from the input topic alone.
-pub struct TopicPayloads {
+/// Where the payload of a message is read again. Blocks.
+pub trait Payloads: Send + Sync {
+    /// What this message is sent from: kept in the ledger, else in the topic.
+    ///
+    /// # Errors
+    /// In words, for people.
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String>;
+}
+
+/// A record of an input topic.
+///
+/// # Errors
+/// If it cannot be read, or is no longer there.
+pub fn from_topic(log: &dyn Log, input: PartitionId, offset: Offset) -> Result<Record, String> {
+    let mut records = Vec::with_capacity(1);
+    log.read(input, offset, 1, &mut records)
+        .map_err(|e| e.to_string())?;
+    match records.into_iter().next() {
+        Some(record) if record.offset == offset => Ok(record),
+        _ => Err(format!("no record at offset {offset}")),
+    }
+}
+
+/// Payloads of a node: where the fold knows of one in the ledger, that; else the topic's.
+pub struct NodePayloads {
     /// The log.
     pub log: Arc<dyn Log>,
     /// The input partition.
     pub input: PartitionId,
+    /// The ledger's lane.
+    pub lane: PartitionId,
+    /// Its fold.
+    pub keeper: Arc<Keeper>,
 }
 
-impl Payloads for TopicPayloads {
-    fn load(&self, _: RoutePartition, _: MessageId, offset: Offset) -> Result<Record, String> {
-        let mut records = Vec::with_capacity(1);
-        self.log
-            .read(self.input, offset, 1, &mut records)
-            .map_err(|e| e.to_string())?;
-        match records.into_iter().next() {
-            Some(record) if record.offset == offset => Ok(record),
-            _ => Err(format!("no record at offset {offset}")),
+impl Payloads for NodePayloads {
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String> {
+        match self.keeper.kept(self.log.as_ref(), self.lane, at, id) {
+            Ok(None) => Ok(Loaded {
+                record: from_topic(self.log.as_ref(), self.input, offset)?,
+                idempotency_key: None,
+            }),
+            Ok(Some(message)) => Ok(Loaded {
+                record: Record {
+                    key: message.kept.record_key,
+                    value: message.kept.value,
+                    headers: message.kept.headers,
+                    timestamp: message.kept.timestamp,
+                    offset,
+                },
+                idempotency_key: Some(message.kept.idempotency_key)
+                    .filter(|key| !key.is_empty())
+                    .map(Into::into),
+            }),
+            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -50,8 +92,11 @@ impl<S: Sink> PartitionActor<S> {
             (item, read.await)
         };
         let loaded = load.into_actor(self).map(move |(mut item, read), act, ctx| match read {
-            Ok(Ok(record)) => {
-                item.delivery.record = record;
+            Ok(Ok(loaded)) => {
+                item.delivery.record = loaded.record;
+                if loaded.idempotency_key.is_some() {
+                    item.delivery.idempotency_key = loaded.idempotency_key;
+                }
                 item.shed = false;
                 if item.delivery.readable.is_empty()
                     && let super::Resolved::Message(known) = act.resolve.resolve(&item.delivery.record)

@@ -41,6 +41,8 @@ struct Point {
     carry: Vec<Offset>,
 }
 
+/// An entry as it was read: offset, bytes, the entry.
+type Read = (Offset, usize, Entry);
 /// Samples before these times are not asked for any more.
 type SamplesFrom = BTreeMap<RoutePartition, Time>;
 
@@ -149,11 +151,7 @@ impl Duties {
     }
 
     /// Which of these entries must live on, by their place in the list.
-    fn needed(
-        &self,
-        entries: &[(Offset, usize, Entry)],
-        samples_from: &SamplesFrom,
-    ) -> Result<HashSet<usize>, DutyError> {
+    fn needed(&self, entries: &[Read], samples_from: &SamplesFrom) -> Result<HashSet<usize>, DutyError> {
         let mut needed = HashSet::new();
         let mut asked: BTreeMap<RoutePartition, Vec<(usize, MessageId, Remembered)>> = BTreeMap::new();
         self.keeper.with_state(|state| {
@@ -183,7 +181,7 @@ impl Duties {
 
     fn carry(&self, point: &Point, writer: &dyn Writer) -> Result<(), DutyError> {
         let mut rest = point.carry.as_slice();
-        let mut part: Vec<(Offset, usize, Entry)> = Vec::new();
+        let mut part: Vec<Read> = Vec::new();
         let (mut bytes, mut at) = (0, rest.first().copied().unwrap_or(point.trim));
         while let Some(&wanted) = rest.first() {
             // Straight on: what must be carried lies close together, or there is little of it.
@@ -212,7 +210,7 @@ impl Duties {
     /// Carries these entries, all before `trim`, and what must stand behind them.
     fn carry_part(
         &self,
-        part: Vec<(Offset, usize, Entry)>,
+        part: Vec<Read>,
         trim: Offset,
         last: bool,
         writer: &dyn Writer,
@@ -239,7 +237,7 @@ fn read(
     lane: PartitionId,
     from: Offset,
     limit: Offset,
-) -> Result<(Vec<(Offset, usize, Entry)>, Offset), DutyError> {
+) -> Result<(Vec<Read>, Offset), DutyError> {
     let mut records = Vec::new();
     // One alone is read alone: behind it may lie large payloads.
     let bytes = if limit - from == 1 { 1 } else { CHUNK };
@@ -291,11 +289,7 @@ fn left_in_store(state: &LaneState, entry: &Entry) -> Option<(RoutePartition, Me
 
 /// What these entries become at the lane's end, as far as they are still needed: first those with a payload, then
 /// the others, each in the order of their offsets.
-fn carried(
-    keeper: &Keeper,
-    mut part: Vec<(Offset, usize, Entry)>,
-    trim: Offset,
-) -> Result<Vec<Body>, DutyError> {
+fn carried(keeper: &Keeper, mut part: Vec<Read>, trim: Offset) -> Result<Vec<Body>, DutyError> {
     part.sort_by_key(|(at, _, entry)| (!entry.holds_payload(), *at));
     let mut bodies = Vec::with_capacity(part.len());
     let mut asked = Vec::new();
