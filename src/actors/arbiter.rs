@@ -5,7 +5,8 @@
 //! another core costs more than a delivery's share of all other messages.
 
 use super::context::{PartnerContext, RouteContext};
-use crate::core::types::RoutePartition;
+use crate::core::flood::FloodGuard;
+use crate::core::types::{RouteId, RoutePartition};
 use crate::ledger::lane::LanePort;
 use crate::sink::http::HttpSink;
 use actix::ArbiterHandle;
@@ -23,6 +24,8 @@ pub struct Local {
     pub partners: HashMap<Arc<str>, Rc<PartnerContext<HttpSink>>>,
     /// Routes that have been started here; they outlive their actors.
     pub routes: HashMap<RoutePartition, Rc<RouteContext<HttpSink>>>,
+    /// Flood guards of the routes.
+    pub floods: HashMap<RouteId, Rc<RefCell<FloodGuard>>>,
 }
 
 thread_local! {

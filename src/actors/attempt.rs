@@ -109,8 +109,11 @@ async fn send<S: Sink>(
                 return dead(route, item, detail);
             }
         };
+        let wanted = clock.now();
         let permit = partner.gate.enter(route.queue, draws.clone()).await;
-        if clock.now() > item.resend_until {
+        let granted = clock.now();
+        partner.metrics.limiter_wait.record(granted.since(wanted));
+        if granted > item.resend_until {
             drop(permit);
             let reason = doubt::ParkReason::OutsideWindow.to_string();
             return park(
@@ -181,6 +184,7 @@ async fn send<S: Sink>(
         return match sent {
             Sent::Stopped => {
                 written.set(false);
+                partner.metrics.attempt_stopped.inc();
                 permit.missed();
                 continue;
             }
@@ -190,6 +194,10 @@ async fn send<S: Sink>(
                 conclude(route, item, answer, started)
             }
             Sent::Answered(answer) => {
+                if item.delivery.attempt == 0 && item.delivery.round == 1 {
+                    let delay = started.since(item.delivery.record.timestamp);
+                    partner.metrics.start_delay.record(delay);
+                }
                 permit.finish(result_of(&answer));
                 conclude(route, item, answer, started)
             }
@@ -221,6 +229,7 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
     let partner = &route.partner;
     let now = partner.clock.now();
     partner.metrics.attempt(answer.verdict).inc();
+    partner.metrics.attempt_time.record(now.since(started));
     item.status = answer.status;
     if answer.verdict != Verdict::Pause {
         item.delivery.attempt += 1;
@@ -393,6 +402,16 @@ pub fn kept(item: &Item, detail: AnswerDetail) -> Box<Kept> {
 }
 
 fn append<S>(route: &RouteContext<S>, item: &mut Item, when: Time, kind: OutcomeKind) {
+    let metrics = &route.partner.metrics;
+    match &kind {
+        OutcomeKind::Delivered { .. } => {
+            metrics.delivered.inc();
+            metrics.age.record(when.since(item.delivery.record.timestamp));
+        }
+        OutcomeKind::Dead(_) => drop(metrics.dead.inc()),
+        OutcomeKind::Parked(_) => drop(metrics.parked.inc()),
+        OutcomeKind::Later { .. } | OutcomeKind::Skipped(_) => {}
+    }
     let port = &route.partner.port;
     item.outcome = port.outcome(Body::Outcome(Outcome {
         at: route.at,

@@ -4,6 +4,7 @@ use super::gate::PartnerGate;
 use super::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{LedgerConfig, PartnerConfig};
+use crate::core::flood::FloodGuard;
 use crate::core::types::{MessageId, RoutePartition};
 use crate::ledger::lane::LanePort;
 use crate::telemetry::metrics::PartnerMetrics;
@@ -49,6 +50,8 @@ pub struct RouteContext<S> {
     /// that is built again waits until the requests of the one before have come to their end (M13 of the protocol:
     /// a doubt is one only when the request object is really gone).
     pub on_wire: RefCell<HashSet<MessageId>>,
+    /// Stops the route when its messages die one after the other; all its partitions share it.
+    pub flood: Rc<RefCell<FloodGuard>>,
     /// Figures that others read.
     pub figures: Arc<RouteFigures>,
 }
@@ -64,10 +67,8 @@ pub struct RouteFigures {
     pub queued: AtomicU64,
     /// Messages that wait for a retry or a look-up.
     pub waiting: AtomicU64,
-    /// Duplicates answered from memory.
-    pub duplicates: AtomicU64,
     /// Keys busy.
     pub busy_keys: AtomicU64,
-    /// Timestamp of the oldest record not finished, microseconds; 0 if none is known.
-    pub oldest_us: AtomicU64,
+    /// Messages in the hands of keys' actors.
+    pub in_hand: AtomicU64,
 }

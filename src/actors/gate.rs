@@ -9,7 +9,7 @@
 //! for it, so a wake can neither be lost nor spent on somebody who does not need it.
 
 use crate::clock::Clock;
-use crate::core::breaker::AttemptResult;
+use crate::core::breaker::{AttemptResult, Cause};
 use crate::core::limiter::BudgetTable;
 use crate::core::turnstile::{Draws, Granted, Slot, Turnstile};
 use crate::core::types::Time;
@@ -67,6 +67,7 @@ struct State {
 
 /// See the module.
 pub struct PartnerGate {
+    name: Arc<str>,
     state: RefCell<State>,
     budgets: Rc<RefCell<BudgetTable>>,
     clock: Clock,
@@ -83,6 +84,7 @@ pub struct PartnerGate {
 impl PartnerGate {
     /// An open gate. `turn`: slots granted in one go (`actors.permits`).
     pub fn new(
+        name: Arc<str>,
         turnstile: Turnstile,
         budgets: Rc<RefCell<BudgetTable>>,
         clock: Clock,
@@ -91,6 +93,7 @@ impl PartnerGate {
         cap: Arc<NodeCap>,
     ) -> Rc<Self> {
         Rc::new(Self {
+            name,
             state: RefCell::new(State {
                 turnstile,
                 tickets: HashMap::new(),
@@ -115,6 +118,11 @@ impl PartnerGate {
             draws,
             ticket: None,
         }
+    }
+
+    /// Looks at the turnstile.
+    pub fn look<R>(&self, f: impl FnOnce(&Turnstile) -> R) -> R {
+        f(&self.state.borrow().turnstile)
     }
 
     /// Looks at, or changes, the turnstile; then grants what that made possible.
@@ -211,11 +219,29 @@ impl PartnerGate {
     fn leave(&self, slot: &Slot, result: AttemptResult) {
         self.cap.in_flight.fetch_sub(1, Ordering::Relaxed);
         let now = self.clock.now();
-        self.state
-            .borrow_mut()
-            .turnstile
-            .finish(slot, result, now, fastrand::u64(..));
+        let turned = {
+            let turnstile = &mut self.state.borrow_mut().turnstile;
+            let before = turnstile.breaker().is_open().map(|open| open.1);
+            turnstile.finish(slot, result, now, fastrand::u64(..));
+            let after = turnstile.breaker().is_open();
+            (before != after.map(|open| open.1)).then_some(after)
+        };
+        if let Some(open) = turned {
+            self.tell_breaker(open, now);
+        }
         self.pump();
+    }
+
+    #[cold]
+    fn tell_breaker(&self, open: Option<(Cause, Time, Time)>, now: Time) {
+        let partner = &*self.name;
+        match open {
+            Some((cause, _, until)) => tracing::warn!(
+                event = "breaker_open", partner, cause = ?cause, probe_in_ms = until.since(now).as_millis() as u64,
+                "the partner is left alone; probes go on"
+            ),
+            None => tracing::info!(event = "breaker_closed", partner, "the partner answers again"),
+        }
     }
 
     fn miss(&self, slot: &Slot) {
@@ -355,6 +381,7 @@ mod tests {
         let turnstile = Turnstile::new(0, BreakerSettings::of(&partner), clock.now());
         let budgets = Rc::new(RefCell::new(BudgetTable::new()));
         PartnerGate::new(
+            "p".into(),
             turnstile,
             budgets,
             clock,

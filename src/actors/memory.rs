@@ -10,6 +10,7 @@ pub struct MemoryShare {
     held: Arc<AtomicU64>,
     node: Arc<AtomicU64>,
     bound: u64,
+    node_bound: u64,
 }
 
 impl MemoryShare {
@@ -22,6 +23,7 @@ impl MemoryShare {
                 held: Arc::default(),
                 node: node.clone(),
                 bound: share,
+                node_bound: bound,
             })
             .collect()
     }
@@ -53,6 +55,11 @@ impl MemoryShare {
     /// This share's bound.
     pub fn bound(&self) -> u64 {
         self.bound
+    }
+
+    /// The whole node's bound.
+    pub fn node_bound(&self) -> u64 {
+        self.node_bound
     }
 
     /// Bytes held by the whole node.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Builds a child; the lifeline belongs into it.
-pub type Factory = Box<dyn Fn(Lifeline)>;
+pub type Factory = Box<dyn Fn(Lifeline) + Send>;
 
 /// A child of the supervisor.
 pub struct Child {
@@ -24,6 +24,12 @@ pub struct Child {
     pub name: String,
     /// How it is built.
     pub build: Factory,
+}
+
+impl std::fmt::Debug for Child {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} `{}`", self.kind, self.name)
+    }
 }
 
 struct Watched {
@@ -109,6 +115,25 @@ impl Handler<ChildEnded> for Supervisor {
                 let _ = self.fatal.send(format!("{kind} `{name}` keeps failing: {end:?}"));
             }
         }
+    }
+}
+
+/// One child more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Add(pub Child);
+
+impl Handler<Add> for Supervisor {
+    type Result = ();
+    fn handle(&mut self, Add(child): Add, ctx: &mut Context<Self>) {
+        if self.stopping {
+            return;
+        }
+        self.children.push(Watched {
+            child,
+            restarts: Restarts::default(),
+        });
+        self.build(self.children.len() - 1, ctx);
     }
 }
 

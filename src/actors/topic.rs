@@ -9,15 +9,17 @@ use super::arbiter::local;
 use super::context::{RouteContext, RouteFigures};
 use super::lifeline::{End, Lifeline};
 use super::partition::{
-    AreYouIdle, Drain, Drained, PartitionActor, PartitionParts, PartitionSettings, Start, Stop, TopicPayloads,
+    AreYouIdle, Drain, Drained, NodePayloads, PartitionActor, PartitionParts, PartitionSettings, Start, Stop,
+    Told,
 };
 use crate::clock::Clock;
 use crate::config::RestartConfig;
-use crate::core::expr::ExprError;
+use crate::core::flood::FloodGuard;
+use crate::core::ledger::entry::SkipRule;
 use crate::core::message_id::IdScope;
-use crate::core::resolve::{Resolver, Rules};
+use crate::core::resolve::{Resolver, Rules, RulesError, Skips};
 use crate::core::restart::{Restart, Restarts};
-use crate::core::types::{RoutePartition, TopicId};
+use crate::core::types::{RouteId, RoutePartition, TopicId};
 use crate::ledger::keeper::Keeper;
 use crate::log::{Log, PartitionId};
 use crate::sink::http::HttpSink;
@@ -50,6 +52,8 @@ pub struct RoutePlan {
     pub arbiter: ArbiterHandle,
     /// The log.
     pub log: Arc<dyn Log>,
+    /// The ledger's lane.
+    pub lane: PartitionId,
     /// The fold and the store.
     pub keeper: Arc<Keeper>,
     /// Bounds and rhythm.
@@ -63,7 +67,7 @@ impl RoutePlan {
     ///
     /// # Errors
     /// If the filter cannot be read.
-    pub fn resolver(&self) -> Result<Resolver, ExprError> {
+    pub fn resolver(&self) -> Result<Resolver, RulesError> {
         let scope = IdScope::new(&self.topic, self.topic_id, self.at.partition, &self.partner);
         Resolver::try_new(scope, &self.topic, self.at.partition, self.rules.clone())
     }
@@ -80,6 +84,8 @@ pub struct TopicSupervisor {
     restart: RestartConfig,
     clock: Clock,
     metrics: Arc<Metrics>,
+    /// What is told to partitions that are just being built: the fold that they begin from may be older.
+    to_tell: BTreeMap<RoutePartition, Vec<Told>>,
     stopping: bool,
     lifeline: Lifeline,
 }
@@ -100,6 +106,7 @@ impl TopicSupervisor {
             restart,
             clock,
             metrics,
+            to_tell: BTreeMap::new(),
             stopping: false,
             lifeline,
         }
@@ -126,8 +133,17 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
         Ok(resolver) => resolver,
         Err(error) => return lifeline.failed(error),
     };
+    let (stopped, skips) = plan.keeper.with_state(|state| {
+        let skips = Skips::of(state.skips.values(), &plan.topic, &plan.partner);
+        (state.stopped.get(&at.route).map(|p| p.reason.clone()), skips)
+    });
     let route = local(|local| {
         let partner = local.partners.get(&plan.partner)?.clone();
+        let flood = local.floods.entry(at.route).or_insert_with(|| {
+            let limit = partner.config.flood.dead_in_a_row;
+            Rc::new(RefCell::new(FloodGuard::restored(limit, stopped)))
+        });
+        let flood = flood.clone();
         let context = || {
             Rc::new(RouteContext {
                 at,
@@ -135,6 +151,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
                 queue: plan.queue,
                 partner,
                 on_wire: RefCell::default(),
+                flood,
                 figures: plan.figures.clone(),
             })
         };
@@ -162,11 +179,14 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
         input: plan.input,
         resolve: Box::new(resolver),
         remembered: plan.keeper.clone(),
-        payloads: Arc::new(TopicPayloads {
+        payloads: Arc::new(NodePayloads {
             log: plan.log,
             input: plan.input,
+            lane: plan.lane,
+            keeper: plan.keeper,
         }),
         start,
+        skips: Arc::new(skips),
         settings: plan.settings,
         lifeline,
     };
@@ -197,6 +217,9 @@ impl Handler<PartitionStarted> for TopicSupervisor {
     fn handle(&mut self, started: PartitionStarted, _: &mut Context<Self>) {
         if self.stopping {
             started.partition.do_send(Stop);
+        }
+        for told in self.to_tell.remove(&started.at).unwrap_or_default() {
+            started.partition.do_send(told);
         }
         self.partitions.insert(started.at, started.partition);
     }
@@ -234,6 +257,61 @@ impl Handler<PartitionEnded> for TopicSupervisor {
                     .failed(format!("partition {} keeps failing: {end:?}", at.partition));
                 ctx.stop();
             }
+        }
+    }
+}
+
+/// What follows from an order, for partitions of this topic; those of other topics are passed over.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub struct Tell {
+    /// Which partitions.
+    pub to: Whom,
+    /// What.
+    pub told: Told,
+}
+
+/// Whom a [`Tell`] is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// One partition of one route.
+    One(RoutePartition),
+    /// All partitions of a route.
+    Route(RouteId),
+}
+
+impl Handler<Tell> for TopicSupervisor {
+    type Result = ();
+    fn handle(&mut self, Tell { to, told }: Tell, _: &mut Context<Self>) {
+        let meant = |at: &&RoutePartition| match to {
+            Whom::One(one) => **at == one,
+            Whom::Route(route) => at.route == route,
+        };
+        for at in self.plans.keys().filter(meant) {
+            match self.partitions.get(at) {
+                // An operator's orders are few, and wait for each other.
+                Some(partition) => partition.do_send(told.clone()),
+                None => self.to_tell.entry(*at).or_default().push(told.clone()),
+            }
+        }
+    }
+}
+
+/// The skip rules are others: every route takes up its own.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub struct SkipsChanged(pub Arc<Vec<SkipRule>>);
+
+impl Handler<SkipsChanged> for TopicSupervisor {
+    type Result = ();
+    fn handle(&mut self, SkipsChanged(rules): SkipsChanged, ctx: &mut Context<Self>) {
+        let routes: Vec<_> = self.plans.values().filter(|p| p.at.partition == 0).collect();
+        let tells = routes.into_iter().map(|plan| Tell {
+            to: Whom::Route(plan.at.route),
+            told: Told::Skips(Arc::new(Skips::of(rules.iter(), &plan.topic, &plan.partner))),
+        });
+        for tell in tells.collect::<Vec<_>>() {
+            self.handle(tell, ctx);
         }
     }
 }

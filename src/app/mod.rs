@@ -1,11 +1,13 @@
 //! Wiring only: builds each part of a node from its configuration, starts and stops them in order.
 
+mod hooks;
 pub mod live;
 mod offline;
 mod open;
+mod partner;
 mod plan;
 mod run;
 
 pub use offline::{Offline, OfflineError};
 pub use open::{OpenError, Opened, open, open_log};
-pub use run::{RunError, RunOptions, Summary, run};
+pub use run::{NodeParts, RunError, RunOptions, Summary, run};

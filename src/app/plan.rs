@@ -8,7 +8,7 @@ use crate::core::message_id::{budget_id, route_id};
 use crate::core::resolve::{BudgetRule, Rules, Share};
 use crate::core::types::RoutePartition;
 use crate::ledger::keeper::Keeper;
-use crate::log::{Log, TopicMeta};
+use crate::log::{Log, PartitionId, TopicMeta};
 use actix::ArbiterHandle;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +21,12 @@ pub fn budgets<'a>(config: &'a Config, partner: &'a PartnerConfig) -> Vec<(u64, 
         LimitRef::Inline(limit) => Some((budget_id(&format!("partner\0{}", partner.name)), limit)),
     };
     partner.limits.iter().filter_map(budget).collect()
+}
+
+/// How many partners draw from a budget.
+pub fn drawers(config: &Config, budget: u64) -> usize {
+    let draws = |p: &&PartnerConfig| budgets(config, p).iter().any(|b| b.0 == budget);
+    config.partners.values().filter(draws).count()
 }
 
 /// Groups of partners that share a budget, each to live on one arbiter.
@@ -73,7 +79,7 @@ pub fn plans(
     meta: &TopicMeta,
     arbiters: &BTreeMap<String, ArbiterHandle>,
     log: &Arc<dyn Log>,
-    keeper: &Arc<Keeper>,
+    (lane, keeper): (PartitionId, &Arc<Keeper>),
     queue: &mut u32,
 ) -> Vec<RoutePlan> {
     let mut plans = Vec::new();
@@ -113,6 +119,7 @@ pub fn plans(
                 input: *input,
                 arbiter: arbiter.clone(),
                 log: log.clone(),
+                lane,
                 keeper: keeper.clone(),
                 settings: PartitionSettings {
                     busy_keys: section.busy_keys.unwrap_or(config.actors.busy_keys),

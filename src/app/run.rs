@@ -1,33 +1,33 @@
 //! A node: starts the tree, waits for a reason to stop, drains, stops in order.
 
+use super::hooks::{NodeHooks, Phase, Rate, Routes, Topics};
+use super::live::{LaneWriter, LiveNode, LiveParts};
 use super::open::{OpenError, Opened, open};
+use super::partner::PartnerStart;
 use super::plan;
 use crate::actors::arbiter::{self, local};
-use crate::actors::context::PartnerContext;
-use crate::actors::gate::{NodeCap, PartnerGate};
+use crate::actors::gate::NodeCap;
 use crate::actors::ledger::{Feed, LedgerActor};
 use crate::actors::limiter::RateLimiterActor;
 use crate::actors::memory::MemoryShare;
-use crate::actors::supervisor::{Child, Stopping, Supervisor};
+use crate::actors::supervisor::{Add, Child, Stopping, Supervisor};
 use crate::actors::topic::{DrainTopic, IsTopicIdle, RoutePlan, StopTopic, TopicSupervisor};
+use crate::admin::{AdminError, AdminOptions, AdminServer, serve};
 use crate::clock::Clock;
-use crate::config::{Config, PartnerConfig};
-use crate::core::breaker::BreakerSettings;
+use crate::config::{Config, Secret, SecretSource, TopicConfig, raise_open_files};
 use crate::core::ledger::entry::{Body, RouteInfo};
-use crate::core::limiter::BudgetTable;
-use crate::core::turnstile::Turnstile;
 use crate::ledger::keeper::KeeperError;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::LogError;
-use crate::sink::http::HttpSink;
 use crate::sink::secrets::{SecretError, Secrets};
+use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Metrics;
 use actix::prelude::*;
-use parking_lot::Mutex;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 /// Why a node cannot run, or ended.
@@ -45,6 +45,9 @@ pub enum RunError {
     /// A partner's settings cannot be carried out.
     #[error("cannot prepare the partners: {0}")]
     Partners(String),
+    /// The admin port cannot be had.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// Something failed that cannot be mended while running.
     #[error("the node must end: {0}")]
     Fatal(String),
@@ -75,37 +78,57 @@ pub struct Summary {
     pub timed_out: bool,
 }
 
+/// What a node is made of.
+pub struct NodeParts {
+    /// Its configuration.
+    pub config: Config,
+    /// Where the secrets come from that it uses.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// What callers of the admin port must show, if it is set.
+    pub token: Option<Secret>,
+    /// The log lines, if this process set them up.
+    pub logging: Option<Logging>,
+}
+
 /// Whether nothing waits is asked so often.
 const IDLE_EVERY: Duration = Duration::from_millis(20);
-/// How long before its slot a start is prepared: about twice a commit with its gap.
-const LEAD: Duration = Duration::from_millis(4);
+/// So often it is looked for new topics that a pattern matches.
+const TOPICS_EVERY: Duration = Duration::from_secs(5);
+/// Secrets from files are read again so often; a change resumes a partner that refused the old ones.
+const SECRETS_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs a node until it is told to stop, or drained.
 ///
 /// # Errors
 /// [`RunError`].
-pub fn run(config: Config, options: RunOptions) -> Result<Summary, RunError> {
+pub fn run(parts: NodeParts, options: RunOptions) -> Result<Summary, RunError> {
     let clock = Clock::start();
-    let secrets = Secrets::load(&config.secrets).map_err(RunError::Secrets)?;
-    let opened = open(&config, clock)?;
+    // Each request holds a descriptor; the configuration's check compares the bound with what can be had.
+    let _ = raise_open_files();
+    let secrets = Secrets::load(&parts.secrets).map_err(RunError::Secrets)?;
+    let opened = open(&parts.config, clock)?;
     tracing::info!(event = "restored", report = ?opened.report, "the ledger is restored");
-    System::new().block_on(Node::new(Arc::new(config), clock, secrets, opened).run(options))
+    System::new().block_on(Node::new(parts, clock, secrets, opened).run(options))
 }
 
 struct Node {
     config: Arc<Config>,
+    token: Option<Secret>,
+    logging: Option<Logging>,
     clock: Clock,
     secrets: Secrets,
     opened: Opened,
     metrics: Arc<Metrics>,
 }
 
-type Topics = Arc<Mutex<BTreeMap<String, Addr<TopicSupervisor>>>>;
+type Homes = BTreeMap<String, ArbiterHandle>;
 
 impl Node {
-    fn new(config: Arc<Config>, clock: Clock, secrets: Secrets, opened: Opened) -> Self {
+    fn new(parts: NodeParts, clock: Clock, secrets: Secrets, opened: Opened) -> Self {
         Self {
-            config,
+            config: Arc::new(parts.config),
+            token: parts.token,
+            logging: parts.logging,
             clock,
             secrets,
             opened,
@@ -134,7 +157,7 @@ impl Node {
         };
         let arbiters: Vec<Arbiter> = (0..threads).map(|_| Arbiter::new()).collect();
         let folding = Arbiter::new();
-        let mut homes: BTreeMap<String, ArbiterHandle> = BTreeMap::new();
+        let mut homes = Homes::new();
         for (i, group) in plan::groups(&self.config).into_iter().enumerate() {
             let home = arbiters[i % threads].handle();
             homes.extend(group.into_iter().map(|name| (name, home.clone())));
@@ -146,6 +169,10 @@ impl Node {
             })
             .await;
         }
+        let shares = MemoryShare::divide(self.config.node.memory, homes.len());
+        let hooks = self.hooks(&arbiters, &homes, shares.first());
+        let writer = LaneWriter::open(lane.clone());
+        let server = self.serve(&hooks, writer)?;
 
         // The ledger folds before anything is asked of it.
         let mut children = vec![Child {
@@ -164,7 +191,7 @@ impl Node {
             },
         }];
 
-        self.start_partners(&homes).await?;
+        self.start_partners(&homes, shares, &hooks.cap).await?;
         for (name, home) in &homes {
             let (partner, home, clock): (Arc<str>, _, _) = (name.as_str().into(), home.clone(), self.clock);
             children.push(Child {
@@ -181,26 +208,10 @@ impl Node {
             });
         }
 
-        let topics: Topics = Topics::default();
         let main = LanePort::open(lane.clone());
-        for (name, plans) in self.plan_topics(&homes, &main)? {
-            let (topics, restart) = (topics.clone(), self.config.actors.restart.clone());
-            let (clock, metrics) = (self.clock, self.metrics.clone());
-            let key = name.clone();
-            children.push(Child {
-                kind: "topic",
-                name,
-                build: Box::new(move |lifeline| {
-                    let topic = TopicSupervisor::new(
-                        plans.clone(),
-                        restart.clone(),
-                        clock,
-                        metrics.clone(),
-                        lifeline,
-                    );
-                    topics.lock().insert(key.clone(), topic.start());
-                }),
-            });
+        let mut queue = 0;
+        for (name, plans) in self.plan_topics(&homes, &main, &hooks, &mut queue)? {
+            children.push(self.topic(name, plans, &hooks.topics));
         }
         let supervisor = Supervisor::new(
             children,
@@ -210,17 +221,32 @@ impl Node {
             fatal.clone(),
         )
         .start();
+        self.watch_secrets(&arbiters);
+        hooks.keep_beating();
+        hooks.enter(Phase::Running);
 
         let mut timed_out = false;
         let deadline = options.timeout.map(|t| Instant::now() + t);
-        let failure = tokio::select! {
-            reason = fatal_reason.recv() => reason,
-            () = told_to_stop() => None,
-            out_of_time = drained(&topics, deadline), if options.until_drained => {
-                timed_out = out_of_time;
-                None
+        let (mut stop, mut done) = (pin!(told_to_stop()), pin!(drained(&hooks.topics, deadline)));
+        let mut look = tokio::time::interval(TOPICS_EVERY);
+        let failure = loop {
+            tokio::select! {
+                reason = fatal_reason.recv() => break reason,
+                () = &mut stop => break None,
+                out_of_time = &mut done, if options.until_drained => {
+                    timed_out = out_of_time;
+                    break None;
+                }
+                _ = look.tick() => match self.plan_topics(&homes, &main, &hooks, &mut queue) {
+                    Ok(new) => for (name, plans) in new {
+                        tracing::info!(event = "topic_found", topic = name, "a new topic matches a pattern");
+                        supervisor.do_send(Add(self.topic(name, plans, &hooks.topics)));
+                    },
+                    Err(error) => tracing::error!(event = "topics_unread", %error, "cannot look for new topics"),
+                },
             }
         };
+        hooks.enter(Phase::Draining);
         if let Some(reason) = failure {
             // Nothing may act on what is not durable: no drain, no checkpoint.
             return Err(RunError::Fatal(reason));
@@ -230,7 +256,8 @@ impl Node {
             "no new attempts; waiting for requests in flight"
         );
         supervisor.do_send(Stopping);
-        self.drain(&topics).await;
+        self.drain(&hooks.topics).await;
+        server.stop();
         main.flush();
         drop(main);
         for home in &arbiters {
@@ -249,10 +276,91 @@ impl Node {
         Ok(self.summary(timed_out))
     }
 
+    fn hooks(&self, arbiters: &[Arbiter], homes: &Homes, memory: Option<&MemoryShare>) -> Arc<NodeHooks> {
+        let beat = |arbiter: &Arbiter| (arbiter.handle(), Arc::new(AtomicU64::new(self.clock.now().0)));
+        let rate = |name: &String| (name.clone(), Rate::of(self.metrics.partner(name).delivered));
+        Arc::new(NodeHooks {
+            topics: Topics::default(),
+            routes: Routes::default(),
+            homes: homes.clone(),
+            arbiters: arbiters.iter().map(beat).collect(),
+            cap: NodeCap::new(self.config.actors.requests),
+            memory: memory.cloned(),
+            metrics: self.metrics.clone(),
+            log: self.opened.log.clone(),
+            keeper: self.opened.keeper.clone(),
+            clock: self.clock,
+            phase: (Phase::Starting as u8).into(),
+            rates: parking_lot::Mutex::new(homes.keys().map(rate).collect()),
+        })
+    }
+
+    /// Opens the admin port, and the one for probes.
+    fn serve(&self, hooks: &Arc<NodeHooks>, writer: LaneWriter) -> Result<AdminServer, AdminError> {
+        let node = LiveNode::new(LiveParts {
+            config: self.config.clone(),
+            secrets: self.secrets.values(),
+            clock: self.clock,
+            log: self.opened.log.clone(),
+            lane: self.opened.lane,
+            keeper: self.opened.keeper.clone(),
+            writer,
+            metrics: self.metrics.clone(),
+            logging: self.logging.clone(),
+            hooks: hooks.clone(),
+        });
+        let options = AdminOptions {
+            admin: Some(self.config.listen.admin),
+            probes: self.config.listen.probes,
+            token: self.token.as_ref().map(|token| token.expose().to_owned()),
+        };
+        let server = serve(options, Arc::new(node))?;
+        if let Some(address) = server.admin() {
+            tracing::info!(event = "admin_port", address = %address, "status and orders: http://{address}/");
+        }
+        Ok(server)
+    }
+
+    /// Reads secrets again now and then.
+    fn watch_secrets(&self, arbiters: &[Arbiter]) {
+        if self.secrets.names().is_empty() {
+            return;
+        }
+        let secrets = self.secrets.clone();
+        let arbiters: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+        actix_rt::spawn(async move {
+            loop {
+                tokio::time::sleep(SECRETS_EVERY).await;
+                let again = secrets.clone();
+                let Ok(found) = tokio::task::spawn_blocking(move || again.reload()).await else {
+                    continue;
+                };
+                for error in &found.errors {
+                    tracing::warn!(event = "secret_unreadable", name = error.name(), %error, "the old value is kept");
+                }
+                if found.changed.is_empty() {
+                    continue;
+                }
+                tracing::info!(event = "secrets_changed", names = ?found.changed, "new requests use the new values");
+                for home in &arbiters {
+                    home.spawn_fn(|| {
+                        let partners: Vec<_> = local(|l| l.partners.values().cloned().collect());
+                        for partner in partners {
+                            partner.gate.with(|turnstile, now| turnstile.secrets_changed(now));
+                        }
+                    });
+                }
+            }
+        });
+    }
+
     /// Makes each partner's context on its arbiter.
-    async fn start_partners(&self, homes: &BTreeMap<String, ArbiterHandle>) -> Result<(), RunError> {
-        let cap = NodeCap::new(self.config.actors.requests);
-        let shares = MemoryShare::divide(self.config.node.memory, homes.len());
+    async fn start_partners(
+        &self,
+        homes: &Homes,
+        shares: Vec<MemoryShare>,
+        cap: &Arc<NodeCap>,
+    ) -> Result<(), RunError> {
         for (i, ((name, home), memory)) in homes.iter().zip(shares).enumerate() {
             let Some(partner) = self.config.partners.get(name).cloned() else {
                 continue;
@@ -278,59 +386,93 @@ impl Node {
         Ok(())
     }
 
-    /// Makes the topics and plans their routes; names new routes in the ledger.
+    fn topic(&self, name: String, plans: Vec<RoutePlan>, topics: &Topics) -> Child {
+        let (topics, restart) = (topics.clone(), self.config.actors.restart.clone());
+        let (clock, metrics) = (self.clock, self.metrics.clone());
+        let key = name.clone();
+        Child {
+            kind: "topic",
+            name,
+            build: Box::new(move |lifeline| {
+                let topic =
+                    TopicSupervisor::new(plans.clone(), restart.clone(), clock, metrics.clone(), lifeline);
+                topics.lock().insert(key.clone(), topic.start());
+            }),
+        }
+    }
+
+    /// Makes the topics that are not planned yet and plans their routes; names new routes in the ledger.
     fn plan_topics(
         &self,
-        homes: &BTreeMap<String, ArbiterHandle>,
+        homes: &Homes,
         port: &Rc<LanePort>,
+        hooks: &NodeHooks,
+        queue: &mut u32,
     ) -> Result<Vec<(String, Vec<RoutePlan>)>, RunError> {
-        let log = &self.opened.log;
-        let mut queue = 0;
         let mut all = Vec::new();
         for section in self.config.topics.values() {
-            let names = match &section.pattern {
-                None => vec![section.name.clone()],
-                Some(pattern) => {
-                    let whole = regex::Regex::new(&format!("^(?:{pattern})$"))
-                        .map_err(|e| RunError::Partners(e.to_string()))?;
-                    let topics = log.topics().into_iter().map(|t| t.name);
-                    topics
-                        .filter(|name| !name.starts_with("__") && whole.is_match(name))
-                        .collect()
+            for name in self.names(section)? {
+                let place = |p: &RoutePlan| (p.topic.to_string(), p.partner.to_string(), p.at.partition);
+                let mut routes = hooks.routes.lock();
+                if routes.keys().any(|(topic, ..)| *topic == name) {
+                    continue;
                 }
-            };
-            for name in names {
-                let meta = match (log.topic(&name), &section.pattern) {
-                    (Some(meta), Some(_)) => meta,
-                    _ => log.create_topic(&name, &crate::intake::topic_spec(&self.config, section))?,
-                };
-                let plans = plan::plans(
-                    &self.config,
-                    section,
-                    &meta,
-                    homes,
-                    log,
-                    &self.opened.keeper,
-                    &mut queue,
-                );
-                for plan in plans.iter().filter(|p| p.at.partition == 0) {
-                    let known = self
-                        .opened
-                        .keeper
-                        .with_state(|s| s.routes.contains_key(&plan.at.route));
-                    if !known {
-                        port.outcome(Body::Route(RouteInfo {
-                            route: plan.at.route,
-                            topic: plan.topic.to_string(),
-                            topic_id: plan.topic_id,
-                            partner: plan.partner.to_string(),
-                        }));
-                    }
-                }
-                all.push((name, plans));
+                let planned = self.plan_topic(section, name, homes, port, queue)?;
+                routes.extend(planned.1.iter().map(|p| (place(p), p.figures.clone())));
+                all.push(planned);
             }
         }
         Ok(all)
+    }
+
+    /// The topics that a section is for.
+    fn names(&self, section: &TopicConfig) -> Result<Vec<String>, RunError> {
+        let Some(pattern) = &section.pattern else {
+            return Ok(vec![section.name.clone()]);
+        };
+        let whole =
+            regex::Regex::new(&format!("^(?:{pattern})$")).map_err(|e| RunError::Partners(e.to_string()))?;
+        // A topic that is named goes by its own section.
+        let named = |name: &String| {
+            self.config
+                .topics
+                .values()
+                .any(|t| t.pattern.is_none() && t.name == *name)
+        };
+        let topics = self.opened.log.topics().into_iter().map(|t| t.name);
+        Ok(topics
+            .filter(|name| !name.starts_with("__") && whole.is_match(name) && !named(name))
+            .collect())
+    }
+
+    fn plan_topic(
+        &self,
+        section: &TopicConfig,
+        name: String,
+        homes: &Homes,
+        port: &Rc<LanePort>,
+        queue: &mut u32,
+    ) -> Result<(String, Vec<RoutePlan>), RunError> {
+        let Opened {
+            log, lane, keeper, ..
+        } = &self.opened;
+        let meta = match (log.topic(&name), &section.pattern) {
+            (Some(meta), Some(_)) => meta,
+            _ => log.create_topic(&name, &crate::intake::topic_spec(&self.config, section))?,
+        };
+        let plans = plan::plans(&self.config, section, &meta, homes, log, (*lane, keeper), queue);
+        for plan in plans.iter().filter(|p| p.at.partition == 0) {
+            let known = keeper.with_state(|s| s.routes.contains_key(&plan.at.route));
+            if !known {
+                port.outcome(Body::Route(RouteInfo {
+                    route: plan.at.route,
+                    topic: plan.topic.to_string(),
+                    topic_id: plan.topic_id,
+                    partner: plan.partner.to_string(),
+                }));
+            }
+        }
+        Ok((name, plans))
     }
 
     /// Waits until nothing is in hand, at most `node.drain`, then ends all topics.
@@ -426,66 +568,4 @@ async fn told_to_stop() {
         tracing::warn!(event = "second_signal", "ending at once");
         std::process::exit(130);
     });
-}
-
-/// What a partner is started from, on its arbiter.
-struct PartnerStart {
-    number: u32,
-    partner: PartnerConfig,
-    memory: MemoryShare,
-    config: Arc<Config>,
-    clock: Clock,
-    secrets: Secrets,
-    cap: Arc<NodeCap>,
-    metrics: Arc<Metrics>,
-    used: BTreeMap<crate::core::ledger::entry::BudgetDraw, crate::core::ledger::fold::UsedSlots>,
-    paused: bool,
-}
-
-thread_local! {
-    /// Budgets of the partners on this arbiter.
-    static BUDGETS: Rc<RefCell<BudgetTable>> = Rc::new(RefCell::new(BudgetTable::new()));
-}
-
-impl PartnerStart {
-    fn start(self) -> Result<(), String> {
-        let now = self.clock.now();
-        let table = BUDGETS.with(Rc::clone);
-        for (budget, limit) in plan::budgets(&self.config, &self.partner) {
-            let table = &mut *table.borrow_mut();
-            if table.get_mut(budget).is_none() {
-                // Nothing was granted under another rate yet, so nothing has to be waited for.
-                let _ = table
-                    .set(budget, limit, now)
-                    .map_err(|e| format!("{}: {e}", self.partner.name))?;
-                // No fresh burst after a restart: the slots of the last windows are in the ledger (I5).
-                for (draw, used) in self.used.iter().filter(|(draw, _)| draw.budget == budget) {
-                    table.restore(*draw, used, now);
-                }
-            }
-        }
-        let mut turnstile = Turnstile::new(self.number, BreakerSettings::of(&self.partner), now);
-        if self.paused {
-            turnstile.pause(now);
-        }
-        let permits = self.config.actors.permits;
-        let gate = PartnerGate::new(turnstile, table, self.clock, LEAD, permits, self.cap);
-        let sink = HttpSink::try_new(&self.partner, &self.secrets, self.clock)
-            .map_err(|e| format!("{}: {e}", self.partner.name))?;
-        let port = local(|l| l.port.clone()).ok_or("no port on this arbiter")?;
-        let name: Arc<str> = self.partner.name.as_str().into();
-        let context = PartnerContext {
-            name: name.clone(),
-            metrics: self.metrics.partner(&name),
-            config: Arc::new(self.partner),
-            ledger: self.config.ledger.clone(),
-            sink,
-            port,
-            gate,
-            memory: self.memory,
-            clock: self.clock,
-        };
-        local(|l| l.partners.insert(name, Rc::new(context)));
-        Ok(())
-    }
 }

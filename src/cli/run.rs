@@ -18,14 +18,24 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     let loaded = global.load()?;
+    let secrets = loaded.secret_sources().map_err(CliError::configuration)?;
+    let token = loaded
+        .token()
+        .map_err(|e| CliError::failed("cannot read the token of the admin port").caused_by(e))?;
     let config = loaded.config;
-    let _logging = crate::telemetry::logging::start(&config.logging, &config.node.id)
+    let logging = crate::telemetry::logging::start(&config.logging, &config.node.id)
         .map_err(|e| CliError::failed("cannot set up logging").caused_by(e))?;
     let options = app::RunOptions {
         until_drained: args.until_drained,
         timeout: args.timeout,
     };
-    let summary = app::run(config, options).map_err(|e| CliError::failed("the node failed").caused_by(e))?;
+    let parts = app::NodeParts {
+        config,
+        secrets,
+        token,
+        logging: Some(logging),
+    };
+    let summary = app::run(parts, options).map_err(|e| CliError::failed("the node failed").caused_by(e))?;
     if args.until_drained {
         eprintln!(
             "{}: {} delivered, {} dead, {} parked",

@@ -43,6 +43,14 @@ impl FloodGuard {
         }
     }
 
+    /// A guard as an earlier life left it: standing for this reason, or not.
+    pub fn restored(limit: u32, stopped: Option<String>) -> Self {
+        Self {
+            stopped: stopped.map(|reason| Stop { dead: limit, reason }),
+            ..Self::new(limit)
+        }
+    }
+
     /// Changes the limit; a stop stays until it is resumed.
     pub fn set_limit(&mut self, limit: u32) {
         self.limit = limit;

@@ -1,15 +1,19 @@
 //! What a record is to a route: filtered, a message with its ID and key, or nothing that can be sent. Pure.
+//!
+//! On the path of every record: JSON is walked once, for all pointers together, and no tree is built.
 
 use super::expr::{Expr, ExprError, RecordScope, Vocabulary};
-use super::ledger::entry::BudgetDraw;
+use super::ledger::entry::{BudgetDraw, SkipMatch, SkipRule};
 use super::message_id::{IdScope, budget_by, key_hash};
+use super::pointer::{Extracted, PointerError, Pointers};
 use super::readable_id;
 use super::record::Record;
 use super::turnstile::Draws;
-use super::types::{KeyHash, MessageId};
+use super::types::{KeyHash, MessageId, Time};
 use crate::config::{IdMissing, IdSource, KeyMissing, KeySource};
 use bytes::Bytes;
-use serde_json::Value;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// What a record is to a route.
@@ -19,8 +23,6 @@ pub enum Resolved {
     Message(Known),
     /// Not for this route: finished at once.
     Filtered,
-    /// Passed over by a rule, with its reason: kept in the ledger.
-    Skipped(Known, String),
     /// It cannot be a message (no ID, no key): a dead letter with this reason.
     Invalid(Known, String),
 }
@@ -80,6 +82,56 @@ pub struct Rules {
     pub budgets: Vec<BudgetRule>,
 }
 
+/// Why rules cannot be compiled; the configuration was checked for it.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// The filter cannot be read.
+    #[error("the route's filter cannot be read")]
+    When(#[from] ExprError),
+    /// A pointer is none.
+    #[error(transparent)]
+    Pointer(#[from] PointerError),
+}
+
+/// Skip rules of one route, by what they match.
+#[derive(Clone, Debug, Default)]
+pub struct Skips {
+    keys: HashMap<KeyHash, (String, Option<Time>)>,
+    ids: HashMap<Bytes, (String, Option<Time>)>,
+}
+
+impl Skips {
+    /// Those of `rules` that are for this topic and partner.
+    pub fn of<'r>(rules: impl IntoIterator<Item = &'r SkipRule>, topic: &str, partner: &str) -> Self {
+        let mut skips = Self::default();
+        for rule in rules {
+            if rule.topic != topic || rule.partner.as_ref().is_some_and(|p| p != partner) {
+                continue;
+            }
+            let why = (format!("rule {}: {}", rule.rule, rule.reason), rule.expires);
+            match &rule.matches {
+                SkipMatch::Key(key) => skips.keys.insert(key_hash(key), why),
+                SkipMatch::Id(id) => skips.ids.insert(id.clone(), why),
+            };
+        }
+        skips
+    }
+
+    /// Whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.ids.is_empty()
+    }
+
+    /// Why a message of this key and readable ID is passed over, if it is.
+    pub fn reason(&self, key: Option<KeyHash>, readable: &[u8], now: Time) -> Option<&str> {
+        let holds = |rule: &&(String, Option<Time>)| rule.1.is_none_or(|end| now < end);
+        let by_key = key.and_then(|key| self.keys.get(&key));
+        let by_id = || self.ids.get(readable);
+        let rule = by_key.filter(holds).or_else(|| by_id().filter(holds))?;
+        Some(&rule.0)
+    }
+}
+
 /// Says what a record is. One for each route partition.
 pub struct Resolver {
     scope: IdScope,
@@ -87,32 +139,57 @@ pub struct Resolver {
     partition: u32,
     rules: Rules,
     when: Option<Expr>,
-    reads_json: bool,
+    /// Those of the ID's parts in their order, then of the key, then of the field that names the partner.
+    pointers: Pointers,
+    /// Whether the ID has a part that only the position gives.
+    by_position: bool,
+    /// Of what splits budgets, in the budgets' order.
+    splits: Pointers,
+    /// Draws from budgets that nothing splits; whole where none is split.
+    whole: Draws,
 }
 
 /// The key that all records without one share (`key_missing = "together"`).
 const TOGETHER: &[u8] = b"\0together";
 
+type Picked<'a> = SmallVec<[Option<Extracted<'a>>; 4]>;
+
 impl Resolver {
     /// Compiles the rules.
     ///
     /// # Errors
-    /// If the filter cannot be read; the configuration was checked for that.
-    pub fn try_new(scope: IdScope, topic: &str, partition: u32, rules: Rules) -> Result<Self, ExprError> {
+    /// If the filter or a pointer cannot be read; the configuration was checked for that.
+    pub fn try_new(scope: IdScope, topic: &str, partition: u32, rules: Rules) -> Result<Self, RulesError> {
         let when = match &rules.when {
             Some(text) => Some(Expr::compile(text, Vocabulary::Record)?),
             None => None,
         };
-        let reads_json = matches!(rules.key, KeySource::Json(_))
-            || rules.id.iter().any(|id| matches!(id, IdSource::Json(_)))
-            || matches!(rules.share, Share::Named { .. });
+        let mut pointers: Vec<&str> = Vec::new();
+        pointers.extend(rules.id.iter().filter_map(|source| match source {
+            IdSource::Json(pointer) => Some(pointer.as_str()),
+            _ => None,
+        }));
+        if let KeySource::Json(pointer) = &rules.key {
+            pointers.push(pointer);
+        }
+        if let Share::Named { pointer, .. } = &rules.share {
+            pointers.push(pointer);
+        }
+        let splits: Vec<&str> = rules.budgets.iter().filter_map(|b| b.by.as_deref()).collect();
+        let whole = |rule: &BudgetRule| BudgetDraw {
+            budget: rule.budget,
+            by: 0,
+        };
         Ok(Self {
             scope,
             topic: topic.to_owned(),
             partition,
-            rules,
             when,
-            reads_json,
+            pointers: Pointers::compile(&pointers)?,
+            by_position: rules.id.contains(&IdSource::Position),
+            splits: Pointers::compile(&splits)?,
+            whole: rules.budgets.iter().map(whole).collect(),
+            rules,
         })
     }
 
@@ -128,43 +205,31 @@ impl Resolver {
                 return Resolved::Filtered;
             }
         }
-        let json: Option<Value> = if self.reads_json {
-            serde_json::from_slice(&record.value).ok()
-        } else {
-            None
+        let mut picked = pick(&self.pointers, &record.value);
+        // In the order in which the pointers were compiled, from the end.
+        let named = match &self.rules.share {
+            Share::Named { .. } => picked.pop().flatten(),
+            Share::All => None,
         };
-        let unknown = match self.share(json.as_ref()) {
+        let mut why = match self.share(named) {
             Ok(unknown) => unknown,
             Err(NotOurs) => return Resolved::Filtered,
         };
-        let mut why = unknown;
-        let parts: Vec<Option<Cow<'_, [u8]>>> = self
-            .rules
-            .id
-            .iter()
-            .map(|source| id_part(source, record, json.as_ref()))
-            .collect();
-        let (id, readable) = if self.rules.id.contains(&IdSource::Position) {
-            (
-                self.scope.position(record.offset),
-                Bytes::from(readable_id::of_position(record.offset)),
-            )
-        } else if parts.iter().all(Option::is_some) {
-            let parts: Vec<&[u8]> = parts.iter().flatten().map(|p| &p[..]).collect();
-            (self.scope.id(&parts), Bytes::from(readable_id::join(&parts)))
-        } else {
-            if self.rules.id_missing == IdMissing::Dead && why.is_none() {
-                why = Some("no_id: the record has no message ID".into());
-            }
-            (
-                self.scope.position(record.offset),
-                Bytes::from(readable_id::of_position(record.offset)),
-            )
+        let key = match &self.rules.key {
+            KeySource::Record => record.key.as_deref().map(Cow::Borrowed),
+            KeySource::Json(_) => picked.pop().flatten().map(bytes_of),
         };
-        let key = match (&self.rules.key, json.as_ref()) {
-            (KeySource::Record, _) => record.key.as_deref().map(Cow::Borrowed),
-            (KeySource::Json(pointer), Some(json)) => text_at(json, pointer),
-            (KeySource::Json(_), None) => None,
+        let (id, readable) = match self.id(record, picked) {
+            Some(known) => known,
+            None => {
+                if !self.by_position && self.rules.id_missing == IdMissing::Dead && why.is_none() {
+                    why = Some("no_id: the record has no message ID".into());
+                }
+                (
+                    self.scope.position(record.offset),
+                    Bytes::from(readable_id::of_position(record.offset)),
+                )
+            }
         };
         let key = match (key, self.rules.key_missing) {
             (Some(key), _) => Some(key_hash(&key)),
@@ -182,19 +247,44 @@ impl Resolver {
         }
     }
 
+    /// The ID made of its parts; none if one is missing, or if the position is one.
+    fn id<'a>(&self, record: &'a Record, picked: Picked<'a>) -> Option<(MessageId, Bytes)> {
+        if self.by_position {
+            return None;
+        }
+        let mut picked = picked.into_iter();
+        let mut parts: SmallVec<[Cow<'a, [u8]>; 4]> = SmallVec::new();
+        for source in &self.rules.id {
+            let part: Cow<'a, [u8]> = match source {
+                IdSource::Header(name) => Cow::Borrowed(record.headers.get(name)?),
+                IdSource::Json(_) => bytes_of(picked.next()??),
+                IdSource::Key => Cow::Borrowed(record.key.as_deref()?),
+                IdSource::Hash => Cow::Owned(readable_id::of_value(&record.value).into_bytes()),
+                IdSource::Query(name) => query(&record.value, name)?,
+                IdSource::Position => return None,
+            };
+            if part.is_empty() {
+                return None;
+            }
+            parts.push(part);
+        }
+        let parts: SmallVec<[&[u8]; 4]> = parts.iter().map(|p| &p[..]).collect();
+        Some((self.scope.id(&parts), Bytes::from(readable_id::join(&parts))))
+    }
+
     /// The budgets that a start of this record draws from.
     pub fn draws(&self, record: &Record) -> Draws {
-        let split = self.rules.budgets.iter().any(|b| b.by.is_some());
-        let json: Option<Value> = if split {
-            serde_json::from_slice(&record.value).ok()
-        } else {
-            None
-        };
+        if self.splits.is_empty() {
+            return self.whole.clone();
+        }
+        let mut picked = pick(&self.splits, &record.value).into_iter();
         let draw = |rule: &BudgetRule| {
-            let by = rule.by.as_ref().map_or(0, |pointer| {
-                let value = json.as_ref().and_then(|json| text_at(json, pointer));
-                budget_by(value.as_deref().unwrap_or_default())
-            });
+            let by = if rule.by.is_some() {
+                let value = picked.next().flatten();
+                budget_by(value.as_ref().map_or(b"", |v| v.text.as_bytes()))
+            } else {
+                0
+            };
             BudgetDraw {
                 budget: rule.budget,
                 by,
@@ -204,7 +294,7 @@ impl Resolver {
     }
 
     /// Whether the record is the route's; if it names no partner there is, why it is a dead letter.
-    fn share(&self, json: Option<&Value>) -> Result<Option<String>, NotOurs> {
+    fn share(&self, named: Option<Extracted<'_>>) -> Result<Option<String>, NotOurs> {
         let Share::Named {
             pointer,
             partner,
@@ -213,13 +303,11 @@ impl Resolver {
         else {
             return Ok(None);
         };
-        let named = json.and_then(|json| text_at(json, pointer));
         match (named, unknown) {
-            (Some(name), _) if *name == *partner.as_bytes() => Ok(None),
-            (Some(name), Some(all)) if !all.iter().any(|p| p.as_bytes() == &name[..]) => Ok(Some(format!(
-                "no_partner: there is no partner `{}`",
-                String::from_utf8_lossy(&name)
-            ))),
+            (Some(name), _) if name.text == *partner => Ok(None),
+            (Some(name), Some(all)) if !all.iter().any(|p| *p == name.text) => {
+                Ok(Some(format!("no_partner: there is no partner `{}`", name.text)))
+            }
             (None, Some(_)) => Ok(Some(format!("no_partner: nothing at {pointer} names a partner"))),
             _ => Err(NotOurs),
         }
@@ -229,29 +317,26 @@ impl Resolver {
 /// The record is another route's.
 struct NotOurs;
 
-fn id_part<'a>(source: &IdSource, record: &'a Record, json: Option<&'a Value>) -> Option<Cow<'a, [u8]>> {
-    let part: Cow<'a, [u8]> = match source {
-        IdSource::Header(name) => Cow::Borrowed(record.headers.get(name)?),
-        IdSource::Json(pointer) => text_at(json?, pointer)?,
-        IdSource::Key => Cow::Borrowed(record.key.as_deref()?),
-        IdSource::Hash => Cow::Owned(readable_id::of_value(&record.value).into_bytes()),
-        IdSource::Query(name) => {
-            let url = url::Url::parse(std::str::from_utf8(&record.value).ok()?.trim()).ok()?;
-            let value = url.query_pairs().find(|(n, _)| n == name)?.1.into_owned();
-            Cow::Owned(value.into_bytes())
-        }
-        IdSource::Position => Cow::Owned(record.offset.to_be_bytes().to_vec()),
-    };
-    (!part.is_empty()).then_some(part)
+/// The values of all pointers; nothing of what is not JSON.
+fn pick<'a>(pointers: &Pointers, value: &'a [u8]) -> Picked<'a> {
+    let mut picked: Picked<'a> = SmallVec::from_elem(None, pointers.len());
+    if !pointers.is_empty() && pointers.extract(value, &mut picked).is_err() {
+        picked.fill(None);
+    }
+    picked
 }
 
-/// A scalar at a pointer, as text; objects and arrays in their compact form; null is nothing.
-fn text_at<'a>(json: &'a Value, pointer: &str) -> Option<Cow<'a, [u8]>> {
-    match json.pointer(pointer)? {
-        Value::Null => None,
-        Value::String(text) => Some(Cow::Borrowed(text.as_bytes())),
-        other => Some(Cow::Owned(other.to_string().into_bytes())),
+fn bytes_of(picked: Extracted<'_>) -> Cow<'_, [u8]> {
+    match picked.text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
     }
+}
+
+fn query<'a>(value: &[u8], name: &str) -> Option<Cow<'a, [u8]>> {
+    let url = url::Url::parse(std::str::from_utf8(value).ok()?.trim()).ok()?;
+    let value = url.query_pairs().find(|(n, _)| n == name)?.1.into_owned();
+    Some(Cow::Owned(value.into_bytes()))
 }
 
 #[cfg(test)]
@@ -342,6 +427,56 @@ mod tests {
             matches!(resolve(named("a", Some(both)), lost), Resolved::Invalid(_, why) if why.contains("`c`"))
         );
         assert_eq!(resolve(named("b", None), lost), Resolved::Filtered);
+    }
+
+    #[test]
+    fn a_skip_rule_matches_exactly_and_until_it_ends() {
+        let rule = |matches, expires| SkipRule {
+            rule: 3,
+            topic: "t".into(),
+            partner: None,
+            matches,
+            reason: "poison".into(),
+            made: Time(1),
+            expires,
+        };
+        let rules = [
+            rule(SkipMatch::Key(Bytes::from_static(b"u")), Some(Time(100))),
+            rule(SkipMatch::Id(Bytes::from_static(b"7")), None),
+        ];
+        let skips = Skips::of(&rules, "t", "p");
+        let (u, v) = (Some(key_hash(b"u")), Some(key_hash(b"v")));
+        assert_eq!(skips.reason(u, b"1", Time(99)), Some("rule 3: poison"));
+        assert_eq!(skips.reason(u, b"1", Time(100)), None);
+        assert_eq!(skips.reason(v, b"1", Time(1)), None);
+        assert!(skips.reason(v, b"7", Time(500)).is_some());
+        assert!(Skips::of(&rules, "other", "p").is_empty());
+    }
+
+    #[test]
+    fn a_split_budget_is_drawn_from_by_its_value() {
+        let split = Rules {
+            budgets: vec![
+                BudgetRule { budget: 1, by: None },
+                BudgetRule {
+                    budget: 2,
+                    by: Some("/app".into()),
+                },
+            ],
+            ..rules()
+        };
+        let scope = IdScope::new("t", TopicId(1), 0, "p");
+        let resolver = Resolver::try_new(scope, "t", 0, split).expect("rules that compile");
+        let draws = |value: &str| {
+            resolver.draws(&Record {
+                value: Bytes::from(value.to_owned()),
+                ..Record::default()
+            })
+        };
+        let (a, b) = (draws(r#"{"app":"a"}"#), draws(r#"{"app":"b"}"#));
+        assert_eq!((a[0], a[1].budget), (b[0], b[1].budget));
+        assert_ne!(a[1].by, b[1].by);
+        assert_eq!(draws("no json"), draws("{}"));
     }
 
     #[test]

@@ -14,7 +14,6 @@ use crate::log::LogError;
 use crate::sink::{AnswerDetail, Delivery, Sink};
 use actix::prelude::*;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Says what a record is. Pure; one for each route partition.
@@ -147,18 +146,17 @@ impl<S: Sink> PartitionActor<S> {
                 continue;
             }
             match self.resolve.resolve(&record) {
-                Resolved::Filtered => self.window.finish_silently(record.offset, record.offset + 1),
+                Resolved::Filtered => {
+                    self.route.partner.metrics.filtered.inc();
+                    self.window.finish_silently(record.offset, record.offset + 1);
+                }
                 Resolved::Message(known) => {
                     ids.push(known.id);
                     messages.push((record, known, None));
                 }
-                Resolved::Skipped(known, reason) => {
-                    ids.push(known.id);
-                    messages.push((record, known, Some((true, reason))));
-                }
                 Resolved::Invalid(known, reason) => {
                     ids.push(known.id);
-                    messages.push((record, known, Some((false, reason))));
+                    messages.push((record, known, Some(reason)));
                 }
             }
         }
@@ -174,7 +172,7 @@ impl<S: Sink> PartitionActor<S> {
             }
             if found.is_some() || self.in_flight.contains(&known.id) {
                 // It shares the fate of the first one, and writes nothing (M1 of the protocol).
-                self.route.figures.duplicates.fetch_add(1, Ordering::Relaxed);
+                self.route.partner.metrics.duplicate.inc();
                 self.window.finish_silently(offset, offset + 1);
                 continue;
             }
@@ -188,8 +186,17 @@ impl<S: Sink> PartitionActor<S> {
                     }
                     None => self.queue(item, None),
                 },
-                Some((skipped, reason)) => {
-                    self.finish_unsent(&mut item, skipped, reason);
+                Some(reason) => {
+                    let detail = AnswerDetail {
+                        reason,
+                        answer: String::new(),
+                    };
+                    let kind = OutcomeKind::Dead(attempt::kept(&item, detail));
+                    item.outcome = self.route.append_unsent(&item, kind);
+                    self.route.partner.metrics.dead.inc();
+                    self.in_flight.insert(item.delivery.id);
+                    self.unfolded.push_back((item.outcome, item.delivery.id));
+                    self.window.finish(offset);
                 }
             }
         }
@@ -222,24 +229,30 @@ impl<S: Sink> PartitionActor<S> {
         })
     }
 
-    /// Skipped by a rule, or no message at all: an outcome without an attempt.
-    fn finish_unsent(&mut self, item: &mut Item, skipped: bool, reason: String) {
-        let kept = attempt::kept(
-            item,
-            AnswerDetail {
-                reason,
-                answer: String::new(),
-            },
-        );
-        let kind = if skipped {
-            OutcomeKind::Skipped(kept)
-        } else {
-            OutcomeKind::Dead(kept)
+    /// Whether the message must not be sent: an operator called it delivered, or a rule passes it over. Then it is
+    /// finished; it comes back otherwise.
+    pub(super) fn passed_over(&mut self, mut item: Box<Item>, ctx: &mut Context<Self>) -> Option<Box<Item>> {
+        if self.marked.remove(&item.delivery.id) {
+            // The operator's entry is its outcome.
+            self.finish(item, false, ctx);
+            return None;
+        }
+        if self.skips.is_empty() || !matches!(item.task, Task::Send) {
+            return Some(item);
+        }
+        let now = self.now();
+        let Some(reason) = self.skips.reason(item.place, &item.delivery.readable, now) else {
+            return Some(item);
         };
-        let number = self.route.append_unsent(item, kind);
-        self.in_flight.insert(item.delivery.id);
-        self.unfolded.push_back((number, item.delivery.id));
-        self.window.finish(item.delivery.record.offset);
+        let detail = AnswerDetail {
+            reason: reason.to_owned(),
+            answer: String::new(),
+        };
+        let kind = OutcomeKind::Skipped(attempt::kept(&item, detail));
+        item.outcome = self.route.append_unsent(&item, kind);
+        self.route.partner.metrics.skipped.inc();
+        self.finish(item, false, ctx);
+        None
     }
 }
 
@@ -258,10 +271,10 @@ impl<S> RouteContext<S> {
             id: item.delivery.id,
             offset: item.delivery.record.offset,
             round: item.delivery.round,
-            attempts: 0,
+            attempts: item.delivery.attempt,
             when: self.partner.clock.now(),
             life: port.lane().life(),
-            status: 0,
+            status: item.status,
             kind,
         }))
     }

@@ -4,36 +4,92 @@ use super::super::item::Item;
 use super::PartitionActor;
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, RoutePartition};
+use crate::ledger::keeper::Keeper;
+use crate::ledger::payload;
 use crate::log::{Log, PartitionId};
 use crate::sink::Sink;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the payload of a message is read again. Blocks.
-pub trait Payloads: Send + Sync {
-    /// The record of this message, from the topic or, where it is kept, from the ledger; the error is for people.
-    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Record, String>;
+/// What a message is sent from.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// Its record.
+    pub record: Record,
+    /// The Idempotency-Key of its round, where that was fixed.
+    pub idempotency_key: Option<Arc<str>>,
 }
 
-/// Payloads from the input topic alone.
-pub struct TopicPayloads {
+/// Where the payload of a message is read again. Blocks.
+pub trait Payloads: Send + Sync {
+    /// What this message is sent from: kept in the ledger, else in the topic.
+    ///
+    /// # Errors
+    /// In words, for people.
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String>;
+}
+
+/// A record of an input topic.
+///
+/// # Errors
+/// If it cannot be read, or is no longer there.
+pub fn from_topic(log: &dyn Log, input: PartitionId, offset: Offset) -> Result<Record, String> {
+    let mut records = Vec::with_capacity(1);
+    log.read(input, offset, 1, &mut records)
+        .map_err(|e| e.to_string())?;
+    match records.into_iter().next() {
+        Some(record) if record.offset == offset => Ok(record),
+        _ => Err(format!("no record at offset {offset}")),
+    }
+}
+
+/// Payloads of a node: where the fold knows of one in the ledger, that; else the topic's.
+pub struct NodePayloads {
     /// The log.
     pub log: Arc<dyn Log>,
     /// The input partition.
     pub input: PartitionId,
+    /// The ledger's lane.
+    pub lane: PartitionId,
+    /// Its fold.
+    pub keeper: Arc<Keeper>,
 }
 
-impl Payloads for TopicPayloads {
-    fn load(&self, _: RoutePartition, _: MessageId, offset: Offset) -> Result<Record, String> {
-        let mut records = Vec::with_capacity(1);
-        self.log
-            .read(self.input, offset, 1, &mut records)
-            .map_err(|e| e.to_string())?;
-        match records.into_iter().next() {
-            Some(record) if record.offset == offset => Ok(record),
-            _ => Err(format!("no record at offset {offset}")),
-        }
+impl Payloads for NodePayloads {
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String> {
+        let log = self.log.as_ref();
+        let known = self.keeper.with_state(|state| {
+            let message = state.partitions.get(&at)?.messages.get(&id)?;
+            Some((message.payload, message.opened))
+        });
+        let (kept_at, opened) = known.unwrap_or_default();
+        let idempotency_key = match opened {
+            0 => None,
+            opened => {
+                let key = payload::idempotency_key(log, self.lane, opened).map_err(|e| e.to_string())?;
+                Some(Arc::from(key))
+            }
+        };
+        let record = match kept_at {
+            None => from_topic(log, self.input, offset)?,
+            Some((entry, _)) => {
+                let kept = payload::kept(log, self.lane, entry)
+                    .map_err(|e| e.to_string())?
+                    .kept;
+                Record {
+                    key: kept.record_key,
+                    value: kept.value,
+                    headers: kept.headers,
+                    timestamp: kept.timestamp,
+                    offset,
+                }
+            }
+        };
+        Ok(Loaded {
+            record,
+            idempotency_key,
+        })
     }
 }
 
@@ -50,8 +106,11 @@ impl<S: Sink> PartitionActor<S> {
             (item, read.await)
         };
         let loaded = load.into_actor(self).map(move |(mut item, read), act, ctx| match read {
-            Ok(Ok(record)) => {
-                item.delivery.record = record;
+            Ok(Ok(loaded)) => {
+                item.delivery.record = loaded.record;
+                if loaded.idempotency_key.is_some() {
+                    item.delivery.idempotency_key = loaded.idempotency_key;
+                }
                 item.shed = false;
                 if item.delivery.readable.is_empty()
                     && let super::Resolved::Message(known) = act.resolve.resolve(&item.delivery.record)

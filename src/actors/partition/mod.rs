@@ -11,14 +11,16 @@
 
 mod intake;
 mod load;
+mod orders;
 mod start;
 #[cfg(test)]
 mod tests;
 pub mod window;
 
-use crate::core::resolve::Resolved;
+use crate::core::resolve::{Resolved, Skips};
 pub use intake::{Remembered, Resolve};
-pub use load::{Payloads, TopicPayloads};
+pub use load::{Loaded, NodePayloads, Payloads, from_topic};
+pub use orders::Told;
 pub use start::Start;
 
 use super::attempt::After;
@@ -27,9 +29,8 @@ use super::item::{ITEM_OVERHEAD, Item, Task};
 use super::lifeline::Lifeline;
 use super::subpartition::{SubpartitionActor, Work, WorkEnd, WorkEnded};
 use crate::core::doubt::Doubt;
-use crate::core::flood::FloodGuard;
 use crate::core::key_queues::{Held, KeyQueues};
-use crate::core::ledger::entry::{Body, Position};
+use crate::core::ledger::entry::{Action, Body, Command, Position};
 use crate::core::types::{KeyHash, MessageId, Offset, Time};
 use crate::log::{Log, PartitionId};
 use crate::sink::{DoubtCause, Sink};
@@ -78,6 +79,8 @@ pub struct PartitionParts<S> {
     pub payloads: Arc<dyn Payloads>,
     /// What the fold knows.
     pub start: Start,
+    /// What is passed over.
+    pub skips: Arc<Skips>,
     /// Bounds and rhythm.
     pub settings: PartitionSettings,
     /// Tells the parent of its end.
@@ -113,7 +116,10 @@ pub struct PartitionActor<S: Sink> {
     in_hand: usize,
     /// Bytes counted for the messages of this actor.
     held: usize,
-    flood: FloodGuard,
+    /// What is passed over.
+    skips: Arc<Skips>,
+    /// Messages in hand or queued that an operator called delivered.
+    marked: HashSet<MessageId>,
 }
 
 impl<S: Sink> PartitionActor<S> {
@@ -121,7 +127,6 @@ impl<S: Sink> PartitionActor<S> {
     pub fn new(parts: PartitionParts<S>) -> Self {
         let start = parts.start;
         Self {
-            flood: FloodGuard::new(parts.route.partner.config.flood.dead_in_a_row),
             route: parts.route,
             log: parts.log,
             input: parts.input,
@@ -144,6 +149,8 @@ impl<S: Sink> PartitionActor<S> {
             draining: false,
             in_hand: 0,
             held: 0,
+            skips: parts.skips,
+            marked: HashSet::new(),
         }
     }
 
@@ -182,7 +189,7 @@ impl<S: Sink> PartitionActor<S> {
 
     /// Hands out work as long as there are free places.
     fn start_work(&mut self, ctx: &mut Context<Self>) {
-        if self.draining || self.flood.stopped().is_some() {
+        if self.stands() {
             return;
         }
         while let Some((_, item)) = self.queues.next_ready() {
@@ -191,11 +198,19 @@ impl<S: Sink> PartitionActor<S> {
         }
     }
 
+    /// Whether nothing new may be started: the node drains, or the flood guard has stopped the route.
+    fn stands(&self) -> bool {
+        self.draining || self.route.flood.borrow().stopped().is_some()
+    }
+
     fn hand_out(&mut self, item: Box<Item>, ctx: &mut Context<Self>) {
         if item.shed {
             self.load(item, ctx);
             return;
         }
+        let Some(item) = self.passed_over(item, ctx) else {
+            return;
+        };
         let parent = self.parent(ctx);
         let draws = self.resolve.draws(&item.delivery.record);
         let route = self.route.clone();
@@ -235,14 +250,14 @@ impl<S: Sink> PartitionActor<S> {
 
     fn free_place(&mut self, place: Option<KeyHash>, ctx: &mut Context<Self>) {
         match self.queues.done(place) {
-            Some(next) if !self.draining && self.flood.stopped().is_none() => {
+            Some(next) if !self.stands() => {
                 self.in_hand += 1;
                 self.hand_out(next, ctx);
             }
             Some(next) => {
-                // Stopping: it goes back to the front and is read again by the next life.
+                // Standing: it goes back to the front, and on when the route does.
                 let now = self.now();
-                self.queues.wait_until(place, next, Time::NEVER, now);
+                self.queues.wait_until(place, next, now, now);
                 self.forget_key(place);
             }
             None => self.forget_key(place),
@@ -253,6 +268,30 @@ impl<S: Sink> PartitionActor<S> {
         if let Some(place) = place {
             self.keys.remove(&place);
         }
+    }
+
+    /// One more dead letter: if it is one too many in a row, the route stops, also over restarts.
+    fn count_dead(&mut self) {
+        let route = &self.route;
+        let mut flood = route.flood.borrow_mut();
+        let Some(stop) = flood.dead("see `dead list`") else {
+            return;
+        };
+        tracing::error!(
+            event = "route_stopped", topic = %route.topic, partner = %route.partner.name, dead = stop.dead,
+            "too many dead letters in a row: the route stands until `sluicegate partners resume`"
+        );
+        route.partner.port.outcome(Body::Command(Command {
+            offset: 0,
+            when: route.partner.clock.now(),
+            who: "flood guard".into(),
+            why: String::new(),
+            action: Action::Pause {
+                partner: String::new(),
+                route: Some(route.at.route),
+                reason: stop.to_string(),
+            },
+        }));
     }
 
     /// The message goes on later; its key waits, its place is free.
@@ -282,8 +321,7 @@ impl<S: Sink> PartitionActor<S> {
 
     /// Whether more records may be taken up (I6).
     fn may_read(&self) -> bool {
-        !self.draining
-            && self.flood.stopped().is_none()
+        !self.stands()
             && self.route.partner.memory.room() > (self.settings.read_chunk + ITEM_OVERHEAD) as u64
             && self.window.ranges() < self.settings.ranges
             && self.queues.len().saturating_sub(self.queues.waiting()) < self.settings.window
@@ -317,6 +355,7 @@ impl<S: Sink> PartitionActor<S> {
         figures
             .busy_keys
             .store(self.queues.busy() as u64, Ordering::Relaxed);
+        figures.in_hand.store(self.in_hand as u64, Ordering::Relaxed);
     }
 
     /// Whether nothing is queued, waiting or in hand, and everything there was to read has been read.
@@ -366,16 +405,11 @@ impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
         let WorkEnded { mut item, end } = ended;
         match end {
             WorkEnd::After(After::Delivered) => {
-                self.flood.delivered();
+                self.route.flood.borrow_mut().delivered();
                 self.finish(item, false, ctx);
             }
             WorkEnd::After(After::Dead) => {
-                if let Some(stop) = self.flood.dead("dead in a row") {
-                    tracing::error!(
-                        event = "route_stopped", topic = %self.route.topic, partner = %self.route.partner.name,
-                        dead = stop.dead, "too many dead letters in a row: the route stands until it is resumed"
-                    );
-                }
+                self.count_dead();
                 self.finish(item, false, ctx);
             }
             WorkEnd::After(After::Parked { hold }) => self.finish(item, hold, ctx),
@@ -417,7 +451,7 @@ pub struct Drain;
 /// Answer to [`Drain`] and [`AreYouIdle`].
 #[derive(MessageResponse, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Messages in the hands of keys' actors.
+    /// Messages in the hands of keys' actors; while draining, those that have a start slot.
     pub in_hand: usize,
     /// Nothing is queued or waiting, and everything has been read.
     pub idle: bool,
@@ -428,8 +462,11 @@ impl<S: Sink> Handler<Drain> for PartitionActor<S> {
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Drained {
         self.draining = true;
         self.write_position();
+        // Who waits for a slot gets none any more; who has one comes to its end.
+        let gate = &self.route.partner.gate;
+        gate.with(|turnstile, now| turnstile.pause(now));
         Drained {
-            in_hand: self.in_hand,
+            in_hand: self.route.on_wire.borrow().len() + gate.in_use() as usize,
             idle: self.is_idle(),
         }
     }

@@ -98,7 +98,7 @@ impl<S: Sink> PartitionActor<S> {
     }
 
     /// A message of which only the ledger's facts are in memory: its payload is read when its turn comes.
-    fn restored(&self, id: MessageId, message: &Message, task: Task) -> Box<Item> {
+    pub(super) fn restored(&self, id: MessageId, message: &Message, task: Task) -> Box<Item> {
         let partner = &self.route.partner;
         Box::new(Item {
             delivery: Delivery {

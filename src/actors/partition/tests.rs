@@ -141,6 +141,21 @@ impl Remembered for Memory {
     }
 }
 
+struct FromTopic {
+    log: Arc<dyn Log>,
+    input: PartitionId,
+}
+
+impl Payloads for FromTopic {
+    fn load(&self, _: RoutePartition, _: MessageId, offset: Offset) -> Result<Loaded, String> {
+        let record = from_topic(self.log.as_ref(), self.input, offset)?;
+        Ok(Loaded {
+            record,
+            idempotency_key: None,
+        })
+    }
+}
+
 struct World {
     log: FakeLog,
     input: PartitionId,
@@ -223,6 +238,7 @@ impl World {
         let turnstile = Turnstile::new(0, BreakerSettings::of(&config), clock.now());
         let budgets = Rc::new(RefCell::new(BudgetTable::new()));
         let gate = PartnerGate::new(
+            "p".into(),
             turnstile,
             budgets,
             clock,
@@ -236,6 +252,7 @@ impl World {
             plan: Arc::new(plan),
         };
         let defaults = Config::for_test("data");
+        let flood = config.flood.dead_in_a_row;
         let partner = Rc::new(PartnerContext {
             name: "p".into(),
             config: Arc::new(config),
@@ -256,6 +273,7 @@ impl World {
             queue: 0,
             partner,
             on_wire: RefCell::default(),
+            flood: Rc::new(RefCell::new(crate::core::flood::FloodGuard::new(flood))),
             figures: Arc::new(RouteFigures::default()),
         });
         let start = self
@@ -280,11 +298,12 @@ impl World {
             input: self.input,
             resolve: Box::new(ByKey),
             remembered: self.memory.clone(),
-            payloads: Arc::new(TopicPayloads {
+            payloads: Arc::new(FromTopic {
                 log,
                 input: self.input,
             }),
             start,
+            skips: Arc::default(),
             settings,
             lifeline: Lifeline::new(|_| {}),
         };

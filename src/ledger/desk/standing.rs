@@ -121,11 +121,7 @@ impl Desk {
     pub fn status(&self, standing: &Standing, now: Time) -> Status {
         let stats = self.memory.stats();
         let mut status = Status {
-            topics: standing
-                .tallies
-                .iter()
-                .filter_map(|(at, t)| self.topic(standing, *at, t, now))
-                .collect(),
+            topics: self.topics(standing, now),
             ledger: LedgerStatus {
                 ledger: format!("{:032x}", standing.ledger),
                 entries: standing.next.saturating_sub(standing.first),
@@ -153,6 +149,26 @@ impl Desk {
         status.node.memory_bound = self.config.node.memory;
         status.node.requests = self.config.actors.requests as u64;
         status
+    }
+
+    /// Rows of all partitions of all routes: also of those of which the ledger has nothing to tell yet.
+    fn topics(&self, standing: &Standing, now: Time) -> Vec<TopicStatus> {
+        let mut all: BTreeMap<RoutePartition, Option<&Tally>> =
+            standing.tallies.iter().map(|(at, t)| (*at, Some(t))).collect();
+        for (route, (topic, _)) in &standing.routes {
+            let there = (0..).take_while(|p| self.entries.input_bounds(topic, *p).is_some());
+            for partition in there {
+                let at = RoutePartition {
+                    route: *route,
+                    partition,
+                };
+                all.entry(at).or_default();
+            }
+        }
+        let fresh = Tally::default();
+        all.iter()
+            .filter_map(|(at, t)| self.topic(standing, *at, t.unwrap_or(&fresh), now))
+            .collect()
     }
 
     fn topic(&self, standing: &Standing, at: RoutePartition, t: &Tally, now: Time) -> Option<TopicStatus> {

@@ -79,7 +79,11 @@ impl Shared {
     }
 
     /// One turn of retention; tests call it where they need it done.
+    ///
+    /// Only one runs at a time. Two would copy the same records forward: their copies end up mixed in one segment,
+    /// a later record's before an earlier one's, and an item that begins between the two covers no whole run.
     pub(super) fn turn(&self) -> Result<(), LogError> {
+        let _alone = self.caring.lock();
         self.expire()?;
         self.drop_dead()?;
         if self.copy_forward()? {
@@ -280,6 +284,7 @@ impl Shared {
 
     /// Sees to it that files for the next segments are there, and takes new records again once they are.
     pub(super) fn spares(&self) {
+        let _alone = self.caring.lock();
         self.reuse();
         let wanted = self.options.reserve + 1;
         while !self.care.ending() && self.failed.get().is_none() {

@@ -110,6 +110,8 @@ pub(super) struct Shared {
     /// Wakes transactions that wait for room in the queue.
     pub room: Condvar,
     pub care: CareSignal,
+    /// Held by whoever does the log's care: see [`Shared::turn`].
+    pub caring: Mutex<()>,
     pub failed: OnceLock<LogError>,
     pub full: Mutex<Option<String>>,
     pub counters: Counters,
@@ -133,6 +135,7 @@ impl Shared {
             wake: Condvar::new(),
             room: Condvar::new(),
             care: CareSignal::default(),
+            caring: Mutex::default(),
             failed: OnceLock::new(),
             full: Mutex::default(),
             counters: Counters::default(),

@@ -59,6 +59,8 @@ pub struct Metrics {
     /// Time from asking for a commit to its being durable.
     pub ledger_commit_time: Durations,
     restarts: Family<Labels, Counter>,
+    /// The same counts, to be read by kind.
+    restarted: Mutex<BTreeMap<String, u64>>,
     import_lines: Family<Labels, Counter>,
     suppressed: Counter,
     read: Mutex<ReadAtScrape>,
@@ -324,6 +326,7 @@ impl Metrics {
             ledger_entries,
             ledger_commit_time,
             restarts,
+            restarted: Mutex::default(),
             import_lines,
             suppressed,
             read: Mutex::new(read),
@@ -372,6 +375,12 @@ impl Metrics {
         self.restarts
             .get_or_create_owned(&vec![("kind", kind.to_owned())])
             .inc();
+        *self.restarted.lock().entry(kind.to_owned()).or_default() += 1;
+    }
+
+    /// Restarts of actors by kind.
+    pub fn restarts(&self) -> BTreeMap<String, u64> {
+        self.restarted.lock().clone()
     }
 
     /// The counter of imported lines of a topic; take it once an import.

@@ -129,6 +129,38 @@ fn what_lives_long_is_carried_forward() {
     );
 }
 
+/// Two who do the log's care at once must not both copy the same records: the copies would be mixed in one segment.
+#[test]
+fn care_is_done_by_one_at_a_time() {
+    for round in 0..20 {
+        let dir = folder();
+        let log = open(dir.path(), &tiny()).expect("opens");
+        let kept = log.create_topic("kept", &spec(1)).expect("made").partitions[0];
+        let busy = log.create_topic("busy", &spec(1)).expect("made").partitions[0];
+        for n in 0..60 {
+            append(&log, one(kept, n, 700)).expect("taken");
+            append(&log, one(busy, n, 3000)).expect("taken");
+        }
+        log.trim(busy, 60).expect("trimmed");
+        let together = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    together.wait();
+                    (0..8).for_each(|_| log.run_retention().expect("works"));
+                });
+            }
+        });
+        assert!(numbers(&log, kept, 0).into_iter().eq(0..60), "round {round}");
+        let living = 60 * 720;
+        let written = log.stats().bytes;
+        assert!(
+            written < 60 * 3900 + 2 * living + 40_000,
+            "{written} bytes: nothing is copied twice"
+        );
+    }
+}
+
 /// Records of a transaction keep their offsets when they are carried out of the segments of their parts.
 #[test]
 fn parts_are_carried_too_and_their_commit_is_remembered() {
@@ -155,7 +187,7 @@ fn parts_are_carried_too_and_their_commit_is_remembered() {
             (0..20).for_each(|_| log.run_retention().expect("works"));
         }
         assert_eq!(read_all(&log, kept, 0), wanted, "round {round}");
-        let copy = put_back(&snapshot(dir.path()));
+        let copy = killed(&log);
         let again = open(copy.path(), &tiny()).expect("opens");
         assert_eq!(read_all(&again, kept, 0), wanted, "round {round}, opened again");
     }

@@ -194,6 +194,10 @@ fn a_full_disk_refuses_records_takes_outcomes_and_recovers() {
     let log = open(dir.path(), &options).expect("opens");
     let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
     append(&log, one(p, 0, 1000)).expect("taken");
+    // The reserve is made after opening, on another thread.
+    while log.shared.spares.lock().ready.len() <= options.reserve {
+        std::thread::yield_now();
+    }
     full.store(true, Ordering::Release);
     let mut n = 1;
     let error = loop {

@@ -70,7 +70,19 @@ pub(super) fn numbers(log: &dyn Log, partition: PartitionId, from: Offset) -> Ve
     read_all(log, partition, from).iter().map(number).collect()
 }
 
-/// The files of a log as they are now: what a kill at this moment leaves.
+/// What a kill at this moment leaves of an open log: all files as they are at one and the same time. Taken on the
+/// writer's own thread while nobody does the log's care, else the files would be read one after the other while they
+/// change, which no kill does.
+pub(super) fn killed(log: &EmbeddedLog) -> tempfile::TempDir {
+    let _no_care = log.shared.caring.lock();
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let dir = log.shared.dir.clone();
+    let look = move |_: Result<Appended, LogError>| drop(tell.send(snapshot(&dir)));
+    log.shared.enqueue(Job::Control(Vec::new(), Box::new(look)));
+    put_back(&told.recv().expect("the writer answers"))
+}
+
+/// The files of a log that nobody writes to.
 pub(super) fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut out: Vec<_> = std::fs::read_dir(dir)
         .expect("readable")

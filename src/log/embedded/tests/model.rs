@@ -139,7 +139,7 @@ impl Bench {
             }
             Op::Reopen { killed } => {
                 let dir = match killed {
-                    true => Some(put_back(&snapshot(self.dir.path()))),
+                    true => Some(super::killed(&self.log)),
                     false => None,
                 };
                 self.log.close().expect("closed");

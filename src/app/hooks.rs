@@ -1,0 +1,335 @@
+//! What only the actors know of a running node, for its status and its health; and the way of an operator's orders
+//! to them.
+//!
+//! Each arbiter's thread sets a beat every second: one that has not for long is stuck, and a restart helps.
+
+use super::live::Hooks;
+use super::partner::{PartnerFigures, figures};
+use crate::actors::arbiter::local;
+use crate::actors::context::RouteFigures;
+use crate::actors::gate::NodeCap;
+use crate::actors::memory::MemoryShare;
+use crate::actors::partition::Told;
+use crate::actors::topic::{SkipsChanged, Tell, TopicSupervisor, Whom};
+use crate::api::Status;
+use crate::api::status::BreakerState;
+use crate::clock::Clock;
+use crate::core::breaker::Cause;
+use crate::core::types::Time;
+use crate::ledger::desk::Effect;
+use crate::ledger::keeper::Keeper;
+use crate::log::Log;
+use crate::telemetry::metrics::{Counter, Metrics};
+use actix::prelude::*;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The topics that run, by name.
+pub type Topics = Arc<Mutex<BTreeMap<String, Addr<TopicSupervisor>>>>;
+/// Figures of the routes' partitions: topic, partner, partition.
+pub type Routes = Arc<Mutex<BTreeMap<(String, String, u32), Arc<RouteFigures>>>>;
+
+/// So often an arbiter shows that it lives, and deliveries are counted for the rate.
+pub const BEAT: Duration = Duration::from_secs(1);
+/// An arbiter that has shown nothing for so long is stuck.
+const STUCK: Duration = Duration::from_secs(20);
+/// A rate is measured over so many beats.
+const RATE_BEATS: usize = 10;
+/// An arbiter is waited for so long when it is asked for its figures.
+const ASKED: Duration = Duration::from_millis(500);
+/// Reading counts as paused above this share of the memory bound, in percent: a chunk more would not fit.
+const FULL: u64 = 98;
+
+/// The phases of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It is being built.
+    Starting = 0,
+    /// It delivers.
+    Running = 1,
+    /// It takes nothing up any more.
+    Draining = 2,
+}
+
+/// See the module.
+pub struct NodeHooks {
+    /// The topics.
+    pub topics: Topics,
+    /// Their routes.
+    pub routes: Routes,
+    /// Where each partner lives.
+    pub homes: BTreeMap<String, ArbiterHandle>,
+    /// All arbiters that hold partners, each with its last beat, in microseconds.
+    pub arbiters: Vec<(ArbiterHandle, Arc<AtomicU64>)>,
+    /// Requests in flight.
+    pub cap: Arc<NodeCap>,
+    /// Any share of the memory: for the node's sum.
+    pub memory: Option<MemoryShare>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The fold.
+    pub keeper: Arc<Keeper>,
+    /// The time.
+    pub clock: Clock,
+    /// Where the node stands.
+    pub phase: AtomicU8,
+    /// Deliveries of each partner, at the last beats.
+    pub rates: Mutex<BTreeMap<String, Rate>>,
+}
+
+/// Deliveries of a partner at the last beats.
+#[derive(Debug)]
+pub struct Rate {
+    counter: Counter,
+    beats: VecDeque<(Time, u64)>,
+}
+
+impl Rate {
+    /// Of this counter.
+    pub fn of(counter: Counter) -> Self {
+        Self {
+            counter,
+            beats: VecDeque::with_capacity(RATE_BEATS + 1),
+        }
+    }
+
+    fn beat(&mut self, now: Time) {
+        self.beats.push_back((now, self.counter.get()));
+        if self.beats.len() > RATE_BEATS {
+            self.beats.pop_front();
+        }
+    }
+
+    fn now(&self, now: Time) -> f64 {
+        let Some((since, before)) = self.beats.front() else {
+            return 0.0;
+        };
+        let seconds = now.since(*since).as_secs_f64();
+        if seconds < 0.1 {
+            return 0.0;
+        }
+        self.counter.get().saturating_sub(*before) as f64 / seconds
+    }
+}
+
+impl NodeHooks {
+    /// Says where the node stands now.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn is_in(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    /// Counts deliveries and looks after the arbiters, until it is dropped.
+    pub fn keep_beating(self: &Arc<Self>) {
+        for (arbiter, beat) in &self.arbiters {
+            let (beat, clock) = (beat.clone(), self.clock);
+            arbiter.spawn(async move {
+                loop {
+                    beat.store(clock.now().0, Ordering::Relaxed);
+                    tokio::time::sleep(BEAT).await;
+                }
+            });
+        }
+        let hooks = Arc::downgrade(self);
+        actix_rt::spawn(async move {
+            while let Some(hooks) = hooks.upgrade() {
+                let now = hooks.clock.now();
+                hooks.rates.lock().values_mut().for_each(|rate| rate.beat(now));
+                drop(hooks);
+                tokio::time::sleep(BEAT).await;
+            }
+        });
+    }
+
+    /// The figures of all partners whose arbiters answer.
+    fn partners(&self) -> Vec<PartnerFigures> {
+        let (answer, answers) = std::sync::mpsc::channel();
+        for (arbiter, _) in &self.arbiters {
+            let answer = answer.clone();
+            arbiter.spawn_fn(move || {
+                // Nobody waits any longer only if this arbiter was late.
+                let _ = answer.send(figures());
+            });
+        }
+        drop(answer);
+        let until = std::time::Instant::now() + ASKED;
+        let mut all = Vec::new();
+        while let Ok(some) = answers.recv_timeout(until.saturating_duration_since(std::time::Instant::now()))
+        {
+            all.extend(some);
+        }
+        all
+    }
+
+    fn full(&self) -> bool {
+        let full = |m: &MemoryShare| m.node_held() * 100 >= m.node_bound() * FULL;
+        self.memory.as_ref().is_some_and(full)
+    }
+
+    fn tell(&self, to: Whom, told: Told) {
+        for topic in self.topics.lock().values() {
+            topic.do_send(Tell {
+                to: to.clone(),
+                told: told.clone(),
+            });
+        }
+    }
+
+    /// Operators' pauses: the gate stands, or goes on.
+    fn pause(&self, partner: String, pause: bool) {
+        let Some(home) = self.homes.get(&partner) else {
+            return;
+        };
+        home.spawn_fn(move || {
+            let context = local(|l| l.partners.get(partner.as_str()).cloned());
+            if let Some(context) = context {
+                context.gate.with(|turnstile, now| match pause {
+                    true => turnstile.pause(now),
+                    false => turnstile.resume(now),
+                });
+            }
+        });
+    }
+}
+
+impl Hooks for NodeHooks {
+    fn enrich(&self, status: &mut Status) {
+        let now = self.clock.now();
+        if !self.is_in(Phase::Running) {
+            let starting = self.is_in(Phase::Starting);
+            status.node.state = if starting { "starting" } else { "draining" }.to_owned();
+        }
+        status.node.in_flight = self.cap.in_flight() as u64;
+        status.node.memory_held = self.memory.as_ref().map_or(0, MemoryShare::node_held);
+        status.node.restarts = self.metrics.restarts();
+        status.node.intake_paused = match self.log.refuses() {
+            Some(why) => Some(why),
+            None if self.full() => Some("the memory bound is reached; it goes on by itself".to_owned()),
+            None => None,
+        };
+        let routes = self.routes.lock();
+        for topic in &mut status.topics {
+            let of = (topic.topic.clone(), topic.partner.clone(), topic.partition);
+            if let Some(figures) = routes.get(&of) {
+                topic.in_flight = figures.in_hand.load(Ordering::Relaxed);
+                topic.busy_keys = figures.busy_keys.load(Ordering::Relaxed);
+                topic.waiting = figures.waiting.load(Ordering::Relaxed);
+            }
+        }
+        drop(routes);
+        let partners = self.partners();
+        let rates = self.rates.lock();
+        for partner in &mut status.partners {
+            if let Some(rate) = rates.get(&partner.partner) {
+                partner.rate = rate.now(now);
+            }
+            let Some(figures) = partners.iter().find(|p| *p.name == *partner.partner) else {
+                continue;
+            };
+            partner.in_flight = u64::from(figures.in_flight);
+            partner.permits_waiting = figures.waiting as u64;
+            partner.breaker = match figures.open {
+                None => BreakerState::Closed,
+                Some((_, until)) if until <= now => BreakerState::HalfOpen,
+                Some(_) => BreakerState::Open,
+            };
+            if let (None, Some((Cause::Credentials, _))) = (&partner.paused, figures.open) {
+                let why = "it refuses the credentials (401 or 403): one probe a minute, or a changed secret, goes on";
+                partner.paused = Some(why.to_owned());
+            }
+            partner.held_until = (figures.held_until > now).then(|| figures.held_until.to_string());
+            partner.connections = figures.connections.connections;
+            partner.connected = figures.connections.connected;
+            partner.connect_failures = figures.connections.connect_failures;
+            partner.stale_connections = figures.connections.stale;
+        }
+    }
+
+    fn effect(&self, effect: Effect) {
+        match effect {
+            Effect::Opened {
+                at,
+                id,
+                round,
+                key,
+                offset,
+                idempotency_key,
+                payload: _,
+            } => self.tell(
+                Whom::One(at),
+                Told::Opened {
+                    id,
+                    round,
+                    key,
+                    offset,
+                    idempotency_key: idempotency_key.into(),
+                },
+            ),
+            Effect::Settled { at, key, .. } => self.tell(Whom::One(at), Told::Settled { key }),
+            Effect::Marked { at, id } => self.tell(Whom::One(at), Told::Marked { id }),
+            // Look-ups find it forgotten; nothing of it is in memory.
+            Effect::Forgotten { .. } => {}
+            Effect::SkipsChanged => {
+                let rules = self.keeper.with_state(|s| s.skips.values().cloned().collect());
+                let changed = SkipsChanged(Arc::new(rules));
+                for topic in self.topics.lock().values() {
+                    topic.do_send(changed.clone());
+                }
+            }
+            Effect::Paused { partner, .. } => self.pause(partner, true),
+            Effect::Resumed { partner } => self.pause(partner, false),
+            Effect::RouteResumed { route } => self.tell(Whom::Route(route), Told::RouteResumed),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let now = self.clock.now();
+        let stuck = |beat: &Arc<AtomicU64>| now.since(Time(beat.load(Ordering::Relaxed))) > STUCK;
+        let stuck = self.arbiters.iter().filter(|(_, beat)| stuck(beat)).count();
+        if stuck == 0 || self.is_in(Phase::Starting) {
+            return Vec::new();
+        }
+        vec![format!(
+            "{stuck} of {} worker threads do not move",
+            self.arbiters.len()
+        )]
+    }
+
+    fn not_ready(&self) -> Vec<String> {
+        let mut why = self.problems();
+        if self.is_in(Phase::Starting) {
+            why.push("starting".to_owned());
+        }
+        if self.is_in(Phase::Draining) {
+            why.push("draining".to_owned());
+        }
+        why.extend(self.log.refuses());
+        why
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_deliveries_over_the_last_beats() {
+        let counter = Counter::default();
+        let mut rate = Rate::of(counter.clone());
+        assert_eq!(rate.now(Time(0)), 0.0);
+        for second in 0..20u64 {
+            rate.beat(Time(second * 1_000_000));
+            counter.inc_by(50);
+        }
+        // The oldest of ten beats was at second 10, with 500 counted before it.
+        assert_eq!(rate.now(Time(20_000_000)), 50.0);
+    }
+}

@@ -1,0 +1,149 @@
+//! A partner is made ready on its arbiter: budgets, gate, sink. And it is asked there how it stands.
+
+use super::plan;
+use crate::actors::arbiter::local;
+use crate::actors::context::PartnerContext;
+use crate::actors::gate::{NodeCap, PartnerGate};
+use crate::actors::memory::MemoryShare;
+use crate::clock::Clock;
+use crate::config::{Config, PartnerConfig};
+use crate::core::breaker::{BreakerSettings, Cause};
+use crate::core::ledger::entry::BudgetDraw;
+use crate::core::ledger::fold::UsedSlots;
+use crate::core::limiter::BudgetTable;
+use crate::core::turnstile::Turnstile;
+use crate::core::types::Time;
+use crate::sink::SinkStats;
+use crate::sink::http::HttpSink;
+use crate::sink::secrets::Secrets;
+use crate::telemetry::metrics::Metrics;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long before its slot a start is prepared: about twice a commit with its gap.
+const LEAD: Duration = Duration::from_millis(4);
+
+/// What a partner is started from, on its arbiter.
+pub struct PartnerStart {
+    /// Its number among the partners.
+    pub number: u32,
+    /// Its settings.
+    pub partner: PartnerConfig,
+    /// Its share of the memory.
+    pub memory: MemoryShare,
+    /// All settings.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Clock,
+    /// The secrets.
+    pub secrets: Secrets,
+    /// The node's requests in flight.
+    pub cap: Arc<NodeCap>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Slots that earlier lives used.
+    pub used: BTreeMap<BudgetDraw, UsedSlots>,
+    /// An operator has paused it.
+    pub paused: bool,
+}
+
+thread_local! {
+    /// Budgets of the partners on this arbiter.
+    static BUDGETS: Rc<RefCell<BudgetTable>> = Rc::new(RefCell::new(BudgetTable::new()));
+}
+
+impl PartnerStart {
+    /// Makes the partner's context, to be found by its name.
+    ///
+    /// # Errors
+    /// In words: a setting that cannot be carried out.
+    pub fn start(self) -> Result<(), String> {
+        let now = self.clock.now();
+        let table = BUDGETS.with(Rc::clone);
+        for (budget, limit) in plan::budgets(&self.config, &self.partner) {
+            let table = &mut *table.borrow_mut();
+            if table.get_mut(budget).is_none() {
+                // Nothing was granted under another rate yet, so nothing has to be waited for.
+                let _ = table
+                    .set(budget, limit, now)
+                    .map_err(|e| format!("{}: {e}", self.partner.name))?;
+                table.set_shared(budget, plan::drawers(&self.config, budget) > 1);
+                // No fresh burst after a restart: the slots of the last windows are in the ledger (I5).
+                for (draw, used) in self.used.iter().filter(|(draw, _)| draw.budget == budget) {
+                    table.restore(*draw, used, now);
+                }
+            }
+        }
+        let mut turnstile = Turnstile::new(self.number, BreakerSettings::of(&self.partner), now);
+        if self.paused {
+            turnstile.pause(now);
+        }
+        let permits = self.config.actors.permits;
+        let name: Arc<str> = self.partner.name.as_str().into();
+        let gate = PartnerGate::new(
+            name.clone(),
+            turnstile,
+            table,
+            self.clock,
+            LEAD,
+            permits,
+            self.cap,
+        );
+        let sink = HttpSink::try_new(&self.partner, &self.secrets, self.clock)
+            .map_err(|e| format!("{}: {e}", self.partner.name))?;
+        let port = local(|l| l.port.clone()).ok_or("no port on this arbiter")?;
+        let context = PartnerContext {
+            name: name.clone(),
+            metrics: self.metrics.partner(&name),
+            config: Arc::new(self.partner),
+            ledger: self.config.ledger.clone(),
+            sink,
+            port,
+            gate,
+            memory: self.memory,
+            clock: self.clock,
+        };
+        local(|l| l.partners.insert(name, Rc::new(context)));
+        Ok(())
+    }
+}
+
+/// How a partner stands, as only its arbiter knows.
+#[derive(Clone, Debug)]
+pub struct PartnerFigures {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Requests on the wire, or about to be.
+    pub in_flight: u32,
+    /// Attempts that wait for a slot.
+    pub waiting: usize,
+    /// Why and until when it is left alone, if it is.
+    pub open: Option<(Cause, Time)>,
+    /// It asked for no starts before this time; in the past if it did not.
+    pub held_until: Time,
+    /// Its connections.
+    pub connections: SinkStats,
+}
+
+/// How all partners on this arbiter stand.
+pub fn figures() -> Vec<PartnerFigures> {
+    local(|local| {
+        let of = |(name, partner): (&Arc<str>, &Rc<PartnerContext<HttpSink>>)| {
+            partner.gate.look(|turnstile| PartnerFigures {
+                name: name.clone(),
+                in_flight: turnstile.in_use(),
+                waiting: turnstile.waiting(),
+                open: turnstile
+                    .breaker()
+                    .is_open()
+                    .map(|(cause, _, until)| (cause, until)),
+                held_until: turnstile.paused_until(),
+                connections: partner.sink.stats(),
+            })
+        };
+        local.partners.iter().map(of).collect()
+    })
+}
