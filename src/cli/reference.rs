@@ -176,7 +176,10 @@ mod tests {
                 .filter(|a| !a.is_global_set() && !a.is_hide_set())
                 .filter_map(Arg::get_long)
             {
-                assert!(long == "help" || section.contains(&format!("`--{long}")), "{path} --{long}");
+                assert!(
+                    long == "help" || section.contains(&format!("`--{long}")),
+                    "{path} --{long}"
+                );
             }
             for below in command.get_subcommands().filter(|c| c.get_name() != "help") {
                 walk(page, below, &format!("{path} {}", below.get_name()));
