@@ -110,7 +110,10 @@ async fn send<S: Sink>(
             }
         };
         let wanted = clock.now();
-        let permit = partner.gate.enter(route.queue, draws.clone()).await;
+        let Some(permit) = partner.gate.enter(route.queue, draws.clone()).await else {
+            // The node stops: the next life takes it up.
+            return After::Again(Time::NEVER);
+        };
         let granted = clock.now();
         partner.metrics.limiter_wait.record(granted.since(wanted));
         if granted > item.resend_until {
@@ -166,6 +169,7 @@ async fn send<S: Sink>(
             // The process is ending; nothing may be concluded from this attempt any more.
             Err(LaneError::Failed(_)) => std::future::pending().await,
         }
+        partner.gate.prepared_within(clock.now().since(asked));
         note_first_try(route, item, first_try);
         let wait = slot.at.since(clock.now());
         if wait > Duration::ZERO {
@@ -186,6 +190,8 @@ async fn send<S: Sink>(
                 written.set(false);
                 partner.metrics.attempt_stopped.inc();
                 permit.missed();
+                // The next slot may be a day away: meanwhile a process that ends must not leave a doubt behind.
+                close_unsent(route, item, clock.now());
                 continue;
             }
             Sent::NeverWritten(answer) => {
@@ -203,6 +209,19 @@ async fn send<S: Sink>(
             }
         };
     }
+}
+
+/// Closes the intent of an attempt whose slot was missed: nothing was written, and it does not count.
+fn close_unsent<S>(route: &RouteContext<S>, item: &mut Item, now: Time) {
+    let kind = OutcomeKind::Later {
+        not_before: now,
+        first_try: item.first_try,
+        key: item.key,
+        reason: "not sent: its start slot was missed".to_owned(),
+    };
+    item.delivery.attempt += 1;
+    append(route, item, now, kind);
+    item.delivery.attempt -= 1;
 }
 
 fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) {
@@ -231,9 +250,7 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
     partner.metrics.attempt(answer.verdict).inc();
     partner.metrics.attempt_time.record(now.since(started));
     item.status = answer.status;
-    if answer.verdict != Verdict::Pause {
-        item.delivery.attempt += 1;
-    }
+    item.delivery.attempt += 1;
     if let Some(pace) = &answer.pace {
         partner.gate.with(|turnstile, now| {
             if let Some(pause) = pace.pause {
@@ -267,8 +284,9 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
                 let held = turnstile.outage(now).saturating_sub(item.outage_at_first_try);
                 (held, turnstile.is_answering(now))
             });
+            let pause = u32::from(answer.verdict == Verdict::Pause);
             let tried = Tried {
-                attempts: item.delivery.attempt,
+                attempts: item.delivery.attempt - pause,
                 first_try: item.first_try,
                 held,
                 partner_answers,
@@ -283,6 +301,10 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
                         reason: detail.reason,
                     };
                     append(route, item, now, kind);
+                    if answer.verdict == Verdict::Pause {
+                        // It closes its intent and is not counted: refused credentials burn no attempts.
+                        item.delivery.attempt -= 1;
+                    }
                     item.task = Task::Send;
                     After::Again(not_before)
                 }

@@ -48,8 +48,58 @@ impl NodeCap {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    fn room(&self) -> usize {
-        self.limit.saturating_sub(self.in_flight())
+    /// Takes up to `most` places in one step, for other arbiters take from them too; says how many.
+    fn take(&self, most: usize) -> usize {
+        let mut taken = 0;
+        let update = |in_flight: usize| {
+            taken = self.limit.saturating_sub(in_flight).min(most);
+            (taken > 0).then_some(in_flight + taken)
+        };
+        match self
+            .in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, update)
+        {
+            Ok(_) => taken,
+            Err(_) => 0,
+        }
+    }
+
+    fn give_back(&self, places: usize) {
+        self.in_flight.fetch_sub(places, Ordering::Relaxed);
+    }
+}
+
+/// How long it takes to make an intent durable, as measured: mean and mean deviation, both smoothed.
+#[derive(Clone, Copy, Debug)]
+struct Preparing {
+    mean: Duration,
+    deviation: Duration,
+}
+
+impl Preparing {
+    /// Bounds of the lead that comes of it. A longer one keeps places of the partner's concurrency waiting.
+    const LEAST: Duration = Duration::from_millis(2);
+    const MOST: Duration = Duration::from_millis(100);
+    /// Weight of what was known before: `n - 1` of `n`.
+    const SMOOTH: u32 = 16;
+
+    /// A measure that says this until something is measured.
+    fn guess(lead: Duration) -> Self {
+        Self {
+            mean: lead / 2,
+            deviation: lead / 4,
+        }
+    }
+
+    fn note(&mut self, took: Duration) {
+        let smooth = |old: Duration, new: Duration| (old * (Self::SMOOTH - 1) + new) / Self::SMOOTH;
+        self.deviation = smooth(self.deviation, took.abs_diff(self.mean));
+        self.mean = smooth(self.mean, took);
+    }
+
+    /// Two mean deviations above the mean: what is later than that has the slot's own time left.
+    fn lead(&self) -> Duration {
+        (self.mean + self.deviation * 2).clamp(Self::LEAST, Self::MOST)
     }
 }
 
@@ -60,6 +110,7 @@ enum Ticket {
 
 struct State {
     turnstile: Turnstile,
+    closed: bool,
     tickets: HashMap<u64, Ticket>,
     last_ticket: u64,
     granted: Vec<Granted>,
@@ -71,8 +122,8 @@ pub struct PartnerGate {
     state: RefCell<State>,
     budgets: Rc<RefCell<BudgetTable>>,
     clock: Clock,
-    /// How long before its slot a start can be prepared: about what a commit of the ledger takes.
-    lead: Cell<Duration>,
+    /// How long before its slot a start must be prepared: about what a commit of the ledger takes.
+    preparing: Cell<Preparing>,
     /// Slots granted in one turn.
     turn: usize,
     cap: Arc<NodeCap>,
@@ -96,13 +147,14 @@ impl PartnerGate {
             name,
             state: RefCell::new(State {
                 turnstile,
+                closed: false,
                 tickets: HashMap::new(),
                 last_ticket: 0,
                 granted: Vec::new(),
             }),
             budgets,
             clock,
-            lead: Cell::new(lead),
+            preparing: Cell::new(Preparing::guess(lead)),
             turn: turn.max(1),
             cap,
             ask_at: Cell::new(Time::NEVER),
@@ -140,9 +192,31 @@ impl PartnerGate {
         result
     }
 
-    /// How long a start takes to prepare, as measured.
-    pub fn set_lead(&self, lead: Duration) {
-        self.lead.set(lead);
+    /// A start took so long to prepare: from asking for its intent until that was durable.
+    #[inline]
+    pub fn prepared_within(&self, took: Duration) {
+        let mut preparing = self.preparing.get();
+        preparing.note(took);
+        self.preparing.set(preparing);
+    }
+
+    /// Grants nothing any more: who waits, and who comes, is sent away.
+    pub fn close(&self) {
+        let waiting = {
+            let state = &mut *self.state.borrow_mut();
+            state.closed = true;
+            let all = state.tickets.iter_mut();
+            let waiting: Vec<Waker> = all
+                .filter_map(|(_, ticket)| match ticket {
+                    Ticket::Waits(waker) => Some(waker.clone()),
+                    Ticket::Granted(_) => None,
+                })
+                .collect();
+            waiting
+        };
+        for waker in waiting {
+            waker.wake();
+        }
     }
 
     /// When [`PartnerGate::pump`] must be called at the latest.
@@ -169,24 +243,25 @@ impl PartnerGate {
                 turnstile,
                 tickets,
                 granted,
+                closed,
                 ..
             } = &mut *self.state.borrow_mut();
-            if turnstile.waiting() == 0 {
+            if *closed || turnstile.waiting() == 0 {
                 return;
             }
-            let room = self.cap.room().min(self.turn);
+            let room = self.cap.take(self.turn.min(turnstile.waiting()));
             let ask_at = if room == 0 {
                 now.plus(AT_NODE_CAP)
             } else {
                 turnstile.grant(
                     now,
-                    self.lead.get(),
+                    self.preparing.get().lead(),
                     room,
                     &mut self.budgets.borrow_mut(),
                     granted,
                 )
             };
-            self.cap.in_flight.fetch_add(granted.len(), Ordering::Relaxed);
+            self.cap.give_back(room - granted.len());
             for Granted { ticket, slot } in granted.drain(..) {
                 if let Some(Ticket::Waits(waker)) = tickets.insert(ticket, Ticket::Granted(slot)) {
                     woken.push(waker);
@@ -203,21 +278,23 @@ impl PartnerGate {
     }
 
     fn try_enter(&self, draws: &Draws) -> Option<Slot> {
-        if self.cap.room() == 0 {
+        if self.cap.take(1) == 0 {
             return None;
         }
         let slot = self.state.borrow_mut().turnstile.try_grant(
             self.clock.now(),
-            self.lead.get(),
+            self.preparing.get().lead(),
             draws,
             &mut self.budgets.borrow_mut(),
-        )?;
-        self.cap.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(slot)
+        );
+        if slot.is_none() {
+            self.cap.give_back(1);
+        }
+        slot
     }
 
     fn leave(&self, slot: &Slot, result: AttemptResult) {
-        self.cap.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.cap.give_back(1);
         let now = self.clock.now();
         let turned = {
             let turnstile = &mut self.state.borrow_mut().turnstile;
@@ -245,7 +322,7 @@ impl PartnerGate {
     }
 
     fn miss(&self, slot: &Slot) {
-        self.cap.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.cap.give_back(1);
         let now = self.clock.now();
         self.state
             .borrow_mut()
@@ -264,17 +341,21 @@ pub struct Enter {
 }
 
 impl Future for Enter {
-    type Output = Permit;
+    /// None: the gate is closed.
+    type Output = Option<Permit>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Permit>> {
         let gate = self.gate.clone();
+        if gate.state.borrow().closed {
+            return Poll::Ready(None);
+        }
         let ticket = match self.ticket {
             None => {
                 if let Some(slot) = gate.try_enter(&self.draws) {
-                    return Poll::Ready(Permit {
+                    return Poll::Ready(Some(Permit {
                         gate,
                         slot: Some(slot),
-                    });
+                    }));
                 }
                 let ticket = {
                     let state = &mut *gate.state.borrow_mut();
@@ -299,10 +380,10 @@ impl Future for Enter {
             Some(Ticket::Granted(_)) | None => {
                 self.ticket = None;
                 match state.tickets.remove(&ticket) {
-                    Some(Ticket::Granted(slot)) => Poll::Ready(Permit {
+                    Some(Ticket::Granted(slot)) => Poll::Ready(Some(Permit {
                         gate: gate.clone(),
                         slot: Some(slot),
-                    }),
+                    })),
                     // Not reachable: a ticket stays in the table until its future takes it out.
                     _ => Poll::Pending,
                 }
@@ -394,11 +475,15 @@ mod tests {
     #[test]
     fn a_place_that_is_freed_goes_to_who_waits() {
         let gate = gate(1, 10);
-        let first = gate.enter(0, Draws::new()).now_or_never().expect("a free place");
+        let first = gate
+            .enter(0, Draws::new())
+            .now_or_never()
+            .flatten()
+            .expect("a free place");
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
         first.finish(AttemptResult::Answered);
-        let second = second.as_mut().now_or_never().expect("the freed place");
+        let second = second.as_mut().now_or_never().flatten().expect("the freed place");
         assert_eq!(gate.in_use(), 1);
         drop(second);
         assert_eq!((gate.in_use(), gate.cap.in_flight()), (0, 0));
@@ -407,7 +492,11 @@ mod tests {
     #[test]
     fn who_gives_up_waiting_leaves_no_trace() {
         let gate = gate(1, 10);
-        let first = gate.enter(0, Draws::new()).now_or_never().expect("a free place");
+        let first = gate
+            .enter(0, Draws::new())
+            .now_or_never()
+            .flatten()
+            .expect("a free place");
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         let mut third = Box::pin(gate.enter(1, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
@@ -422,11 +511,77 @@ mod tests {
     #[test]
     fn the_nodes_cap_holds_over_gates() {
         let gate = gate(5, 1);
-        let first = gate.enter(0, Draws::new()).now_or_never().expect("a free place");
+        let first = gate
+            .enter(0, Draws::new())
+            .now_or_never()
+            .flatten()
+            .expect("a free place");
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
         assert!(gate.ask_at() < Time::NEVER, "somebody must look again");
         first.finish(AttemptResult::Answered);
         assert!(second.as_mut().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_closed_gate_sends_everybody_away() {
+        let gate = gate(1, 10);
+        let first = gate
+            .enter(0, Draws::new())
+            .now_or_never()
+            .flatten()
+            .expect("a free place");
+        let mut second = Box::pin(gate.enter(0, Draws::new()));
+        assert!(second.as_mut().now_or_never().is_none());
+        gate.close();
+        assert!(second.as_mut().now_or_never().expect("told").is_none());
+        drop(second);
+        // Who is inside may finish.
+        first.finish(AttemptResult::Answered);
+        assert_eq!((gate.waiting(), gate.in_use(), gate.cap.in_flight()), (0, 0, 0));
+        let third = gate.enter(0, Draws::new()).now_or_never();
+        assert!(third.expect("told").is_none());
+    }
+
+    #[test]
+    fn gates_of_many_threads_never_exceed_the_nodes_cap() {
+        let cap = NodeCap::new(5);
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let cap = cap.clone();
+                std::thread::spawn(move || {
+                    for most in (1..8).cycle().take(20_000) {
+                        let taken = cap.take(most);
+                        assert!(taken <= most && cap.in_flight() <= 5);
+                        cap.give_back(taken);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().expect("a thread"));
+        assert_eq!(cap.in_flight(), 0);
+    }
+
+    #[test]
+    fn the_lead_follows_what_preparing_takes() {
+        let mut preparing = Preparing::guess(Duration::from_millis(4));
+        assert_eq!(preparing.lead(), Duration::from_millis(4));
+        (0..200).for_each(|_| preparing.note(Duration::from_millis(20)));
+        assert!(
+            (19..23).contains(&preparing.lead().as_millis()),
+            "{:?}",
+            preparing.lead()
+        );
+        // What varies is met with room to spare.
+        (0..200).for_each(|i| preparing.note(Duration::from_millis(if i % 2 == 0 { 5 } else { 25 })));
+        assert!(
+            (30..40).contains(&preparing.lead().as_millis()),
+            "{:?}",
+            preparing.lead()
+        );
+        (0..500).for_each(|_| preparing.note(Duration::from_micros(100)));
+        assert_eq!(preparing.lead(), Preparing::LEAST);
+        (0..500).for_each(|_| preparing.note(Duration::from_secs(9)));
+        assert_eq!(preparing.lead(), Preparing::MOST);
     }
 }

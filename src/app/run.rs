@@ -519,7 +519,8 @@ impl Node {
                 ..Summary::default()
             };
             for partition in state.partitions.values() {
-                summary.delivered += partition.counts.delivered;
+                // What an operator has confirmed or marked has been delivered too.
+                summary.delivered += partition.counts.delivered + partition.counts.marked;
                 for message in partition.messages.values() {
                     match message.state {
                         MessageState::Dead => summary.dead += 1,

@@ -461,6 +461,8 @@ impl<S: Sink> Handler<Drain> for PartitionActor<S> {
     type Result = Drained;
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Drained {
         self.draining = true;
+        // What waits for a slot is not waited for.
+        self.route.partner.gate.close();
         self.write_position();
         // Who waits for a slot gets none any more; who has one comes to its end.
         let gate = &self.route.partner.gate;

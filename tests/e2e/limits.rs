@@ -1,0 +1,294 @@
+//! Limits, as the partner sees them (I5): in no sliding window more requests than allowed, and nearly all of what is
+//! allowed used; over several partitions, partners and lives.
+
+use super::common::*;
+use sluicegate::mock::{Behaviour, MockHandle, PartnerOptions, PartnerReport, Span};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// The windows counted for a limit over one second: the whole, and some that are shorter by what the stand-in
+/// partner may have been asleep.
+const SHORTER: [u64; 10] = [0, 5, 10, 20, 40, 70, 100, 150, 250, 400];
+/// What the limiter's own guard leaves for the way between two processes.
+const JITTER: Duration = Duration::from_millis(5);
+
+fn windows(length: Duration) -> impl Iterator<Item = Span> {
+    SHORTER
+        .iter()
+        .map(move |ms| Span(length - Duration::from_millis(*ms)))
+}
+
+/// Watches how long the stand-in partner takes to notice anything. On a busy machine its thread does not always run
+/// when a request arrives: it then counts requests later than they came, closer to those behind them.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<Duration>>,
+}
+
+impl Watch {
+    fn begin(addr: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut stream = TcpStream::connect(addr).expect("a connection");
+            stream.set_nodelay(true).expect("no delay");
+            let mut longest = Duration::ZERO;
+            let mut answer = [0; 1_024];
+            while !stopped.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                stream
+                    .write_all(b"GET /lookup/nobody HTTP/1.1\r\nhost: mock\r\n\r\n")
+                    .expect("asked");
+                assert!(stream.read(&mut answer).expect("answered") > 0);
+                // From one question to the next: this thread's own sleep counts too.
+                std::thread::sleep(Duration::from_millis(1));
+                longest = longest.max(asked.elapsed());
+            }
+            longest
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// The longest time for which nothing may have been noticed.
+    fn end(mut self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("it runs");
+        thread.join().expect("the watch")
+    }
+}
+
+/// Asserts that at most `count` requests came in any window of `length`: what is read late by up to `asleep` may
+/// look closer by as much.
+fn assert_holds(seen: &PartnerReport, count: u64, length: Duration, asleep: Duration) {
+    let slack = asleep.saturating_sub(JITTER);
+    let longest = (length - slack.min(length)).as_secs_f64() * 1e3;
+    let window = seen
+        .windows
+        .iter()
+        .filter(|w| w.window_ms <= longest.max((length - Duration::from_millis(400)).as_secs_f64() * 1e3))
+        .max_by(|a, b| a.window_ms.total_cmp(&b.window_ms))
+        .expect("a window");
+    println!(
+        "limit {count}/{length:?}: {} in {} ms (asleep {asleep:?})",
+        window.max, window.window_ms
+    );
+    assert!(
+        window.max <= count,
+        "{} of {count} in {} ms",
+        window.max,
+        window.window_ms
+    );
+}
+
+/// How much of a limit was used: the time that so many requests need at least, by the time that they took.
+fn assert_used(seen: &PartnerReport, count: u64, length: Duration) {
+    let took = seen.last_at_us.unwrap_or_default() - seen.first_at_us.unwrap_or_default();
+    // The first window's requests may come at once.
+    let least = (seen.requests - count) as f64 / count as f64 * length.as_micros() as f64;
+    let used = least / took as f64;
+    println!("used: {:.2} %", used * 1e2);
+    // A machine that has other things to do loses slots: the figure is held on an idle one only.
+    let wanted = if setting("SLUICEGATE_STRICT", 0) > 0 {
+        0.985
+    } else {
+        0.2
+    };
+    assert!(used >= wanted && used <= 1.01, "{:.2} % used", used * 1e2);
+}
+
+fn limited(length: Duration) -> MockHandle {
+    partner_with(Behaviour::default(), |options| {
+        options.partners[0].windows = windows(length).collect();
+    })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn no_sliding_second_is_above_the_limit_and_it_is_used() {
+    let rate = setting("SLUICEGATE_RATE", 200);
+    let seconds = setting("SLUICEGATE_SECONDS", 4);
+    let mock = limited(SECOND);
+    let partner = format!("limits = [\"{rate}/s\"]");
+    let rig = Rig::new(&config(&mock, &partner, "partitions = 16"));
+    rig.import("t", lines(0..rate * seconds, 997));
+    let watch = Watch::begin(mock.addr());
+    let drained = rig.drain();
+    let asleep = watch.end();
+    assert_eq!(drained.counts(), (rate * seconds, 0, 0), "{}", drained.said);
+    assert_holds(&counts(&mock), rate, SECOND, asleep);
+    assert_used(&counts(&mock), rate, SECOND);
+    assert_eq!(counts(&mock).order_violations, 0);
+}
+
+#[test]
+fn a_restart_after_kill_9_opens_no_fresh_burst() {
+    let rate = setting("SLUICEGATE_RATE", 200);
+    let mock = limited(SECOND);
+    let rig = Rig::new(&config(&mock, &format!("limits = [\"{rate}/s\"]"), ""));
+    rig.import("t", lines(0..rate * 4, 97));
+    let watch = Watch::begin(mock.addr());
+    for life in 1..=3 {
+        let mut node = rig.start(&[]);
+        // Right after a window's whole count has started, and in the middle of one.
+        let enough = rate * life - if life == 2 { rate / 2 } else { 0 };
+        node.until("enough requests", || counts(&mock).requests >= enough);
+        node.kill();
+    }
+    let drained = rig.drain();
+    let asleep = watch.end();
+    assert_eq!(
+        (drained.delivered + drained.parked, drained.dead),
+        (rate * 4, 0),
+        "{}",
+        drained.said
+    );
+    // Slots that nothing was written in are spent as well: never more than in flight at the kills.
+    assert!(drained.parked <= 3 * 64, "{} parked", drained.parked);
+    let seen = counts(&mock);
+    assert_eq!((seen.ids_requested_again, seen.order_violations), (0, 0));
+    assert_holds(&seen, rate, SECOND, asleep);
+}
+
+#[test]
+fn all_windows_of_a_limit_hold_at_once() {
+    let two = Duration::from_secs(2);
+    let mock = partner_with(Behaviour::default(), |options| {
+        options.partners[0].windows = windows(SECOND).chain(windows(two)).collect();
+    });
+    let rig = Rig::new(&config(&mock, "limits = [\"60/s\", \"80/2s\"]", ""));
+    rig.import("t", lines(0..200, 20));
+    let watch = Watch::begin(mock.addr());
+    let drained = rig.drain();
+    let asleep = watch.end();
+    assert_eq!(drained.counts(), (200, 0, 0), "{}", drained.said);
+    let seen = counts(&mock);
+    let (of_one, of_two): (Vec<_>, Vec<_>) = seen.windows.iter().cloned().partition(|w| w.window_ms <= 1e3);
+    for (windows, count, length) in [(of_one, 60, SECOND), (of_two, 80, two)] {
+        let seen = PartnerReport {
+            windows,
+            ..seen.clone()
+        };
+        assert_holds(&seen, count, length, asleep);
+    }
+}
+
+#[test]
+fn two_partners_share_one_budget() {
+    let mock = limited(SECOND);
+    let rig = Rig::new(&format!(
+        "[limits.account]\nrates = [\"100/s\"]\n\
+         [partners.p]\nurl = \"http://{0}/p\"\nlimits = \"account\"\n[partners.q]\nurl = \"http://{0}/q\"\nlimits = \"account\"\n\
+         [topics.t]\npartner = \"p\"\nid = \"json:/id\"\nkey = \"json:/user\"\n\
+         [topics.u]\npartner = \"q\"\nid = \"json:/id\"\nkey = \"json:/user\"\n",
+        mock.addr()
+    ));
+    rig.import("t", lines(0..150, 20));
+    rig.import("u", lines(150..300, 20));
+    let watch = Watch::begin(mock.addr());
+    let drained = rig.drain();
+    let asleep = watch.end();
+    assert_eq!(drained.counts(), (300, 0, 0), "{}", drained.said);
+    assert_holds(&counts(&mock), 100, SECOND, asleep);
+}
+
+#[test]
+fn a_budget_split_by_a_field_holds_for_each_value() {
+    let mock = partner_with(Behaviour::default(), |options| {
+        options.partners = ["a", "b", "c"]
+            .iter()
+            .map(|app| PartnerOptions {
+                name: (*app).to_owned(),
+                prefix: format!("/{app}"),
+                windows: windows(SECOND).collect(),
+                ..PartnerOptions::default()
+            })
+            .collect();
+    });
+    let rig = Rig::new(&format!(
+        "[partners.p]\nurl = \"http://{}/{{{{ value.app }}}}\"\nlimits = {{ rates = [\"40/s\"], by = \"json:/app\" }}\n\
+         [topics.t]\npartner = \"p\"\nid = \"json:/id\"\n",
+        mock.addr()
+    ));
+    let records: String = (0..300)
+        .map(|i| format!("{{\"id\":\"m{i}\",\"app\":\"{}\"}}\n", ["a", "b", "c"][i % 3]))
+        .collect();
+    rig.import("t", records);
+    let watch = Watch::begin(mock.addr());
+    let drained = rig.drain();
+    let asleep = watch.end();
+    assert_eq!(drained.counts(), (300, 0, 0), "{}", drained.said);
+    for app in ["a", "b", "c"] {
+        let seen = mock.partner(app).expect("its counts");
+        assert_eq!(seen.requests, 100, "{app}");
+        assert_holds(&seen, 40, SECOND, asleep);
+    }
+    // Side by side: all three took as long as one.
+    let report = mock.report();
+    let first = report.partners.iter().filter_map(|p| p.first_at_us).min();
+    let last_of_first = report.partners.iter().filter_map(|p| p.last_at_us).min();
+    let latest_start = report.partners.iter().filter_map(|p| p.first_at_us).max();
+    assert!(
+        first < last_of_first && latest_start < last_of_first,
+        "{report:?}"
+    );
+}
+
+#[test]
+fn a_quota_is_used_once_whatever_is_killed() {
+    let mock = partner(Behaviour::default());
+    let rig = Rig::new(&config(&mock, "limits = [\"30/month@Europe/London\"]", ""));
+    rig.import("t", lines(0..100, 20));
+    let mut node = rig.start(&[]);
+    node.until("some of the quota is used", || counts(&mock).requests >= 10);
+    node.kill();
+    for _ in 0..2 {
+        // A slot that was missed is spent too: so at most thirty, and not many fewer.
+        let waiting = rig.start(&["--until-drained", "--timeout", "1s"]).drained();
+        assert_eq!((waiting.code, waiting.dead), (Some(4), 0), "{}", waiting.said);
+        let requests = counts(&mock).requests;
+        assert!((10..=30).contains(&requests), "{requests} requests");
+        assert!(
+            (requests..=30).contains(&(waiting.delivered + waiting.parked)),
+            "{}",
+            waiting.said
+        );
+    }
+}
+
+#[test]
+fn no_more_requests_are_in_flight_than_allowed() {
+    let behaviour = Behaviour {
+        latency: "2ms..8ms".parse().expect("a latency"),
+        ..Behaviour::default()
+    };
+    let mock = partner(behaviour);
+    let rig = Rig::new(&config(&mock, "concurrency = 7", "partitions = 16"));
+    rig.import("t", lines(0..600, 200));
+    let drained = rig.drain();
+    assert_eq!(drained.counts(), (600, 0, 0), "{}", drained.said);
+    assert_eq!(counts(&mock).in_flight_peak, 7);
+
+    // The cap of the whole node, over two partners.
+    let behaviour = Behaviour {
+        latency: "2ms..8ms".parse().expect("a latency"),
+        ..Behaviour::default()
+    };
+    let mock = partner(behaviour);
+    let rig = Rig::new(&format!(
+        "[actors]\nrequests = 5\n[partners.p]\nurl = \"http://{0}/p\"\n[partners.q]\nurl = \"http://{0}/q\"\n\
+         [topics.t]\ndeliver = [\"p\", \"q\"]\nid = \"json:/id\"\n",
+        mock.addr()
+    ));
+    rig.import("t", lines(0..200, 200));
+    let drained = rig.drain();
+    assert_eq!(drained.counts(), (400, 0, 0), "{}", drained.said);
+    let peak = counts(&mock).in_flight_peak;
+    assert!(peak <= 5, "{peak} in flight");
+}

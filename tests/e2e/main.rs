@@ -1,0 +1,10 @@
+//! The real binary, from the outside: real folders, real kills, and stand-in partners that count what reaches them.
+//!
+//! One binary for all suites, so that it is linked once. Short by default; `SLUICEGATE_MESSAGES` and
+//! `SLUICEGATE_KILLS` make the kill suites as large as wanted.
+
+mod common;
+mod kills;
+mod limits;
+mod partners;
+mod stop;

@@ -1,0 +1,112 @@
+//! Orderly stops: what is in flight is waited for, nothing is left in doubt, and a second signal ends it at once.
+
+use super::common::*;
+use rustix::process::Signal;
+use sluicegate::mock::Behaviour;
+
+fn slow() -> Behaviour {
+    Behaviour {
+        latency: "50ms".parse().expect("a latency"),
+        ..Behaviour::default()
+    }
+}
+
+#[test]
+fn sigterm_waits_for_what_is_in_flight_and_leaves_no_doubt() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mock = partner(slow());
+        let rig = Rig::new(&config(&mock, "concurrency = 8", ""));
+        rig.import("t", lines(0..200, 20));
+        let mut node = rig.start(&[]);
+        node.until("some requests", || counts(&mock).requests >= 20);
+        node.signal(signal);
+        assert_eq!(node.end(), Some(0), "{}", node.said());
+        let seen = counts(&mock);
+        assert!(seen.requests < 200, "it went on after the signal");
+        // All that was sent is accounted for: the next life sends exactly the rest.
+        let drained = rig.drain();
+        assert_eq!(
+            (drained.counts(), drained.code),
+            ((200, 0, 0), Some(0)),
+            "{}",
+            drained.said
+        );
+        let seen = counts(&mock);
+        assert_eq!((seen.requests, seen.ids, seen.order_violations), (200, 200, 0));
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_those_who_wait_for_a_slot() {
+    // Ten keys, and a partner that wants to be left alone for an hour.
+    let later = serde_json::json!({"faults": ["429"], "retry_after": "1h"});
+    let mock = partner(Behaviour::default().changed(&later).expect("a behaviour"));
+    let rig = Rig::new(&format!(
+        "[node]\ndrain = \"1h\"\n{}",
+        config(&mock, "concurrency = 2", "")
+    ));
+    rig.import("t", lines(0..100, 10));
+    let mut node = rig.start(&[]);
+    node.until("it has said so", || counts(&mock).statuses.contains_key(&429));
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.said());
+    assert_eq!(rig.list(&["doubt", "list"]).len(), 0);
+}
+
+#[test]
+fn what_does_not_answer_within_the_drain_time_is_in_doubt() {
+    let mock = partner(
+        Behaviour::default()
+            .changed(&serde_json::json!({"faults": ["hang"]}))
+            .expect("hangs"),
+    );
+    let rig = Rig::new(&format!(
+        "[node]\ndrain = \"300ms\"\n{}",
+        config(&mock, "concurrency = 8", "")
+    ));
+    rig.import("t", lines(0..100, 20));
+    let mut node = rig.start(&[]);
+    node.until("all places are taken", || counts(&mock).requests == 8);
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.said());
+    assert!(node.said().contains("drain_over"), "{}", node.said());
+    mock.control("partner", &serde_json::json!({"faults": []}))
+        .expect("it answers again");
+    let drained = rig.drain();
+    assert_eq!(drained.counts(), (92, 0, 8), "{}", drained.said);
+    assert_eq!(counts(&mock).ids_requested_again, 0);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mock = partner(
+        Behaviour::default()
+            .changed(&serde_json::json!({"faults": ["hang"]}))
+            .expect("hangs"),
+    );
+    let rig = Rig::new(&format!(
+        "[node]\ndrain = \"1h\"\n{}",
+        config(&mock, "concurrency = 8\ntimeout = { request = \"1h\" }", "")
+    ));
+    rig.import("t", lines(0..100, 20));
+    let mut node = rig.start(&[]);
+    node.until("all places are taken", || counts(&mock).requests == 8);
+    node.signal(Signal::TERM);
+    let said = || {
+        String::from_utf8_lossy(
+            &rig.all_said()
+                .into_iter()
+                .map(|f| f.1)
+                .collect::<Vec<_>>()
+                .concat(),
+        )
+        .into_owned()
+    };
+    node.until("the stop has begun", || said().contains("draining"));
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), Some(130), "{}", node.said());
+    mock.control("partner", &serde_json::json!({"faults": []}))
+        .expect("it answers again");
+    let drained = rig.drain();
+    assert_eq!(drained.counts(), (92, 0, 8), "{}", drained.said);
+}
