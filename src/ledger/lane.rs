@@ -16,6 +16,9 @@
 //!
 //! What is kept counts in [`Lane::backlog`], and readers pause while that is high (I6).
 //!
+//! A [`Hold`] stops all ports for a moment: what they are given gathers, nothing is lost. The lane's owner then folds
+//! what is still on its way and writes what must be true of the lane's very end: entries carried before a trim.
+//!
 //! What the log has made durable goes, in offset order, to the [`Committed`] feed, from which the `LedgerActor`
 //! folds it. The caller of an intent waits for [`LanePort::durable`]; nobody waits for an outcome (its position
 //! does not move before it is folded: I1).
@@ -27,15 +30,22 @@ mod port;
 mod tests;
 
 use crate::clock::Clock;
-use crate::core::ledger::entry::Entry;
+use crate::core::ledger::codec;
+use crate::core::ledger::entry::{Body, Entry};
 use crate::core::types::{LifeId, Offset, Tenure};
-use crate::log::{Log, LogError, PartitionId};
+use crate::log::{Batch, Log, LogError, PartitionId};
+use parking_lot::{Mutex, RwLock};
 pub use port::{Durable, LanePort};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use tokio::sync::mpsc;
 
-/// Entries that are durable, in the order of the lane.
+/// A batch takes no further entry that would make it larger than this; one that is larger (a kept payload) stands
+/// alone. Half of what the log takes at once with the smallest segments that can be configured.
+const BATCH_BYTES: usize = 128 * 1024;
+
+/// Entries that are durable, in the order of the lane. One without entries says that the log did not take a batch:
+/// whoever waits for [`Lane::in_log`] looks again.
 #[derive(Debug)]
 pub struct Committed {
     /// Offset of the first one.
@@ -49,9 +59,9 @@ pub struct Committed {
 impl Committed {
     /// To be called when the entries are folded and the dedup store has taken them.
     pub fn folded(self, lane: &Lane) {
-        lane.shared
-            .backlog
-            .fetch_sub(self.entries.len() as u64, Ordering::Relaxed);
+        let entries = self.entries.len() as u64;
+        lane.shared.in_log.fetch_sub(entries, Ordering::Relaxed);
+        lane.shared.backlog.fetch_sub(entries, Ordering::Relaxed);
         self.receipt
             .port
             .folded
@@ -81,6 +91,11 @@ struct LaneShared {
     feed: mpsc::UnboundedSender<Committed>,
     /// Entries appended and not folded yet. Bounded by [`Lane::backlog`] being asked before records are read.
     backlog: AtomicU64,
+    /// Those of them that were handed to the log.
+    in_log: AtomicU64,
+    /// Whether the ports keep what they have. Read for as long as it takes to hand something over.
+    held: RwLock<bool>,
+    ports: Mutex<Vec<Weak<port::Shared>>>,
     fatal: Box<dyn Fn(LogError) + Send + Sync>,
 }
 
@@ -104,6 +119,9 @@ impl Lane {
             clock,
             feed,
             backlog: AtomicU64::new(0),
+            in_log: AtomicU64::new(0),
+            held: RwLock::new(false),
+            ports: Mutex::default(),
             fatal,
         };
         (
@@ -130,6 +148,18 @@ impl Lane {
         self.shared.backlog.load(Ordering::Relaxed)
     }
 
+    /// Entries handed to the log and not folded yet.
+    pub fn in_log(&self) -> u64 {
+        self.shared.in_log.load(Ordering::Relaxed)
+    }
+
+    /// Stops all ports until the hold is dropped. What was handed to the log before is still on its way: wait until
+    /// [`Lane::in_log`] is zero. One at a time: the lane's owner alone does this.
+    pub fn hold(&self) -> Hold {
+        *self.shared.held.write() = true;
+        Hold { lane: self.clone() }
+    }
+
     /// The log under the lane.
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.shared.log
@@ -138,6 +168,69 @@ impl Lane {
     /// The lane's partition.
     pub fn partition(&self) -> PartitionId {
         self.shared.partition
+    }
+}
+
+/// See [`Lane::hold`].
+pub struct Hold {
+    lane: Lane,
+}
+
+impl Hold {
+    /// Appends entries and waits until they are durable; large ones in several batches. They do not go to the feed:
+    /// fold them at their offsets, given with each batch in `written`, before the hold ends.
+    ///
+    /// # Errors
+    /// As the log says; what is in `written` is durable all the same.
+    pub async fn write(
+        &self,
+        bodies: Vec<Body>,
+        written: &mut Vec<(Offset, Vec<Entry>)>,
+    ) -> Result<(), LogError> {
+        let shared = &self.lane.shared;
+        let now = shared.clock.now();
+        let (mut batch, mut entries, mut bytes) = (Batch::from_reserve(), Vec::new(), Vec::new());
+        for body in bodies {
+            let entry = Entry {
+                tenure: shared.tenure,
+                body,
+            };
+            bytes.clear();
+            codec::encode(&entry, &mut bytes);
+            if batch.bytes() + bytes.len() > BATCH_BYTES && !entries.is_empty() {
+                let full = std::mem::replace(&mut batch, Batch::from_reserve());
+                written.push(self.append(full, std::mem::take(&mut entries)).await?);
+            }
+            batch.push(shared.partition, now, None, &bytes, &[]);
+            entries.push(entry);
+        }
+        if !entries.is_empty() {
+            written.push(self.append(batch, entries).await?);
+        }
+        Ok(())
+    }
+
+    async fn append(&self, batch: Batch, entries: Vec<Entry>) -> Result<(Offset, Vec<Entry>), LogError> {
+        let (done, result) = tokio::sync::oneshot::channel();
+        // Whoever asked may be gone.
+        let tell = Box::new(move |r| drop(done.send(r)));
+        self.lane.shared.log.append(batch, tell);
+        let appended = result.await.map_err(|_| LogError::Closed)??;
+        Ok((appended.bases.first().map_or(0, |b| b.1), entries))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let shared = &self.lane.shared;
+        *shared.held.write() = false;
+        shared.ports.lock().retain(|port| match port.upgrade() {
+            Some(port) => {
+                port.wake();
+                true
+            }
+            None => false,
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! One arbiter's way into the lane: what it gathers, what is on its way, what the log gave back.
 
-use super::{Committed, Lane, LaneError, Receipt};
+use super::{BATCH_BYTES, Committed, Lane, LaneError, Receipt};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry};
 use crate::log::{Appended, Batch, LogError};
@@ -16,9 +16,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Entries gather in one batch up to this many bytes, and then in the next; one that is larger (a kept payload)
-/// stands alone. Half of what the log takes at once with the smallest segments that can be configured.
-const BATCH_BYTES: usize = 128 * 1024;
 /// A log that is busy is asked again after this time: about one commit of its own.
 const BUSY_WAIT: Duration = Duration::from_millis(2);
 /// A disk without room even for outcomes is asked again after this time.
@@ -51,6 +48,11 @@ struct Refused {
 }
 
 impl Shared {
+    /// Has the port look for something to do.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     fn refuse(&self, from: u64, to: u64, error: LogError) {
         let mut refused = self.refused.lock();
         refused.push(Refused {
@@ -133,6 +135,7 @@ impl LanePort {
             }),
             closing: std::cell::Cell::new(false),
         });
+        core.lane.shared.ports.lock().push(Arc::downgrade(&core.shared));
         let flushing = Rc::clone(&core);
         actix_rt::spawn(async move {
             while !flushing.is_over() {
@@ -165,7 +168,8 @@ impl LanePort {
         self.core.append(body, false)
     }
 
-    /// Hands what was gathered to the log now, if nothing is on its way; else it follows by itself.
+    /// Hands what was gathered to the log now, if nothing is on its way and the lane is not held; else it follows by
+    /// itself.
     pub fn flush(&self) {
         if self.core.flush().is_some() {
             // The flushing task does the waiting.
@@ -294,6 +298,11 @@ impl Core {
 
     /// Hands the next batch to the log. `Some`: the log did not take the last one; wait so long, then call again.
     fn flush(&self) -> Option<Duration> {
+        // Until it is handed over: a hold that begins meanwhile waits, and then knows of it.
+        let held = self.lane.shared.held.read();
+        if *held {
+            return None;
+        }
         let mut next = match self.next() {
             Err(pause) => return Some(pause),
             Ok(None) => return None,
@@ -338,6 +347,8 @@ impl Core {
             outcomes: last_outcome,
             intents: last_intent,
         };
+        lane.in_log
+            .fetch_add(sent.entries.len() as u64, Ordering::Relaxed);
         self.shared.on_its_way.store(true, Ordering::Release);
         let (lane, port) = (self.lane.clone(), self.shared.clone());
         self.lane.shared.log.append(
@@ -371,40 +382,50 @@ impl Core {
 /// The log's answer to a batch, on a thread of the log.
 fn answered(lane: &Lane, port: &Arc<Shared>, mut sent: Entries, result: Result<Appended, LogError>) {
     let lane = &lane.shared;
+    let mut committed = Vec::new();
+    let (mut base, mut durable) = (0, None);
     match result {
         Ok(appended) => {
-            let base = appended.bases.first().map_or(0, |b| b.1);
-            let (outcomes, intents) = (sent.outcomes, sent.intents);
-            let receipt = Receipt {
-                port: port.clone(),
-                outcomes,
-            };
-            // The receiver is gone only when the process ends.
-            let _ = lane.feed.send(Committed {
-                base,
-                entries: sent.entries,
-                receipt,
-            });
-            port.outcomes.store(outcomes, Ordering::Release);
-            port.intents.store(intents, Ordering::Release);
+            base = appended.bases.first().map_or(0, |b| b.1);
+            durable = Some((sent.outcomes, sent.intents));
+            committed = sent.entries;
         }
-        Err(LogError::Busy { .. }) => *port.returned.lock() = Some((sent, BUSY_WAIT)),
-        Err(error @ LogError::NoRoom { .. }) => {
-            let asked = sent.asked;
-            if asked > 0 {
+        // A log that failed: nothing may act on it any more.
+        Err(error) if !matches!(error, LogError::Busy { .. } | LogError::NoRoom { .. }) => {
+            return (lane.fatal)(error);
+        }
+        Err(error) => {
+            lane.in_log
+                .fetch_sub(sent.entries.len() as u64, Ordering::Relaxed);
+            let mut pause = BUSY_WAIT;
+            if matches!(error, LogError::NoRoom { .. }) {
+                let asked = std::mem::take(&mut sent.asked);
+                // Without the intents outcomes may use the reserve; once that is gone too, time must pass.
+                pause = if asked > 0 { Duration::ZERO } else { NO_ROOM_WAIT };
                 sent.entries.truncate(sent.entries.len() - asked);
-                sent.asked = 0;
                 lane.backlog.fetch_sub(asked as u64, Ordering::Relaxed);
-                port.refuse(sent.intents + 1 - asked as u64, sent.intents, error);
+                if asked > 0 {
+                    port.refuse(sent.intents + 1 - asked as u64, sent.intents, error);
+                }
             }
             if !sent.entries.is_empty() {
-                // Without the intents they may use the reserve; once that is gone too, time must pass.
-                let pause = if asked > 0 { Duration::ZERO } else { NO_ROOM_WAIT };
                 *port.returned.lock() = Some((sent, pause));
             }
         }
-        // A log that failed: nothing may act on it any more.
-        Err(error) => (lane.fatal)(error),
+    }
+    let receipt = Receipt {
+        port: port.clone(),
+        outcomes: durable.map_or_else(|| port.outcomes.load(Ordering::Acquire), |d| d.0),
+    };
+    // The receiver is gone only when the process ends.
+    let _ = lane.feed.send(Committed {
+        base,
+        entries: committed,
+        receipt,
+    });
+    if let Some((outcomes, intents)) = durable {
+        port.outcomes.store(outcomes, Ordering::Release);
+        port.intents.store(intents, Ordering::Release);
     }
     port.on_its_way.store(false, Ordering::Release);
     port.wake.notify_one();
