@@ -128,6 +128,7 @@ pub fn plans(
                     window: config.actors.window,
                     ranges: config.actors.ranges,
                     position_every: config.ledger.position_every,
+                    waiting_after: config.ledger.waiting_after,
                     backlog: BACKLOG,
                 },
                 figures: Arc::new(RouteFigures::default()),
