@@ -44,6 +44,9 @@ pub enum After {
     Again(Time),
 }
 
+/// Of a message whose partition is built again: that one takes it up anew, and nobody listens here any more.
+const OVERTAKEN: After = After::Again(Time::NEVER);
+
 /// Takes the item's message out of the set of those on the wire, whatever happens.
 struct OnWire<'a, S> {
     route: &'a RouteContext<S>,
@@ -76,6 +79,9 @@ pub async fn attempt<S: Sink>(
         Task::LookUp(doubt, progress) => {
             // Boxed: look-ups are rare, and their future is larger than that of a request.
             let answer = Box::pin(route.partner.sink.verify(&item.delivery)).await;
+            if !route.is_current(item) {
+                return OVERTAKEN;
+            }
             settle(
                 route,
                 item,
@@ -96,6 +102,9 @@ async fn send<S: Sink>(
     let partner = &route.partner;
     let clock = partner.clock;
     loop {
+        if !route.is_current(item) {
+            return OVERTAKEN;
+        }
         // The request tells which attempt it is.
         item.delivery.attempt += 1;
         let prepared = partner.sink.prepare(&item.delivery);
@@ -115,6 +124,9 @@ async fn send<S: Sink>(
             // The node stops: the next life takes it up.
             return After::Again(Time::NEVER);
         };
+        if !route.is_current(item) {
+            return OVERTAKEN;
+        }
         let granted = clock.now();
         partner.metrics.limiter_wait.record(granted.since(wanted));
         if granted > item.resend_until {
@@ -129,7 +141,11 @@ async fn send<S: Sink>(
                 },
             );
         }
-        let connection = match partner.sink.connect(&request).await {
+        let connection = partner.sink.connect(&request).await;
+        if !route.is_current(item) {
+            return OVERTAKEN;
+        }
+        let connection = match connection {
             Ok(connection) => connection,
             Err(answer) => {
                 permit.finish(AttemptResult::Failed);

@@ -26,6 +26,7 @@ pub use start::Start;
 
 use super::attempt::After;
 use super::context::RouteContext;
+use super::fault;
 use super::item::{ITEM_OVERHEAD, Item, Task};
 use super::lifeline::Lifeline;
 use super::subpartition::{SubpartitionActor, Work, WorkEnd, WorkEnded};
@@ -425,6 +426,7 @@ impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
     type Result = ();
 
     fn handle(&mut self, ended: WorkEnded, ctx: &mut Context<Self>) {
+        fault::point("partition", &self.route.topic);
         let WorkEnded { mut item, end } = ended;
         match end {
             WorkEnd::After(After::Delivered) => {
