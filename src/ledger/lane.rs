@@ -584,3 +584,111 @@ impl Drop for LanePort {
         self.shared.wake.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intake::fake_log::FakeLog;
+    use crate::log::TopicSpec;
+
+    fn settings(version: u64) -> Body {
+        Body::Applied { version }
+    }
+
+    fn versions(entries: &[Entry]) -> Vec<u64> {
+        let version = |entry: &Entry| match entry.body {
+            Body::Applied { version } => version,
+            _ => 0,
+        };
+        entries.iter().map(version).collect()
+    }
+
+    #[actix_rt::test]
+    async fn a_held_lane_takes_its_owners_entries_alone_and_loses_none() {
+        let log = FakeLog::default();
+        let spec = TopicSpec {
+            partitions: 1,
+            retention: None,
+            retention_bytes: None,
+        };
+        let partition = log.create_topic("__ledger", &spec).unwrap().partitions[0];
+        let fatal = Box::new(|error| panic!("the log failed: {error}"));
+        let clock = Clock::start();
+        let shared: Arc<dyn Log> = Arc::new(log.clone());
+        let (lane, mut feed) = Lane::new(shared, partition, Tenure(0), LifeId(1), clock, fatal);
+        let (stays, ends) = (LanePort::open(lane.clone()), LanePort::open(lane.clone()));
+        stays.outcome(settings(1));
+        stays.flush();
+        let hold = lane.hold();
+        stays.intent(settings(4));
+        stays.outcome(settings(3));
+        stays.flush();
+        ends.outcome(settings(2));
+        drop(ends);
+        assert_eq!(
+            (lane.backlog(), lane.is_settled()),
+            (1, false),
+            "what came before is on its way"
+        );
+        let mut seen = Vec::new();
+        while lane.backlog() > 0 {
+            let committed = feed.recv().await.unwrap();
+            seen.push((committed.base, versions(&committed.entries)));
+            committed.folded(&lane);
+        }
+        let mut written = Vec::new();
+        hold.write(vec![settings(10), settings(11)], &mut written)
+            .await
+            .unwrap();
+        seen.extend(written.iter().map(|(base, entries)| (*base, versions(entries))));
+        drop(hold);
+        while seen.len() < 5 {
+            let committed = feed.recv().await.unwrap();
+            seen.push((committed.base, versions(&committed.entries)));
+            committed.folded(&lane);
+        }
+        let expected = [
+            (0, vec![1]),
+            (1, vec![10, 11]),
+            (3, vec![2]),
+            (4, vec![3]),
+            (5, vec![4]),
+        ];
+        assert_eq!(seen, expected, "and outcomes go before intents");
+        assert!(lane.is_settled());
+    }
+
+    #[actix_rt::test]
+    async fn what_gathers_during_a_hold_goes_out_in_batches_that_fit() {
+        let log = FakeLog::default();
+        let spec = TopicSpec {
+            partitions: 1,
+            retention: None,
+            retention_bytes: None,
+        };
+        let partition = log.create_topic("__ledger", &spec).unwrap().partitions[0];
+        let fatal = Box::new(|error| panic!("the log failed: {error}"));
+        let shared: Arc<dyn Log> = Arc::new(log);
+        let (lane, mut feed) = Lane::new(shared, partition, Tenure(0), LifeId(1), Clock::start(), fatal);
+        let port = LanePort::open(lane.clone());
+        let hold = lane.hold();
+        let group = "x".repeat(BATCH_BYTES / 3);
+        for lane_number in 0..8 {
+            port.outcome(Body::Genesis(crate::core::ledger::entry::Genesis {
+                ledger: 0,
+                group: group.clone(),
+                lanes: 8,
+                lane: lane_number,
+                recipe: 1,
+            }));
+        }
+        drop(hold);
+        let mut counts = Vec::new();
+        while counts.iter().sum::<usize>() < 8 {
+            let committed = feed.recv().await.unwrap();
+            counts.push(committed.entries.len());
+            committed.folded(&lane);
+        }
+        assert_eq!(counts, [2, 2, 2, 2]);
+    }
+}

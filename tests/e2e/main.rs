@@ -8,3 +8,4 @@ mod kills;
 mod limits;
 mod partners;
 mod stop;
+mod upkeep;
