@@ -30,7 +30,7 @@ fn what_is_kept_outlives_its_record_and_all_else_goes() {
     let stuck = serde_json::json!({"rules": ["key=u3 422", "key=u5 429"], "retry_after": "none"});
     let behaviour = Behaviour::default().changed(&stuck).expect("a behaviour");
     let mock = partner(behaviour);
-    let policy = "concurrency = 16\nretry = { first = \"5ms\", longest = \"50ms\", give_up_after = \"2s\" }";
+    let policy = "concurrency = 16\ndoubt = \"resend\"\nretry = { first = \"5ms\", longest = \"50ms\", give_up_after = \"2s\" }";
     let rest = "retention = \"1s\"\n\
          [dedup]\nretention = \"2s\"\nbucket = \"1s\"\n\
          [ledger]\nwaiting_after = \"300ms\"\nposition_every = \"50ms\"\ncheckpoint_every = \"200ms\"\npayload_retention = \"1m\"";
