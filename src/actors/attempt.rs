@@ -115,6 +115,11 @@ async fn send<S: Sink>(
             return After::Again(Time::NEVER);
         };
         let granted = clock.now();
+        if route.flood.borrow().stopped().is_some() {
+            // The flood guard stopped the route meanwhile: it goes on when the route does.
+            drop(permit);
+            return After::Again(granted);
+        }
         partner.metrics.limiter_wait.record(granted.since(wanted));
         if granted > item.resend_until {
             drop(permit);

@@ -10,4 +10,4 @@ mod run;
 
 pub use offline::{Offline, OfflineError};
 pub use open::{OpenError, Opened, open, open_log};
-pub use run::{NodeParts, RunError, RunOptions, Summary, run};
+pub use run::{Ended, NodeParts, RunError, RunOptions, Summary, run};

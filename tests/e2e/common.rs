@@ -63,12 +63,23 @@ impl Rig {
 
     /// Writes another configuration.
     pub fn configure(&self, config: &str) {
-        let mut text = format!("[listen]\nadmin = \"127.0.0.1:{}\"\n", free_port());
+        self.configure_with(&format!("\n{config}"));
+    }
+
+    /// The same, for one that begins within the section `[listen]`. Returns the admin address.
+    pub fn configure_with(&self, config: &str) -> String {
+        let admin = format!("127.0.0.1:{}", free_port());
+        let mut text = format!("[listen]\nadmin = \"{admin}\"\n{config}");
         if !config.contains("[log]") {
             text.push_str("[log]\nsegment = \"8MiB\"\n");
         }
-        text.push_str(config);
         std::fs::write(self.path("actors.toml"), text).expect("the configuration is written");
+        admin
+    }
+
+    /// Sets a variable for the processes to come.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     /// A path in the folder.

@@ -37,6 +37,25 @@ fn sigterm_waits_for_what_is_in_flight_and_leaves_no_doubt() {
 }
 
 #[test]
+fn a_batch_that_is_told_to_stop_does_not_say_that_it_is_done() {
+    let mock = partner(slow());
+    let rig = Rig::new(&config(&mock, "concurrency = 8", ""));
+    rig.import("t", lines(0..200, 20));
+    let mut node = rig.start(&["--until-drained"]);
+    node.until("some requests", || counts(&mock).requests >= 20);
+    node.signal(Signal::TERM);
+    let stopped = node.drained();
+    assert_eq!(
+        (stopped.code, stopped.dead, stopped.parked),
+        (Some(1), 0, 0),
+        "{}",
+        stopped.said
+    );
+    assert_eq!(stopped.delivered, counts(&mock).requests, "{}", stopped.said);
+    assert!(!stopped.said.contains("\ndrained: "), "{}", stopped.said);
+}
+
+#[test]
 fn a_stop_does_not_wait_for_those_who_wait_for_a_slot() {
     // Ten keys, and a partner that wants to be left alone for an hour.
     let later = serde_json::json!({"faults": ["429"], "retry_after": "1h"});
