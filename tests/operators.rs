@@ -79,6 +79,7 @@ fn kept(n: u64, reason: &str) -> Box<Kept> {
         reason: reason.into(),
         answer: r#"{"error":"no"}"#.into(),
         first_try: Clock::wall(),
+        dropped: false,
     })
 }
 

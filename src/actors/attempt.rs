@@ -425,6 +425,7 @@ pub fn kept(item: &Item, detail: AnswerDetail) -> Box<Kept> {
         reason: detail.reason,
         answer: detail.answer,
         first_try: item.first_try,
+        dropped: false,
     })
 }
 

@@ -1,47 +1,191 @@
-//! `LedgerActor`: one for each lane. Folds what became durable and writes checkpoints.
+//! `LedgerActor`: one for each lane. Folds what became durable, and does the lane's duties.
 //!
 //! Parent: `Supervisor`. Children: none. Group commit itself is the log's; entries reach it through the ports of the
-//! arbiters ([`crate::ledger::lane`]), and come here once they are durable. If the actor fails, a new one goes on
-//! with the same keeper and the same feed: what it had in hand is in the log, and is folded from there.
+//! arbiters ([`crate::ledger::lane`]), and come here once they are durable. The duties ([`crate::ledger::duties`])
+//! read and sync on a thread that may block; what they write comes back here, where the lane is held for as long as
+//! it takes: folding goes on in between. If the actor fails, a new one goes on with the same keeper and the same
+//! feed: what it had in hand is in the log, and is folded from there.
 
+use super::context::RouteFigures;
 use super::lifeline::Lifeline;
+use crate::clock::Clock;
+use crate::core::types::RoutePartition;
+use crate::ledger::duties::{Duties, DutyError, DutyRules, Input, Make, Writer};
 use crate::ledger::keeper::{Keeper, KeeperError};
 use crate::ledger::lane::{Committed, Lane};
+use crate::log::PartitionId;
+use crate::telemetry::every::Every;
 use actix::prelude::*;
+use parking_lot::Mutex as Lock;
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Batches folded in one turn.
 const TURN: usize = 64;
+/// How often the duties are looked at.
+const DUTIES_EVERY: Duration = Duration::from_millis(250);
 
 /// What became durable, and is to be folded. Outlives the actor.
 pub type Feed = Arc<Mutex<UnboundedReceiver<Committed>>>;
 
+/// A route's partition, as the duties need it.
+#[derive(Clone, Debug)]
+pub struct InputFigures {
+    /// Which.
+    pub at: RoutePartition,
+    /// The topic's partition.
+    pub input: PartitionId,
+    /// How long its IDs are remembered.
+    pub retention: Duration,
+    /// Where its actor tells how far it has read.
+    pub figures: Arc<RouteFigures>,
+}
+
+/// The inputs of all routes. Filled once they are planned, and again when topics come; outlives the actor.
+pub type Inputs = Arc<Lock<Vec<InputFigures>>>;
+
+/// Everything the actor is built from; its parent keeps it to build it again.
+#[derive(Clone)]
+pub struct LedgerParts {
+    /// The fold.
+    pub keeper: Arc<Keeper>,
+    /// The lane.
+    pub lane: Lane,
+    /// What is to be folded.
+    pub feed: Feed,
+    /// The inputs of all routes.
+    pub inputs: Inputs,
+    /// Bounds and rhythm of the duties.
+    pub rules: DutyRules,
+    /// The time.
+    pub clock: Clock,
+}
+
 /// See the module.
 pub struct LedgerActor {
-    keeper: Arc<Keeper>,
-    lane: Lane,
-    feed: Feed,
-    checkpoint_entries: u64,
+    parts: LedgerParts,
     lifeline: Lifeline,
 }
 
 impl LedgerActor {
-    /// An actor that folds this feed. `checkpoint_entries`: a checkpoint is written after so many.
-    pub fn new(
-        keeper: Arc<Keeper>,
-        lane: Lane,
-        feed: Feed,
-        checkpoint_entries: u64,
-        lifeline: Lifeline,
-    ) -> Self {
-        Self {
-            keeper,
-            lane,
-            feed,
-            checkpoint_entries,
-            lifeline,
+    /// An actor of these parts.
+    pub fn new(parts: LedgerParts, lifeline: Lifeline) -> Self {
+        Self { parts, lifeline }
+    }
+}
+
+/// Something the duties write.
+struct Step {
+    make: Make,
+    done: oneshot::Sender<Result<(), DutyError>>,
+}
+
+/// The way of the duties' thread to the actor.
+struct Steps(mpsc::Sender<Step>);
+
+impl Writer for Steps {
+    fn write(&self, make: Make) -> Result<(), DutyError> {
+        let (done, result) = oneshot::channel();
+        let ending = |_| DutyError::Ending;
+        self.0
+            .blocking_send(Step { make, done })
+            .map_err(|_| DutyError::Ending)?;
+        result.blocking_recv().map_err(ending)?
+    }
+}
+
+impl LedgerParts {
+    /// Folds until the feed ends, and carries out what the duties write in between.
+    async fn fold(&self, mut steps: mpsc::Receiver<Step>) -> Result<(), KeeperError> {
+        let mut feed = self.feed.lock().await;
+        loop {
+            let mut batches = Vec::with_capacity(TURN);
+            tokio::select! {
+                got = feed.recv_many(&mut batches, TURN) => match got {
+                    0 => return Ok(()),
+                    _ => self.keeper.fold(batches, &self.lane)?,
+                },
+                Some(step) = steps.recv() => {
+                    let result = self.step(step.make, &mut feed).await;
+                    if let Err(DutyError::Keeper(error)) = result {
+                        return Err(error);
+                    }
+                    // The duties may have ended meanwhile.
+                    let _ = step.done.send(result);
+                }
+            }
+        }
+    }
+
+    /// Holds the lane, folds what is still on its way, and writes what is then made.
+    async fn step(&self, make: Make, feed: &mut UnboundedReceiver<Committed>) -> Result<(), DutyError> {
+        let hold = self.lane.hold();
+        while self.lane.backlog() > 0 {
+            let mut batches = Vec::with_capacity(TURN);
+            // Every batch that was handed to the log comes, or the log has failed and the process ends.
+            if feed.recv_many(&mut batches, TURN).await == 0 {
+                return Err(DutyError::Ending);
+            }
+            self.keeper.fold(batches, &self.lane)?;
+        }
+        let folded = self.keeper.with_state(|state| state.next);
+        let end = self.lane.log().bounds(self.lane.partition())?.next;
+        if folded != end {
+            return Err(DutyError::Gap { end, folded });
+        }
+        let bodies = make(&self.keeper)?;
+        let mut written = Vec::new();
+        let result = hold.write(bodies, &mut written).await;
+        for (base, entries) in written {
+            self.keeper.fold_entries(base, &entries)?;
+        }
+        drop(hold);
+        Ok(result?)
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let inputs = self.inputs.lock();
+        let input = |i: &InputFigures| Input {
+            at: i.at,
+            input: i.input,
+            retention: i.retention,
+            looked_up: i.figures.read.load(Ordering::Relaxed),
+        };
+        inputs.iter().map(input).collect()
+    }
+}
+
+static TOLD: Every = Every::new(Duration::from_secs(30));
+
+/// Does what is due, again and again, until the actor ends.
+async fn on_duty(parts: LedgerParts, steps: mpsc::Sender<Step>) -> Result<(), KeeperError> {
+    let (keeper, lane) = (parts.keeper.clone(), &parts.lane);
+    let mut duties = Duties::new(keeper, lane.log().clone(), lane.partition(), parts.rules.clone());
+    loop {
+        tokio::time::sleep(DUTIES_EVERY).await;
+        let (inputs, now, writer) = (parts.inputs(), parts.clock.now(), Steps(steps.clone()));
+        let turn = tokio::task::spawn_blocking(move || {
+            let result = duties.turn(now, &inputs, &writer);
+            (duties, result)
+        });
+        // A panic of a duty ends this actor: it is built again, with new duties.
+        let Ok((same, result)) = turn.await else {
+            return Err(KeeperError::Duties);
+        };
+        duties = same;
+        match result {
+            Ok(()) => {}
+            Err(DutyError::Ending) => return Ok(()),
+            Err(DutyError::Keeper(error)) => return Err(error),
+            Err(error) => {
+                if let Some(suppressed) = TOLD.speak("") {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(event = "duty_failed", %error, cause, suppressed, "a duty of the ledger is tried again");
+                }
+            }
         }
     }
 }
@@ -50,22 +194,15 @@ impl Actor for LedgerActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        let (keeper, lane, feed) = (self.keeper.clone(), self.lane.clone(), self.feed.clone());
-        let checkpoint_entries = self.checkpoint_entries;
-        let fold = async move {
-            let mut feed = feed.lock().await;
-            loop {
-                let mut batches = Vec::with_capacity(TURN);
-                if feed.recv_many(&mut batches, TURN).await == 0 {
-                    return Ok(());
-                }
-                keeper.fold(batches, &lane)?;
-                if keeper.since_checkpoint() >= checkpoint_entries {
-                    keeper.checkpoint()?;
-                }
+        let (steps, receiver) = mpsc::channel(1);
+        let parts = self.parts.clone();
+        let work = async move {
+            tokio::select! {
+                folded = parts.fold(receiver) => folded,
+                Err(error) = on_duty(parts.clone(), steps) => Err(error),
             }
         };
-        let ended = fold
+        let ended = work
             .into_actor(self)
             .map(|result: Result<(), KeeperError>, act, ctx| {
                 match result {

@@ -440,7 +440,7 @@ fn with_first(first: String, mut rest: Lines) -> Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::ledger::{Feed, LedgerActor};
+    use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
     use crate::actors::lifeline::Lifeline;
     use crate::admin::{AdminOptions, Client, ClientError, serve};
     use crate::api::{Order, Page};
@@ -449,6 +449,7 @@ mod tests {
     use crate::core::ledger::entry::{Kept, Outcome, OutcomeKind, Position, RouteInfo};
     use crate::core::message_id::{IdScope, route_id};
     use crate::core::types::*;
+    use crate::ledger::duties::DutyRules;
     use actix::prelude::*;
     use parking_lot::Mutex;
 
@@ -497,7 +498,15 @@ mod tests {
             );
             let feed: Feed = Arc::new(tokio::sync::Mutex::new(feed));
             let lifeline = Lifeline::new(|_| {});
-            LedgerActor::new(opened.keeper.clone(), lane.clone(), feed, 1_000_000, lifeline).start();
+            let parts = LedgerParts {
+                keeper: opened.keeper.clone(),
+                lane: lane.clone(),
+                feed,
+                inputs: Inputs::default(),
+                rules: DutyRules::of(&config),
+                clock,
+            };
+            LedgerActor::new(parts, lifeline).start();
             let writer = LaneWriter::open(lane);
             let node = LiveNode::new(LiveParts {
                 config: config.clone(),

@@ -1,6 +1,7 @@
 //! From the configuration to what is started: which route goes where.
 
 use crate::actors::context::RouteFigures;
+use crate::actors::ledger::InputFigures;
 use crate::actors::partition::PartitionSettings;
 use crate::actors::topic::RoutePlan;
 use crate::config::{Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, TopicConfig};
@@ -134,6 +135,18 @@ pub fn plans(
         }
     }
     plans
+}
+
+/// What the ledger's duties need to know of these partitions.
+pub fn inputs(config: &Config, plans: &[RoutePlan]) -> Vec<InputFigures> {
+    let retention = |partner: &str| config.partners.get(partner).and_then(|p| p.retention);
+    let input = |plan: &RoutePlan| InputFigures {
+        at: plan.at,
+        input: plan.input,
+        retention: retention(&plan.partner).unwrap_or(config.dedup.retention),
+        figures: plan.figures.clone(),
+    };
+    plans.iter().map(input).collect()
 }
 
 /// Entries durable and not folded at which reading pauses: some 50 MB.

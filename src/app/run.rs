@@ -7,7 +7,7 @@ use super::partner::PartnerStart;
 use super::plan;
 use crate::actors::arbiter::{self, local};
 use crate::actors::gate::NodeCap;
-use crate::actors::ledger::{Feed, LedgerActor};
+use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
 use crate::actors::limiter::RateLimiterActor;
 use crate::actors::memory::MemoryShare;
 use crate::actors::supervisor::{Add, Child, Stopping, Supervisor};
@@ -16,6 +16,7 @@ use crate::admin::{AdminError, AdminOptions, AdminServer, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Secret, SecretSource, TopicConfig, raise_open_files};
 use crate::core::ledger::entry::{Body, RouteInfo};
+use crate::ledger::duties::DutyRules;
 use crate::ledger::keeper::KeeperError;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::LogError;
@@ -163,6 +164,8 @@ impl Node {
         let (lane, feed) = Lane::new(log.clone(), *lane, *tenure, *life, self.clock, on_fatal);
         let feed: Feed = Arc::new(tokio::sync::Mutex::new(feed));
 
+        let inputs = Inputs::default();
+
         let threads = match self.config.actors.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -191,13 +194,19 @@ impl Node {
             kind: "ledger",
             name: "lane 0".into(),
             build: {
-                let (keeper, lane, feed) = (keeper.clone(), lane.clone(), feed.clone());
-                let entries = self.config.ledger.checkpoint_entries;
+                let parts = LedgerParts {
+                    keeper: keeper.clone(),
+                    lane: lane.clone(),
+                    feed: feed.clone(),
+                    inputs: inputs.clone(),
+                    rules: DutyRules::of(&self.config),
+                    clock: self.clock,
+                };
                 let folding = folding.handle();
                 Box::new(move |lifeline| {
-                    let (keeper, lane, feed) = (keeper.clone(), lane.clone(), feed.clone());
+                    let parts = parts.clone();
                     folding.spawn_fn(move || {
-                        LedgerActor::new(keeper, lane, feed, entries, lifeline).start();
+                        LedgerActor::new(parts, lifeline).start();
                     });
                 })
             },
@@ -223,6 +232,7 @@ impl Node {
         let main = LanePort::open(lane.clone());
         let mut queue = 0;
         for (name, plans) in self.plan_topics(&homes, &main, &hooks, &mut queue)? {
+            inputs.lock().extend(plan::inputs(&self.config, &plans));
             children.push(self.topic(name, plans, &hooks.topics));
         }
         let supervisor = Supervisor::new(
@@ -249,6 +259,7 @@ impl Node {
                 _ = look.tick() => match self.plan_topics(&homes, &main, &hooks, &mut queue) {
                     Ok(new) => for (name, plans) in new {
                         tracing::info!(event = "topic_found", topic = name, "a new topic matches a pattern");
+                        inputs.lock().extend(plan::inputs(&self.config, &plans));
                         supervisor.do_send(Add(self.topic(name, plans, &hooks.topics)));
                     },
                     Err(error) => tracing::error!(event = "topics_unread", %error, "cannot look for new topics"),
@@ -512,7 +523,7 @@ impl Node {
     /// Waits until everything appended is durable and folded.
     async fn settle(&self, lane: &Lane) {
         let until = Instant::now() + self.config.node.drain;
-        while lane.backlog() > 0 && Instant::now() < until {
+        while !lane.is_settled() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

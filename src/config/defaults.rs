@@ -106,6 +106,7 @@ impl Default for LedgerConfig {
             waiting_after: 10 * MINUTE,
             position_every: Duration::from_secs(1),
             checkpoint_entries: 1_000_000,
+            checkpoint_every: Duration::from_secs(10),
         }
     }
 }

@@ -164,6 +164,7 @@ impl Writer {
         self.time("waiting_after", ledger.waiting_after);
         self.time("position_every", ledger.position_every);
         self.plain("checkpoint_entries", ledger.checkpoint_entries);
+        self.time("checkpoint_every", ledger.checkpoint_every);
 
         self.section = "actors".into();
         let actors = &config.actors;

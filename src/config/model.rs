@@ -97,6 +97,8 @@ pub struct LedgerConfig {
     pub position_every: Duration,
     /// How often a checkpoint is written, in ledger entries. Default 1,000,000.
     pub checkpoint_entries: u64,
+    /// And after so long, if there was any entry. Default 10 s.
+    pub checkpoint_every: Duration,
 }
 
 /// `[actors]`: the concurrency of the tree.

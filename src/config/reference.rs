@@ -106,6 +106,7 @@ pub const KEYS: &[Key] = &[
     k("ledger.waiting_after", Duration, "\"10m\"", "A message that must wait longer than this is copied into the ledger and no longer holds its route's position. Shorter: restarts read less again; longer: fewer bytes written during an outage."),
     k("ledger.position_every", Duration, "\"1s\"", "How often positions that rest on no outcome (duplicates, filtered records) are written."),
     k("ledger.checkpoint_entries", Count(1), "1000000", "Ledger entries between two checkpoints. Fewer: a start after a crash reads less; more: fewer large writes."),
+    k("ledger.checkpoint_every", Duration, "\"10s\"", "And at the latest so long after the one before, if anything was written. It bounds what a start after a crash reads of a slow day."),
     k("actors.threads", Count(0), "0", "Arbiter threads that run the actors; 0 is one a core."),
     k("actors.busy_keys", Count(1), "1000", "Subpartition actors at once in one partition: keys whose messages are in flight or waiting for a slot. Key 1,001 waits its turn. Must exceed rate x latency ÷ partitions."),
     k("actors.requests", Count(1), "10000", "Requests in flight of the node over all partners. Each needs a file descriptor."),

@@ -121,6 +121,12 @@ fn ledger(r: &mut Reader, root: &mut Section<'_>, into: &mut LedgerConfig) {
         &mut into.checkpoint_entries,
         read::count(1),
     );
+    r.read(
+        &mut s,
+        "checkpoint_every",
+        &mut into.checkpoint_every,
+        read::some_time,
+    );
     r.finish(&s);
 }
 

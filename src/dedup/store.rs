@@ -231,6 +231,14 @@ impl DedupStore {
         self.shared.buckets()
     }
 
+    /// Start of the oldest bucket, the present one included: nothing older is remembered, but what was carried.
+    pub fn remembers_from(&self) -> Option<Time> {
+        let view = self.shared.view.read().clone();
+        let oldest = view.buckets.last().map(|b| b.bucket.from);
+        let table = view.mems.last().map(|m| m.bucket.from);
+        oldest.into_iter().chain(table).min()
+    }
+
     /// Removes the oldest bucket with everything that is recorded in it; returns the bytes of disk it gave back.
     ///
     /// # Errors

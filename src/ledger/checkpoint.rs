@@ -6,13 +6,13 @@
 //! the lane is folded from its start. Whether it fits the lane is for [`super::restore`] to say.
 //!
 //! ```text
-//! file      magic "sluicckp" | format u32 (1) | crc32c u32 of all that follows |
+//! file      magic "sluicckp" | format u32 (2) | crc32c u32 of all that follows |
 //!           ledger u128 | lane u32 | next u64 | crc32c u32 of the entry before next (0: there is none) |
 //!           count u64 of partitions, messages and rounds together | body, to the end
 //! body      flag, genesis | flag, owner | tenure | first | lives | routes | partitions | skip rules |
 //!           paused | stopped | used | commands | settings
 //! message   id 16 bytes | state u8, its fields | key u64 | offset, round, attempts, first try, since, status |
-//!           payload: 0, or ledger offset + 1 and size | opened | carried flag
+//!           payload: 0, or ledger offset + 1 and size | opened | flags: 1 carried, 2 payload given up
 //! ```
 //! Numbers of the head are little endian and fixed, those of the body are varints (hashes: 8 bytes); lists begin
 //! with their count; text and bytes with their length. Another layout needs another format number: a checkpoint of
@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 pub const FILE: &str = "checkpoint";
 const TEMPORARY: &str = "checkpoint.tmp";
 const MAGIC: &[u8; 8] = b"sluicckp";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Bytes before those that the checksum covers.
 const UNCOVERED: usize = 16;
 const HEAD: usize = UNCOVERED + 16 + 4 + 8 + 4 + 8;
@@ -364,7 +364,7 @@ fn put_message(out: &mut Vec<u8>, m: &Message) {
         None => out.push(0),
     }
     put_varint(out, m.opened);
-    out.push(m.carried.into());
+    out.push(u8::from(m.carried) | u8::from(m.dropped) << 1);
 }
 
 fn flag(r: &mut Reader<'_>) -> Result<bool, CodecError> {
@@ -535,7 +535,7 @@ fn get_message(r: &mut Reader<'_>) -> Result<Message, CodecError> {
         SKIPPED => MessageState::Skipped,
         _ => return Err(CodecError::Malformed("the state of a message")),
     };
-    Ok(Message {
+    let mut message = Message {
         state,
         key: KeyHash(r.u64()?),
         offset: r.varint()?,
@@ -549,8 +549,13 @@ fn get_message(r: &mut Reader<'_>) -> Result<Message, CodecError> {
             None => None,
         },
         opened: r.varint()?,
-        carried: flag(r)?,
-    })
+        carried: false,
+        dropped: false,
+    };
+    let flags = r.u8()?;
+    message.carried = flags & 1 != 0;
+    message.dropped = flags & 2 != 0;
+    Ok(message)
 }
 
 #[cfg(test)]
@@ -586,6 +591,7 @@ mod tests {
                 payload: Some((i, 200)),
                 opened: 0,
                 carried: false,
+                dropped: false,
             };
             p.messages.insert(MessageId(id), message);
         }

@@ -6,11 +6,13 @@
 
 use super::checkpoint::{self, CheckpointError};
 use super::lane::{Committed, Lane};
+use super::payload::{self, KeptMessage, PayloadError};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
 use crate::core::ledger::fold::{FinishedState, FoldError, LaneState};
 use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::dedup::{DedupError, DedupStore};
+use crate::log::{Log, LogError, PartitionId};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,10 +26,16 @@ pub enum KeeperError {
     /// The dedup store cannot take or answer something.
     #[error("the dedup store failed")]
     Store(#[from] DedupError),
+    /// A duty panicked.
+    #[error("a duty of the ledger panicked")]
+    Duties,
     /// The checkpoint cannot be written.
     #[error("the ledger's checkpoint cannot be written")]
     Checkpoint(#[from] CheckpointError),
 }
+
+/// How often a payload is looked for again because it was moved meanwhile.
+const MOVES: u32 = 8;
 
 /// See the module.
 pub struct Keeper {
@@ -36,6 +44,9 @@ pub struct Keeper {
     dir: PathBuf,
     ledger: u128,
     since_checkpoint: AtomicU64,
+    dropped: AtomicU64,
+    /// One checkpoint at a time, and what lies before the last one: [`Keeper::checkpointed`].
+    writing: Mutex<Offset>,
 }
 
 struct Folded {
@@ -56,6 +67,8 @@ impl Keeper {
             dir,
             ledger,
             since_checkpoint: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            writing: Mutex::new(0),
         }
     }
 
@@ -112,14 +125,33 @@ impl Keeper {
     /// If either cannot be written; the older checkpoint stands then.
     pub fn checkpoint(&self) -> Result<(), KeeperError> {
         // Encoded while nothing is folded; synced and written without holding anybody back.
-        let bytes = {
+        let mut writing = self.writing.lock();
+        let (bytes, next) = {
             let folded = self.folded.lock();
-            checkpoint::encode(&folded.state, self.ledger, folded.last_entry_crc)
+            self.since_checkpoint.store(0, Ordering::Relaxed);
+            let bytes = checkpoint::encode(&folded.state, self.ledger, folded.last_entry_crc);
+            (bytes, folded.state.next)
         };
-        self.since_checkpoint.store(0, Ordering::Relaxed);
         self.store.sync()?;
         checkpoint::store(&self.dir, &bytes)?;
+        *writing = next;
         Ok(())
+    }
+
+    /// A restart reads the lane from here on: everything before it is in the last checkpoint of this run and in
+    /// the store. 0 before the first one.
+    pub fn checkpointed(&self) -> Offset {
+        *self.writing.lock()
+    }
+
+    /// Payloads were given up, or their messages left the list: retention's doing.
+    pub fn count_dropped(&self, payloads: u64) {
+        self.dropped.fetch_add(payloads, Ordering::Relaxed);
+    }
+
+    /// Payloads given up by retention or the size cap since the process started.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Looks at the fold. Must be short: folding waits meanwhile.
@@ -130,6 +162,47 @@ impl Keeper {
     /// The dedup store.
     pub fn store(&self) -> &DedupStore {
         &self.store
+    }
+
+    /// The message as the ledger keeps it, with the Idempotency-Key of its present round; none if only the topic
+    /// has its payload.
+    ///
+    /// # Errors
+    /// [`PayloadError`]: it cannot be read, or was given up.
+    pub fn kept(
+        &self,
+        log: &dyn Log,
+        lane: PartitionId,
+        at: RoutePartition,
+        id: MessageId,
+    ) -> Result<Option<KeptMessage>, PayloadError> {
+        let mut tries = 0;
+        loop {
+            let known = self.with_state(|state| {
+                let message = state.partitions.get(&at)?.messages.get(&id)?;
+                Some((message.payload?.0, message.opened, message.dropped))
+            });
+            let Some((ledger, opened, dropped)) = known else {
+                return Ok(None);
+            };
+            if dropped {
+                return Err(PayloadError::Dropped { at: ledger });
+            }
+            let read = payload::kept(log, lane, ledger).and_then(|mut kept| {
+                if opened > 0 {
+                    kept.kept.idempotency_key = payload::idempotency_key(log, lane, opened)?;
+                }
+                Ok(kept)
+            });
+            match read {
+                // Carried forward and trimmed since it was looked for: the fold knows the new place.
+                Err(PayloadError::Log {
+                    source: LogError::OutOfRange { .. },
+                    ..
+                }) if tries < MOVES => tries += 1,
+                read => return read.map(Some),
+            }
+        }
     }
 
     /// What became of these messages, in order, appended to `out`.

@@ -9,6 +9,9 @@
 //! folds it. The caller of an intent waits for [`LanePort::durable`]; nobody waits for an outcome (its position
 //! does not move before it is folded: I1).
 //!
+//! A [`Hold`] stops all ports for a moment: what they are given gathers, nothing is lost. The lane's owner then folds
+//! what is still on its way and writes what must be true of the lane's very end: entries carried before a trim.
+//!
 //! After a restart nothing of this exists; the lane is restored by `ledger::restore`.
 
 use crate::clock::Clock;
@@ -16,19 +19,21 @@ use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry};
 use crate::core::types::{LifeId, Offset, Tenure};
 use crate::log::{Batch, Log, LogError, PartitionId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::{Notify, mpsc};
 
 /// A batch is handed to the log early when its entries reach this many bytes (kept payloads can be large).
 const EARLY_FLUSH_BYTES: usize = 1 << 20;
+/// A batch takes no further entry that would make it larger than this.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// Entries that are durable, in the order of the lane.
 #[derive(Debug)]
@@ -84,6 +89,11 @@ struct LaneShared {
     feed: mpsc::UnboundedSender<Committed>,
     /// Entries made durable and not folded yet. Bounded by [`Lane::backlog`] being asked before records are read.
     backlog: AtomicU64,
+    /// Whether the ports keep what they have. Read for as long as it takes to hand something over.
+    held: RwLock<bool>,
+    /// What ports that ended during a hold still had: outcomes before intents, in the order of their ends.
+    orphans: Mutex<Vec<(Arc<PortShared>, Stream, Pending)>>,
+    ports: Mutex<Vec<Weak<PortShared>>>,
     fatal: Box<dyn Fn(LogError) + Send + Sync>,
 }
 
@@ -107,6 +117,9 @@ impl Lane {
             clock,
             feed,
             backlog: AtomicU64::new(0),
+            held: RwLock::new(false),
+            orphans: Mutex::default(),
+            ports: Mutex::default(),
             fatal,
         };
         (
@@ -132,6 +145,19 @@ impl Lane {
         self.shared.backlog.load(Ordering::Relaxed)
     }
 
+    /// Whether everything that was given to ports that have ended is durable and folded.
+    pub fn is_settled(&self) -> bool {
+        // In this order: what leaves the orphans is in the backlog.
+        self.shared.orphans.lock().is_empty() && self.backlog() == 0
+    }
+
+    /// Stops all ports until the hold is dropped. What was handed to the log before is still on its way: wait until
+    /// [`Lane::backlog`] is zero. One at a time: the lane's owner alone does this.
+    pub fn hold(&self) -> Hold {
+        *self.shared.held.write() = true;
+        Hold { lane: self.clone() }
+    }
+
     /// The log under the lane.
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.shared.log
@@ -140,6 +166,74 @@ impl Lane {
     /// The lane's partition.
     pub fn partition(&self) -> PartitionId {
         self.shared.partition
+    }
+}
+
+/// See [`Lane::hold`].
+pub struct Hold {
+    lane: Lane,
+}
+
+impl Hold {
+    /// Appends entries and waits until they are durable; large ones in several batches. They do not go to the feed:
+    /// fold them at their offsets, given with each batch in `written`, before the hold ends.
+    ///
+    /// # Errors
+    /// As the log says; what is in `written` is durable all the same.
+    pub async fn write(
+        &self,
+        bodies: Vec<Body>,
+        written: &mut Vec<(Offset, Vec<Entry>)>,
+    ) -> Result<(), LogError> {
+        let shared = &self.lane.shared;
+        let now = shared.clock.now();
+        let (mut batch, mut entries, mut bytes) = (Batch::from_reserve(), Vec::new(), Vec::new());
+        for body in bodies {
+            let entry = Entry {
+                tenure: shared.tenure,
+                body,
+            };
+            bytes.clear();
+            codec::encode(&entry, &mut bytes);
+            if batch.bytes() + bytes.len() > BATCH_BYTES && !entries.is_empty() {
+                let full = std::mem::replace(&mut batch, Batch::from_reserve());
+                written.push(self.append(full, std::mem::take(&mut entries)).await?);
+            }
+            batch.push(shared.partition, now, None, &bytes, &[]);
+            entries.push(entry);
+        }
+        if !entries.is_empty() {
+            written.push(self.append(batch, entries).await?);
+        }
+        Ok(())
+    }
+
+    async fn append(&self, batch: Batch, entries: Vec<Entry>) -> Result<(Offset, Vec<Entry>), LogError> {
+        let (done, result) = tokio::sync::oneshot::channel();
+        // Whoever asked may be gone.
+        let tell = Box::new(move |r| drop(done.send(r)));
+        self.lane.shared.log.append(batch, tell);
+        let appended = result.await.map_err(|_| LogError::Closed)??;
+        Ok((appended.bases.first().map_or(0, |b| b.1), entries))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let shared = &self.lane.shared;
+        let mut held = shared.held.write();
+        for (port, stream, pending) in shared.orphans.lock().drain(..) {
+            hand_over(shared, port, stream, pending);
+        }
+        *held = false;
+        drop(held);
+        shared.ports.lock().retain(|port| match port.upgrade() {
+            Some(port) => {
+                port.wake.notify_one();
+                true
+            }
+            None => false,
+        });
     }
 }
 
@@ -198,11 +292,31 @@ impl Pending {
     }
 }
 
+impl Pending {
+    /// What is gathered; the next entry begins another one.
+    fn take(&mut self, stream: Stream) -> Pending {
+        let next = Pending::new(stream == Stream::Outcomes, self.last);
+        std::mem::replace(self, next)
+    }
+}
+
 struct PortState {
     outcomes: Pending,
     intents: Pending,
+    /// What became too large for one batch while the lane was held.
+    full_outcomes: Vec<Pending>,
+    full_intents: Vec<Pending>,
     waiters: VecDeque<(u64, Waker)>,
     scratch: Vec<u8>,
+}
+
+impl PortState {
+    fn of(&mut self, stream: Stream) -> (&mut Vec<Pending>, &mut Pending) {
+        match stream {
+            Stream::Outcomes => (&mut self.full_outcomes, &mut self.outcomes),
+            Stream::Intents => (&mut self.full_intents, &mut self.intents),
+        }
+    }
 }
 
 /// One arbiter's way into the lane. Stays on its thread.
@@ -221,10 +335,13 @@ impl LanePort {
             state: RefCell::new(PortState {
                 outcomes: Pending::new(true, 0),
                 intents: Pending::new(false, 0),
+                full_outcomes: Vec::new(),
+                full_intents: Vec::new(),
                 waiters: VecDeque::new(),
                 scratch: Vec::with_capacity(512),
             }),
         });
+        port.lane.shared.ports.lock().push(Arc::downgrade(&port.shared));
         let weak = Rc::downgrade(&port);
         let shared = port.shared.clone();
         actix_rt::spawn(async move {
@@ -268,6 +385,14 @@ impl LanePort {
                 Stream::Outcomes => &mut state.outcomes,
                 Stream::Intents => &mut state.intents,
             };
+            // One batch is one frame of the log, and a payload may be large.
+            if pending.batch.bytes() + state.scratch.len() > BATCH_BYTES && !pending.entries.is_empty() {
+                let full = pending.take(stream);
+                match stream {
+                    Stream::Outcomes => state.full_outcomes.push(full),
+                    Stream::Intents => state.full_intents.push(full),
+                }
+            }
             pending
                 .batch
                 .push(self.lane.shared.partition, now, None, &state.scratch, &[]);
@@ -287,80 +412,31 @@ impl LanePort {
         number
     }
 
-    /// Hands everything gathered so far to the log.
+    /// Hands everything gathered so far to the log, unless the lane is held: then it waits for that to end.
     pub fn flush(&self) {
-        // Outcomes first: see the module header.
-        self.flush_stream(Stream::Outcomes);
-        self.flush_stream(Stream::Intents);
+        let shared = &self.lane.shared;
+        // Until it is handed over: a hold that begins meanwhile waits, and then knows of it.
+        let held = shared.held.read();
+        if *held {
+            return;
+        }
+        for (stream, pending) in self.take_pending() {
+            hand_over(shared, self.shared.clone(), stream, pending);
+        }
     }
 
-    fn flush_stream(&self, stream: Stream) {
-        let pending = {
-            let state = &mut *self.state.borrow_mut();
-            let slot = match stream {
-                Stream::Outcomes => &mut state.outcomes,
-                Stream::Intents => &mut state.intents,
-            };
-            if slot.entries.is_empty() {
-                return;
+    /// Outcomes first: see the module header.
+    fn take_pending(&self) -> Vec<(Stream, Pending)> {
+        let state = &mut *self.state.borrow_mut();
+        let mut taken = Vec::new();
+        for stream in [Stream::Outcomes, Stream::Intents] {
+            let (full, slot) = state.of(stream);
+            taken.extend(full.drain(..).map(|pending| (stream, pending)));
+            if !slot.entries.is_empty() {
+                taken.push((stream, slot.take(stream)));
             }
-            let next = Pending::new(stream == Stream::Outcomes, slot.last);
-            std::mem::replace(slot, next)
-        };
-        let Pending {
-            batch,
-            entries,
-            first,
-            last,
-        } = pending;
-        let lane = self.lane.shared.clone();
-        let port = self.shared.clone();
-        lane.backlog.fetch_add(entries.len() as u64, Ordering::Relaxed);
-        let log = lane.log.clone();
-        let done = move |result: Result<crate::log::Appended, LogError>| match result {
-            Ok(appended) => {
-                let base = appended.bases.first().map_or(0, |b| b.1);
-                let receipt = Receipt {
-                    port: port.clone(),
-                    stream,
-                    last,
-                };
-                // The receiver is gone only when the process ends.
-                let _ = lane.feed.send(Committed {
-                    base,
-                    entries,
-                    receipt,
-                });
-                let durable = match stream {
-                    Stream::Outcomes => &port.outcomes,
-                    Stream::Intents => &port.intents,
-                };
-                durable.store(last, Ordering::Release);
-                port.wake.notify_one();
-            }
-            Err(error) => {
-                lane.backlog.fetch_sub(entries.len() as u64, Ordering::Relaxed);
-                let no_room = matches!(error, LogError::NoRoom { .. } | LogError::Busy { .. });
-                if no_room && stream == Stream::Intents {
-                    let mut refused = port.refused.lock();
-                    let error = LaneError::NoRoom(error);
-                    refused.push(Refused {
-                        from: first,
-                        to: last,
-                        error,
-                    });
-                    let excess = refused.len().saturating_sub(REFUSED_KEPT);
-                    refused.drain(..excess);
-                    drop(refused);
-                    port.intents.store(last, Ordering::Release);
-                    port.wake.notify_one();
-                } else {
-                    // An outcome that cannot be recorded, or a log that failed: nothing may act on it.
-                    (lane.fatal)(error);
-                }
-            }
-        };
-        log.append(batch, Box::new(done));
+        }
+        taken
     }
 
     fn wake_durable(&self) {
@@ -401,6 +477,63 @@ impl LanePort {
     }
 }
 
+/// Hands entries to the log, which calls back when they are durable.
+fn hand_over(lane: &Arc<LaneShared>, port: Arc<PortShared>, stream: Stream, pending: Pending) {
+    let Pending {
+        batch,
+        entries,
+        first,
+        last,
+    } = pending;
+    let lane = lane.clone();
+    lane.backlog.fetch_add(entries.len() as u64, Ordering::Relaxed);
+    let log = lane.log.clone();
+    let done = move |result: Result<crate::log::Appended, LogError>| match result {
+        Ok(appended) => {
+            let base = appended.bases.first().map_or(0, |b| b.1);
+            let receipt = Receipt {
+                port: port.clone(),
+                stream,
+                last,
+            };
+            // The receiver is gone only when the process ends.
+            let _ = lane.feed.send(Committed {
+                base,
+                entries,
+                receipt,
+            });
+            let durable = match stream {
+                Stream::Outcomes => &port.outcomes,
+                Stream::Intents => &port.intents,
+            };
+            durable.store(last, Ordering::Release);
+            port.wake.notify_one();
+        }
+        Err(error) => {
+            lane.backlog.fetch_sub(entries.len() as u64, Ordering::Relaxed);
+            let no_room = matches!(error, LogError::NoRoom { .. } | LogError::Busy { .. });
+            if no_room && stream == Stream::Intents {
+                let mut refused = port.refused.lock();
+                let error = LaneError::NoRoom(error);
+                refused.push(Refused {
+                    from: first,
+                    to: last,
+                    error,
+                });
+                let excess = refused.len().saturating_sub(REFUSED_KEPT);
+                refused.drain(..excess);
+                drop(refused);
+                port.intents.store(last, Ordering::Release);
+                port.wake.notify_one();
+            } else {
+                // An outcome that cannot be recorded, or a log that failed: nothing may act on it.
+                (lane.fatal)(error);
+            }
+        }
+    };
+    log.append(batch, Box::new(done));
+}
+
 /// See [`LanePort::durable`].
 pub struct Durable {
     port: Rc<LanePort>,
@@ -437,8 +570,16 @@ impl Future for Durable {
 
 impl Drop for LanePort {
     fn drop(&mut self) {
-        // What was appended goes out even if nobody is left to wait for it.
-        self.flush();
+        // What was appended goes out even if nobody is left to wait for it; during a hold, when that ends.
+        let shared = &self.lane.shared;
+        let held = shared.held.read();
+        for (stream, pending) in self.take_pending() {
+            match *held {
+                true => shared.orphans.lock().push((self.shared.clone(), stream, pending)),
+                false => hand_over(shared, self.shared.clone(), stream, pending),
+            }
+        }
+        drop(held);
         // Lets the flush task see that the port is gone.
         self.shared.wake.notify_one();
     }

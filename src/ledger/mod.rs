@@ -8,7 +8,7 @@
 //! | [`checkpoint`] | a lane's fold in a file of its own, so that a restart reads the tail only |
 //! | [`restore`] | from checkpoint, log and dedup store to the fold of a lane: or the reason to stop and ask |
 //! | [`payload`] | reads single entries: kept payloads, the story of a message |
-//! | [`desk`] | what operators ask and order |
+//! | [`duties`] | checkpoints, expiry, retention, trimming: what keeps all of it from growing for ever |
 //! | [`lane`] | group commit: the one writer of a lane |
 //! | [`keeper`] | folds what became durable, feeds the store, writes checkpoints |
 //! | [`desk`] | what operators ask and order |
@@ -19,6 +19,7 @@
 
 pub mod checkpoint;
 pub mod desk;
+pub mod duties;
 pub mod keeper;
 pub mod lane;
 pub mod payload;

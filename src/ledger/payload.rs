@@ -39,6 +39,12 @@ pub enum PayloadError {
         /// Why.
         source: LogError,
     },
+    /// The payload was given up; the message is only listed.
+    #[error("the payload was given up: ledger entry {at} tells of it without")]
+    Dropped {
+        /// The entry's offset.
+        at: Offset,
+    },
     /// There is no entry.
     #[error("ledger entry {at} is not there")]
     Missing {

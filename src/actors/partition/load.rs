@@ -5,7 +5,6 @@ use super::PartitionActor;
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::ledger::keeper::Keeper;
-use crate::ledger::payload;
 use crate::log::{Log, PartitionId};
 use crate::sink::Sink;
 use actix::prelude::*;
@@ -58,38 +57,25 @@ pub struct NodePayloads {
 
 impl Payloads for NodePayloads {
     fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String> {
-        let log = self.log.as_ref();
-        let known = self.keeper.with_state(|state| {
-            let message = state.partitions.get(&at)?.messages.get(&id)?;
-            Some((message.payload, message.opened))
-        });
-        let (kept_at, opened) = known.unwrap_or_default();
-        let idempotency_key = match opened {
-            0 => None,
-            opened => {
-                let key = payload::idempotency_key(log, self.lane, opened).map_err(|e| e.to_string())?;
-                Some(Arc::from(key))
-            }
-        };
-        let record = match kept_at {
-            None => from_topic(log, self.input, offset)?,
-            Some((entry, _)) => {
-                let kept = payload::kept(log, self.lane, entry)
-                    .map_err(|e| e.to_string())?
-                    .kept;
-                Record {
-                    key: kept.record_key,
-                    value: kept.value,
-                    headers: kept.headers,
-                    timestamp: kept.timestamp,
+        match self.keeper.kept(self.log.as_ref(), self.lane, at, id) {
+            Ok(None) => Ok(Loaded {
+                record: from_topic(self.log.as_ref(), self.input, offset)?,
+                idempotency_key: None,
+            }),
+            Ok(Some(message)) => Ok(Loaded {
+                record: Record {
+                    key: message.kept.record_key,
+                    value: message.kept.value,
+                    headers: message.kept.headers,
+                    timestamp: message.kept.timestamp,
                     offset,
-                }
-            }
-        };
-        Ok(Loaded {
-            record,
-            idempotency_key,
-        })
+                },
+                idempotency_key: Some(message.kept.idempotency_key)
+                    .filter(|key| !key.is_empty())
+                    .map(Into::into),
+            }),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 

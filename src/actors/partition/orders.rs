@@ -98,6 +98,7 @@ impl<S: Sink> PartitionActor<S> {
             since: Time::ZERO,
             status: 0,
             payload: None,
+            dropped: false,
             opened: 0,
             carried: false,
         };

@@ -220,6 +220,21 @@ pub struct Kept {
     pub answer: String,
     /// When the first attempt of this round was made; zero if none was.
     pub first_try: Time,
+    /// Its payload was given up: record key, value and headers are gone, the rest is kept to be told.
+    pub dropped: bool,
+}
+
+impl Kept {
+    /// The same without record key, value and headers.
+    pub fn without_payload(&self) -> Self {
+        Self {
+            record_key: None,
+            value: Bytes::new(),
+            headers: Headers::none(),
+            dropped: true,
+            ..self.clone()
+        }
+    }
 }
 
 /// The payload of a message that waits, with what its retry needs.

@@ -4,4 +4,5 @@
 pub mod codec;
 pub mod entry;
 pub mod fold;
+pub mod retention;
 pub(crate) mod wire;

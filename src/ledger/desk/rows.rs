@@ -31,6 +31,9 @@ pub(super) fn text(bytes: &[u8]) -> String {
     out
 }
 
+/// Behind the reason of a message whose payload was given up: retention's, or the size cap's, doing.
+const DROPPED: &str = "; payload dropped";
+
 /// The payload that an entry holds, if it holds one.
 pub(super) fn kept(entry: Entry) -> Option<Kept> {
     match entry.body {
@@ -134,7 +137,7 @@ impl Desk {
             at: m.since.to_string(),
             first_try: some_time(m.first_try),
             round: m.round,
-            replayable: kept.is_some(),
+            replayable: kept.as_ref().is_some_and(|k| !k.dropped),
             ..MessageRow::default()
         };
         if let Some(kept) = &kept {
@@ -143,11 +146,15 @@ impl Desk {
             }
             row.key = key_text(&self.config, topic, kept.record_key.as_deref(), &kept.value);
             row.reason = text(kept.reason.as_bytes());
+            if kept.dropped {
+                row.reason.push_str(DROPPED);
+            }
             row.answer = text(kept.answer.as_bytes());
             row.source = source(&kept.headers);
             row.value_size = kept.value.len() as u64;
         }
-        Ok((row, kept))
+        // What is left of a message without its payload can be told, not sent or shown.
+        Ok((row, kept.filter(|k| !k.dropped)))
     }
 
     pub(super) fn messages(&self, view: &View, filter: &Filter) -> Result<Page<MessageRow>, ApiError> {

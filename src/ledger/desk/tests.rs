@@ -219,6 +219,7 @@ impl World {
             reason: reason.into(),
             answer: "no".into(),
             first_try: NOW,
+            dropped: false,
         })
     }
 

@@ -29,7 +29,7 @@
 //! 18 carried    original varint | an entry of any other kind, whole, to the end
 //!
 //! outcome  message | offset varint | tries | when u64 | life u64 | status - 200 (mod 65536) varint
-//! kept     key u64 | 1 u8, record key bytes, or 0 u8 | timestamp, first try varint | value, headers bytes |
+//! kept     key u64 | 1 u8, record key bytes, or 0 u8, or 2 u8: no key, payload given up | timestamp, first try varint | value, headers bytes |
 //!          readable, idempotency key, reason, answer text
 //! action   1 forget: message | 2 mark: message, offset varint | 3 drop: message |
 //!          4 skip add: rule varint, topic text, 1 u8 and partner text or 0 u8, 0 u8 key or 1 u8 ID, its bytes,
@@ -216,6 +216,29 @@ impl Entry {
             Body::Carried { entry, .. } => entry.holds_payload(),
             _ => false,
         }
+    }
+
+    /// What says of the dead, parked or skipped message of this entry, read at `offset`, that its payload is given
+    /// up; none if no such message is in it.
+    pub fn without_payload(self, offset: Offset) -> Option<Body> {
+        let entry = match self.body {
+            Body::Carried { entry, .. } => *entry,
+            _ => self,
+        };
+        let Body::Outcome(mut outcome) = entry.body else {
+            return None;
+        };
+        match &mut outcome.kind {
+            OutcomeKind::Dead(kept) | OutcomeKind::Parked(kept) | OutcomeKind::Skipped(kept) => {
+                **kept = kept.without_payload();
+            }
+            _ => return None,
+        }
+        let entry = Entry {
+            tenure: entry.tenure,
+            body: Body::Outcome(outcome),
+        };
+        Some(entry.carry(offset))
     }
 
     /// What says this entry, read at `offset`, once more at the lane's end, so that what is before it can go. Of an

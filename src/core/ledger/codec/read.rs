@@ -214,12 +214,17 @@ fn outcome(src: &Bytes, r: &mut Reader<'_>, kind: u8) -> Result<Outcome, CodecEr
 }
 
 fn kept(src: &Bytes, r: &mut Reader<'_>) -> Result<Kept, CodecError> {
+    let key = KeyHash(r.u64()?);
+    let (record_key, dropped) = match r.u8()? {
+        0 => (None, false),
+        1 => (Some(src.slice_ref(r.bytes()?)), false),
+        2 => (None, true),
+        _ => return Err(CodecError::Malformed("a flag")),
+    };
     Ok(Kept {
-        key: KeyHash(r.u64()?),
-        record_key: match flag(r)? {
-            true => Some(src.slice_ref(r.bytes()?)),
-            false => None,
-        },
+        key,
+        record_key,
+        dropped,
         timestamp: Time(r.varint()?),
         first_try: Time(r.varint()?),
         value: src.slice_ref(r.bytes()?),

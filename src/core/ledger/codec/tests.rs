@@ -45,7 +45,7 @@ prop_compose! {
     ) -> Box<Kept> {
         Box::new(Kept {
             key: KeyHash(key), record_key, timestamp, value, headers: Headers(headers), readable,
-            idempotency_key, reason, answer, first_try,
+            idempotency_key, reason, answer, first_try, dropped: false,
         })
     }
 }

@@ -198,6 +198,7 @@ fn kept(out: &mut Vec<u8>, k: &Kept) {
             out.push(1);
             put_bytes(out, key);
         }
+        None if k.dropped => out.push(2),
         None => out.push(0),
     }
     put_varint(out, k.timestamp.0);

@@ -95,6 +95,7 @@ impl PartitionState {
                 since: i.slot,
                 status: 0,
                 payload,
+                dropped: false,
                 opened,
                 carried,
             },
@@ -181,6 +182,7 @@ impl PartitionState {
                 since: o.when,
                 status: o.status,
                 payload,
+                dropped: false,
                 opened,
                 carried,
             },
@@ -228,6 +230,7 @@ impl PartitionState {
                 since: o.when,
                 status: o.status,
                 payload: payload(at, kept),
+                dropped: kept.dropped,
                 opened: 0,
                 carried,
             },
@@ -285,6 +288,7 @@ impl PartitionState {
                 since: w.when,
                 status: 0,
                 payload: payload(at, &w.kept),
+                dropped: false,
                 opened: 0,
                 carried,
             },
@@ -295,7 +299,8 @@ impl PartitionState {
         let Some(m) = self.messages.get_mut(&o.id) else {
             return;
         };
-        if !m.closed() || m.round.checked_add(1) != Some(o.round) {
+        // Without its payload there is nothing that the next round could send.
+        if !m.closed() || m.dropped || m.round.checked_add(1) != Some(o.round) {
             return;
         }
         m.state = MessageState::Later {
@@ -375,8 +380,11 @@ impl PartitionState {
     fn move_payload(&mut self, at: Offset, original: Offset, id: MessageId, kept: &Kept) {
         if let Some(m) = self.messages.get_mut(&id)
             && m.payload.is_none_or(|(o, _)| o <= original)
+            // Given up only where it is held for an operator: a round that began before still sends it.
+            && (m.closed() || !kept.dropped)
         {
             m.payload = payload(at, kept);
+            m.dropped = kept.dropped;
         }
     }
 

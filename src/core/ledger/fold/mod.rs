@@ -12,7 +12,7 @@
 //! | later | later ¹ | later, unless of an earlier attempt | later, unless of an earlier attempt | ignored |
 //! | waiting | later, payload here | payload here | later, payload here | ignored |
 //! | parked, dead, skipped | closed ² | closed, unless of an earlier attempt | closed | parked → dead, else ignored |
-//! | opened (round r + 1) | ignored | ignored | ignored | of round r: later, not before zero |
+//! | opened (round r + 1) | ignored | ignored | ignored | of round r: later, not before zero ³ |
 //! | drop | – | ignored | ignored | gone; the ID stays remembered |
 //! | forget | no longer remembered | ignored | ignored | gone, no longer remembered |
 //!
@@ -20,7 +20,8 @@
 //! known (the entry that opened it was trimmed). Whatever becomes of an intent, its slot counts as used.
 //! ¹ not in a fold from offset 0, if its record is finished for the position: then it repeats what a later entry
 //! settled. ² not if a round
-//! as high is known to be over ([`PartitionState::rounds`]) and its record is finished.
+//! as high is known to be over ([`PartitionState::rounds`]) and its record is finished. ³ not once its payload was
+//! given up: then it is only listed. Giving up is a carried copy of the closed message without the payload.
 //!
 //! **Start.** Offset 0 must be the genesis. A fold may start at any later offset (a trim point): outcomes whose
 //! intents lie before it are taken as they are; what was carried names itself again.
@@ -80,7 +81,7 @@ impl Hasher for IdHasher {
 pub type ById<V> = HashMap<MessageId, V, BuildHasherDefault<IdHasher>>;
 
 /// Samples kept of a partition; the oldest go first, which only lengthens the memory.
-pub const SAMPLES_MAX: usize = 2_048;
+pub const SAMPLES_MAX: usize = 768;
 /// Rounds remembered of a partition's finished messages; beyond that the older half goes.
 pub const ROUNDS_MAX: usize = 65_536;
 /// Lives remembered as having nothing on the wire.
@@ -188,6 +189,9 @@ pub struct Message {
     pub status: u16,
     /// Offset of the ledger entry that holds its payload, and the payload's size; none while only the topic has it.
     pub payload: Option<(Offset, u32)>,
+    /// That entry holds the message without its payload: it was given up, and the message is only listed. Such a
+    /// message cannot be opened again.
+    pub dropped: bool,
     /// Offset of the ledger entry that opened its round and fixes its Idempotency-Key; 0 in the first round, and
     /// once the round is closed: the kept message names the key then.
     pub opened: Offset,

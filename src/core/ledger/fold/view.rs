@@ -73,11 +73,13 @@ impl LaneState {
 
 impl LaneState {
     /// Entries at or behind a trim point that must be carried too, rising: those that opened a round whose payload
-    /// lies before it. A fold that starts at the trim point meets them before there is anything to open.
+    /// lies before it, or was carried behind them by an owner who died before it could carry them as well. A fold
+    /// that starts at the trim point meets them before there is anything to open.
     pub fn opened_behind(&self, trim: Offset) -> Vec<Offset> {
+        let too_early = |m: &Message| m.payload.is_some_and(|p| p.0 < trim || p.0 > m.opened);
         let mut opened: Vec<Offset> = self
             .messages()
-            .filter(|(_, _, m)| !m.closed() && m.opened >= trim && m.payload.is_some_and(|p| p.0 < trim))
+            .filter(|(_, _, m)| !m.closed() && m.opened >= trim && too_early(m))
             .map(|(_, _, m)| m.opened)
             .collect();
         opened.sort_unstable();

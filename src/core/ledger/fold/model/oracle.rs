@@ -12,7 +12,7 @@ enum Fact {
     Closed(Offset, Outcome),
     Waiting(Offset, Waiting),
     Opened(Offset, Opened),
-    Moved(Offset, u32),
+    Moved(Offset, u32, bool),
     OpenedMoved(Offset),
     Gone,
 }
@@ -105,6 +105,7 @@ fn read(facts: &[Fact]) -> Option<Message> {
                 payload: held,
                 opened: opened(i.round),
                 carried: false,
+                dropped: false,
             }),
             Fact::Later(o) => {
                 let OutcomeKind::Later {
@@ -130,6 +131,7 @@ fn read(facts: &[Fact]) -> Option<Message> {
                     payload: held,
                     opened: opened(o.round),
                     carried: false,
+                    dropped: false,
                 })
             }
             Fact::Closed(at, o) => Some(Message {
@@ -146,6 +148,7 @@ fn read(facts: &[Fact]) -> Option<Message> {
                 since: o.when,
                 status: o.status,
                 payload: Some((*at, size(kept_of(o)))),
+                dropped: kept_of(o).dropped,
                 opened: 0,
                 carried: false,
             }),
@@ -176,6 +179,7 @@ fn read(facts: &[Fact]) -> Option<Message> {
                     payload: Some((*at, size(&w.kept))),
                     opened: 0,
                     carried: false,
+                    dropped: false,
                 }),
             },
             Fact::Opened(at, o) => now.map(|m| Message {
@@ -189,8 +193,9 @@ fn read(facts: &[Fact]) -> Option<Message> {
                 since: o.when,
                 ..m
             }),
-            Fact::Moved(at, size) => now.map(|m| Message {
+            Fact::Moved(at, size, dropped) => now.map(|m| Message {
                 payload: Some((*at, *size)),
+                dropped: *dropped,
                 ..m
             }),
             Fact::OpenedMoved(at) => now.map(|m| Message { opened: *at, ..m }),
@@ -280,7 +285,8 @@ impl Oracle {
                 let closed = |s: Option<(u32, Phase, u32)>| {
                     s.is_some_and(|(r, p, _)| r + 1 == o.round && matches!(p, Phase::Parked | Phase::Final))
                 };
-                if closed(self.stand((o.at, o.id))) {
+                let dropped = self.message((o.at, o.id)).is_some_and(|m| m.dropped);
+                if closed(self.stand((o.at, o.id))) && !dropped {
                     self.add((o.at, o.id), Fact::Opened(at, o.clone()));
                 }
             }
@@ -320,8 +326,9 @@ impl Oracle {
                 };
                 if let Some(m) = self.message(name)
                     && m.payload.is_none_or(|p| p.0 <= *original)
+                    && (m.closed() || !kept.dropped)
                 {
-                    self.add(name, Fact::Moved(at, size(kept)));
+                    self.add(name, Fact::Moved(at, size(kept), kept.dropped));
                 }
             }
             _ => {}

@@ -87,6 +87,15 @@ impl Lane {
         }
     }
 
+    /// Gives the payload of a closed message up, as retention does.
+    fn drop_one(&mut self) {
+        let held = self.whole.messages().find(|(_, _, m)| m.closed() && !m.dropped);
+        let Some((_, _, m)) = held else { return };
+        let at = m.payload.expect("a closed message is kept").0;
+        let entry = self.entries[at as usize].1.clone();
+        self.say_body(entry.without_payload(at).expect("it holds one"));
+    }
+
     fn check_from(&self, trim: u64) {
         let whole = &self.whole;
         let mut trimmed = LaneState::default();
@@ -119,6 +128,7 @@ impl Lane {
                         m.offset,
                         m.key,
                         m.payload,
+                        m.dropped,
                         m.opened,
                     )
                 };
@@ -154,6 +164,9 @@ fn a_trimmed_lane_folds_to_the_same() {
                 let entry = lane.maker.next(&lane.oracle);
                 if lane.would_say(&entry) {
                     lane.say(entry);
+                }
+                if lane.maker.rng.u8(0..12) == 0 {
+                    lane.drop_one();
                 }
             }
             let first = trim;

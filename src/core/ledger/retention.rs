@@ -1,0 +1,195 @@
+//! Which kept payloads are given up, and when. Pure.
+//!
+//! Time between samples is believed up to two intervals, as for the age of IDs ([`crate::dedup::age`]): a node that
+//! was off for a month, or a clock that jumped, gives up nothing at once. A parked message is never given up for
+//! want of room, and stays listed in any case: its doubt is still to be told (I3). What waits for its turn is no
+//! business of retention.
+
+use super::fold::{LaneState, MessageState};
+use crate::core::types::{MessageId, Offset, RoutePartition, Time};
+use std::time::Duration;
+
+/// A payload in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// When its message came into its present state.
+    pub since: Time,
+    /// Route and partition.
+    pub at: RoutePartition,
+    /// Which message.
+    pub id: MessageId,
+    /// Offset of the ledger entry that holds it.
+    pub ledger: Offset,
+    /// Its bytes; 0 once it was given up.
+    pub bytes: u32,
+    /// Whether it was given up already.
+    pub dropped: bool,
+    /// What it waits for.
+    pub kind: PayloadKind,
+}
+
+/// Of what a payload is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadKind {
+    /// Of a message that is still to be sent.
+    Waiting,
+    /// Of one in doubt.
+    Parked,
+    /// Of one that was refused, or passed over.
+    Ended,
+}
+
+/// What is to be given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GiveUp {
+    /// Messages that leave the list, retention being over; their IDs stay remembered. Oldest first.
+    pub messages: Vec<(RoutePartition, MessageId)>,
+    /// Messages that stay listed without their payload, and where that lies. Oldest first.
+    pub payloads: Vec<(RoutePartition, MessageId, Offset)>,
+    /// How many of those go for want of room.
+    pub for_room: u64,
+    /// Bytes that payloads hold now.
+    pub bytes: u64,
+}
+
+/// The payloads that live in the ledger, in no order. Goes over all messages.
+pub fn payloads(state: &LaneState) -> Vec<Payload> {
+    let kind = |state: &MessageState| match state {
+        MessageState::Open { .. } | MessageState::Later { .. } => PayloadKind::Waiting,
+        MessageState::Parked => PayloadKind::Parked,
+        MessageState::Dead | MessageState::Skipped => PayloadKind::Ended,
+    };
+    let held = state.messages().filter_map(|(at, id, m)| {
+        m.payload.map(|(ledger, bytes)| Payload {
+            since: m.since,
+            at,
+            id,
+            ledger,
+            bytes: if m.dropped { 0 } else { bytes },
+            dropped: m.dropped,
+            kind: kind(&m.state),
+        })
+    });
+    held.collect()
+}
+
+/// What came into its state at or before this time has been in it for all of the retention, as far as the samples
+/// can be believed. None: nothing has.
+pub fn over_since(samples: &[(Time, Offset)], retention: Duration, interval: Duration) -> Option<Time> {
+    let most = interval.saturating_mul(2);
+    let mut passed = Duration::ZERO;
+    let pairs = samples.iter().rev().zip(samples.iter().rev().skip(1));
+    for (&(later, _), &(earlier, _)) in pairs {
+        passed += later.since(earlier).min(most);
+        if passed >= retention {
+            return Some(earlier);
+        }
+    }
+    None
+}
+
+/// Decides. `over_since`: see the function; `room`: most bytes of payloads.
+pub fn give_up(mut held: Vec<Payload>, over_since: Option<Time>, room: u64) -> GiveUp {
+    held.sort_unstable_by_key(|p| (p.since, p.ledger, p.id));
+    let mut out = GiveUp {
+        bytes: held.iter().map(|p| u64::from(p.bytes)).sum(),
+        ..GiveUp::default()
+    };
+    let mut left = out.bytes;
+    for p in held {
+        let over = over_since.is_some_and(|t| p.since <= t);
+        match p.kind {
+            PayloadKind::Waiting => continue,
+            PayloadKind::Ended if over => out.messages.push((p.at, p.id)),
+            PayloadKind::Ended if left > room && !p.dropped => {
+                out.payloads.push((p.at, p.id, p.ledger));
+                out.for_room += 1;
+            }
+            PayloadKind::Parked if over && !p.dropped => out.payloads.push((p.at, p.id, p.ledger)),
+            PayloadKind::Parked | PayloadKind::Ended => continue,
+        }
+        left -= u64::from(p.bytes);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::types::RouteId;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const AT: RoutePartition = RoutePartition {
+        route: RouteId(1),
+        partition: 0,
+    };
+
+    fn hour(n: u64) -> Time {
+        Time(n * 3_600_000_000)
+    }
+
+    fn payload(n: u8, since: u64, bytes: u32, kind: PayloadKind) -> Payload {
+        Payload {
+            since: hour(since),
+            at: AT,
+            id: MessageId([n; 16]),
+            ledger: n.into(),
+            bytes,
+            dropped: false,
+            kind,
+        }
+    }
+
+    #[test]
+    fn time_is_believed_sample_by_sample() {
+        let samples: Vec<_> = (0..100).map(|h| (hour(h), h)).collect();
+        assert_eq!(over_since(&samples, HOUR * 24, HOUR), Some(hour(75)));
+        assert_eq!(over_since(&samples, HOUR * 100, HOUR), None);
+        // A jump of ten years counts as two hours.
+        let mut jumped = samples.clone();
+        jumped.push((hour(87_600), 0));
+        assert_eq!(over_since(&jumped, HOUR * 24, HOUR), Some(hour(77)));
+        assert_eq!(over_since(&[], HOUR, HOUR), None);
+    }
+
+    #[test]
+    fn the_oldest_go_for_room_and_parked_and_waiting_ones_never() {
+        use PayloadKind::*;
+        let held = vec![
+            payload(4, 4, 100, Ended),
+            payload(1, 1, 100, Waiting),
+            payload(2, 2, 100, Parked),
+            payload(3, 3, 100, Ended),
+            payload(5, 5, 100, Ended),
+        ];
+        let out = give_up(held.clone(), None, 350);
+        assert_eq!(out.payloads.iter().map(|p| p.2).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!((out.for_room, out.bytes, out.messages.len()), (2, 500, 0));
+        let all = give_up(held.clone(), None, 0);
+        assert_eq!(all.payloads.iter().map(|p| p.2).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(
+            give_up(held, None, 500),
+            GiveUp {
+                bytes: 500,
+                ..GiveUp::default()
+            }
+        );
+    }
+
+    #[test]
+    fn retention_ends_what_is_dead_and_keeps_a_doubt_listed() {
+        use PayloadKind::*;
+        let mut held = vec![
+            payload(1, 1, 10, Waiting),
+            payload(2, 2, 10, Parked),
+            payload(3, 3, 10, Ended),
+            payload(4, 9, 10, Ended),
+        ];
+        let out = give_up(held.clone(), Some(hour(8)), 1_000);
+        assert_eq!(out.messages, [(AT, MessageId([3; 16]))]);
+        assert_eq!(out.payloads, [(AT, MessageId([2; 16]), 2)]);
+        assert_eq!(out.for_room, 0);
+        held[1].dropped = true;
+        assert!(give_up(held, Some(hour(8)), 1_000).payloads.is_empty());
+    }
+}

@@ -1,0 +1,121 @@
+//! Samples, and the end of remembered IDs: which bucket may go is decided by [`crate::dedup::age`].
+
+use super::{Duties, DutyError, Input, Writer};
+use crate::core::ledger::entry::{Body, Sample};
+use crate::core::types::{Offset, RoutePartition, Time};
+use crate::dedup::BucketInfo;
+use crate::dedup::age::{BucketAge, RouteAge, judge};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How far look-ups had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LookedUp {
+    /// What came of look-ups before this one is in the ledger.
+    sure: Offset,
+    /// Look-ups had come so far, then.
+    told: (Time, Offset),
+}
+
+impl Duties {
+    /// A look-up that found something leaves its trace in a position, which is written a little later: until then
+    /// the ID must stay, for after a crash the record is looked up again.
+    pub(super) fn note_looked_up(&mut self, now: Time, inputs: &[Input]) {
+        let settled = self.rules.position_every * 2 + Duration::from_secs(1).min(self.rules.look_every);
+        for input in inputs {
+            let told = (now, input.looked_up);
+            let known = self
+                .looked_up
+                .entry(input.at)
+                .or_insert(LookedUp { sure: 0, told });
+            if input.looked_up < known.told.1 {
+                // Its actor was built again, and looks up once more.
+                *known = LookedUp {
+                    sure: known.sure.min(input.looked_up),
+                    told,
+                };
+            } else if now.since(known.told.0) >= settled {
+                *known = LookedUp {
+                    sure: known.told.1,
+                    told,
+                };
+            }
+        }
+    }
+
+    /// Writes the end of every input down, when it is time.
+    pub(super) fn sample(&self, now: Time, inputs: &[Input], writer: &dyn Writer) -> Result<(), DutyError> {
+        let interval = self.rules.sample_interval();
+        let due: Vec<&Input> = self.keeper.with_state(|state| {
+            let last = |at| Some(state.partitions.get(at)?.samples.last()?.0);
+            // A sample from the future: the clock was set back. Then the next one is as good as the first.
+            let is_due = |at| last(at).is_none_or(|last| now < last || now.since(last) >= interval);
+            inputs.iter().filter(|input| is_due(&input.at)).collect()
+        });
+        // One that is due alone (a new route) is written alone; after that they go together.
+        let mut samples = Vec::with_capacity(due.len());
+        for input in due {
+            let end = self.log.bounds(input.input)?.next;
+            samples.push(Body::Sample(Sample {
+                at: input.at,
+                when: now,
+                end,
+            }));
+        }
+        match samples.is_empty() {
+            true => Ok(()),
+            false => writer.write(Box::new(move |_| Ok(samples))),
+        }
+    }
+
+    /// Lets buckets go that are due, oldest first.
+    pub(super) fn expire(&self, now: Time, inputs: &[Input]) -> Result<(), DutyError> {
+        let store = self.keeper.store();
+        store.advance(now)?;
+        for bucket in store.buckets() {
+            if bucket.present {
+                break;
+            }
+            let carried = match self.judge(&bucket, inputs) {
+                BucketAge::Keep => break,
+                BucketAge::Go => 0,
+                BucketAge::Carry(routes) => store.carry(bucket.id, &routes)?,
+            };
+            let freed = store.expire(bucket.id)?;
+            tracing::info!(
+                event = "bucket_expired",
+                bucket = bucket.id,
+                until = %bucket.to,
+                ids = bucket.records,
+                carried,
+                freed,
+                "IDs are older than the memory: their bucket is gone"
+            );
+        }
+        Ok(())
+    }
+
+    fn judge(&self, bucket: &BucketInfo, inputs: &[Input]) -> BucketAge {
+        let retention: BTreeMap<RoutePartition, Duration> =
+            inputs.iter().map(|i| (i.at, i.retention)).collect();
+        self.keeper.with_state(|state| {
+            let age = |&(at, ids)| {
+                let known = state.partitions.get(&at);
+                // A route that is not configured now looks nothing up: it stands at its position.
+                let looked_up = match self.looked_up.get(&at) {
+                    Some(looked_up) => looked_up.sure,
+                    None => known.map_or(0, |p| p.position),
+                };
+                RouteAge {
+                    at,
+                    retention: retention.get(&at).copied().unwrap_or(self.rules.retention),
+                    samples: known.map_or(&[], |p| &p.samples),
+                    looked_up,
+                    ids,
+                }
+            };
+            let ages: Vec<RouteAge<'_>> = bucket.routes.iter().map(age).collect();
+            judge(bucket.to, &ages, self.rules.sample_interval())
+        })
+    }
+}

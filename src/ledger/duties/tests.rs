@@ -1,0 +1,696 @@
+//! A lane over the real log, store and keeper, whose process is killed between any two writes.
+//!
+//! `SLUICEGATE_DUTY_RUNS` sets how many histories are tried, `SLUICEGATE_DUTY_SEED` where to begin (a failure names
+//! its seed).
+
+use super::*;
+use crate::core::ledger::codec;
+use crate::core::ledger::entry::*;
+use crate::core::ledger::fold::{LaneState, Message, MessageState, StoreOp};
+use crate::core::record::Headers;
+use crate::core::types::*;
+use crate::dedup::{DedupOptions, DedupStore};
+use crate::ledger::restore::{Expected, restore};
+use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use crate::log::{Batch, TopicSpec};
+use bytes::Bytes;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const LEDGER: u128 = 7;
+const HOUR: Duration = Duration::from_secs(3_600);
+const START: Time = Time(1_790_000_000_000_000);
+const AT: [RoutePartition; 2] = [
+    RoutePartition {
+        route: RouteId(3),
+        partition: 0,
+    },
+    RoutePartition {
+        route: RouteId(4),
+        partition: 0,
+    },
+];
+
+fn rules() -> DutyRules {
+    DutyRules {
+        checkpoint_entries: 40,
+        checkpoint_every: HOUR / 4,
+        payload_retention: HOUR * 4,
+        payload_bytes: 2_000,
+        bucket: HOUR,
+        retention: HOUR * 3,
+        position_every: Duration::from_secs(1),
+        look_every: Duration::ZERO,
+        trim_least: 1,
+    }
+}
+
+fn genesis() -> Body {
+    Body::Genesis(Genesis {
+        ledger: LEDGER,
+        group: "embedded".into(),
+        lanes: 1,
+        lane: 0,
+        recipe: 1,
+    })
+}
+
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    match memory.is_dir() {
+        true => tempfile::tempdir_in(memory).unwrap(),
+        false => tempfile::tempdir().unwrap(),
+    }
+}
+
+/// A life of the process.
+struct Life {
+    log: Arc<dyn Log>,
+    lane: PartitionId,
+    inputs: Vec<PartitionId>,
+    keeper: Arc<Keeper>,
+    duties: RefCell<Duties>,
+}
+
+/// The lane over all lives, and what an observer who never dies knows of it.
+struct World {
+    dir: tempfile::TempDir,
+    rng: RefCell<fastrand::Rng>,
+    life: Option<Life>,
+    now: Cell<Time>,
+    entries: RefCell<Vec<Entry>>,
+    whole: RefCell<LaneState>,
+    /// What the store was told last of an ID that still lies in its memory, and when.
+    told: RefCell<BTreeMap<(RoutePartition, MessageId), Option<Time>>>,
+    /// Writes until the process dies.
+    fuse: Cell<u32>,
+    next: Cell<u64>,
+    starts: Cell<u64>,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        World {
+            dir: folder(),
+            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
+            life: None,
+            now: Cell::new(START),
+            entries: RefCell::default(),
+            whole: RefCell::default(),
+            told: RefCell::default(),
+            fuse: Cell::new(u32::MAX),
+            next: Cell::new(0),
+            starts: Cell::new(0),
+        }
+    }
+
+    fn open(&mut self) {
+        let now = Arc::new(self.now.get());
+        let options = EmbeddedOptions {
+            segment_bytes: 64 * 1024,
+            commit_gap: Duration::ZERO,
+            zero_rate: 0,
+            care_every: HOUR,
+            now: Arc::new(move || *now),
+            ..EmbeddedOptions::default()
+        };
+        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&self.dir.path().join("log"), options).unwrap());
+        let spec = TopicSpec {
+            partitions: 1,
+            retention: None,
+            retention_bytes: None,
+        };
+        let lane = log.create_topic("__ledger", &spec).unwrap().partitions[0];
+        let inputs = ["a", "b"].map(|name| log.create_topic(name, &spec).unwrap().partitions[0]);
+        if log.bounds(lane).unwrap().next == 0 {
+            let entry = Entry {
+                tenure: Tenure(0),
+                body: genesis(),
+            };
+            append(log.as_ref(), lane, START, std::slice::from_ref(&entry));
+            self.observe(entry);
+        }
+        let options = DedupOptions {
+            bucket: HOUR,
+            memtable: 16,
+            cache: 1 << 20,
+            ..DedupOptions::new(LEDGER)
+        };
+        let (store, _) = DedupStore::open(&self.dir.path().join("dedup"), options).unwrap();
+        let expected = Expected {
+            ledger: Some(LEDGER),
+            group: "embedded".into(),
+            lanes: 1,
+            lane: 0,
+            recipe: 1,
+        };
+        let dir = self.dir.path().join("ledger");
+        let restored = restore(log.as_ref(), lane, &dir, &expected, &mut &store).unwrap();
+        let keeper = Keeper::new(restored.state, restored.last_entry_crc, store, dir, LEDGER);
+        let keeper = Arc::new(keeper);
+        let duties = Duties::new(keeper.clone(), log.clone(), lane, rules());
+        self.life = Some(Life {
+            log,
+            lane,
+            inputs: inputs.to_vec(),
+            keeper,
+            duties: RefCell::new(duties),
+        });
+    }
+
+    fn life(&self) -> &Life {
+        self.life.as_ref().expect("alive")
+    }
+
+    fn observe(&self, entry: Entry) {
+        let mut entries = self.entries.borrow_mut();
+        let mut ops = Vec::new();
+        self.starts
+            .set(self.starts.get() + u64::from(matches!(entry.body, Body::Intent(_))));
+        self.whole
+            .borrow_mut()
+            .apply(entries.len() as u64, &entry, &mut ops)
+            .unwrap();
+        for op in ops {
+            match op {
+                StoreOp::Finished(f) => self.told.borrow_mut().insert((f.at, f.id), Some(f.when)),
+                StoreOp::Forget { at, id } => self.told.borrow_mut().insert((at, id), None),
+            };
+        }
+        entries.push(entry);
+    }
+
+    /// Appends and folds; false: the process died, before or after.
+    fn say(&self, bodies: Vec<Body>) -> bool {
+        let life = self.life();
+        for body in bodies {
+            if self.fuse.get() == 0 {
+                return false;
+            }
+            self.fuse.set(self.fuse.get() - 1);
+            let entry = Entry {
+                tenure: Tenure(0),
+                body,
+            };
+            let at = append(
+                life.log.as_ref(),
+                life.lane,
+                self.now.get(),
+                std::slice::from_ref(&entry),
+            );
+            self.observe(entry.clone());
+            if self.fuse.get() == 0 && self.rng.borrow_mut().bool() {
+                return false;
+            }
+            life.keeper.fold_entries(at, &[entry]).unwrap();
+        }
+        true
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let life = self.life();
+        let input = |(at, input): (&RoutePartition, &PartitionId)| Input {
+            at: *at,
+            input: *input,
+            retention: HOUR * 3,
+            looked_up: life.log.bounds(*input).unwrap().next,
+        };
+        AT.iter().zip(&life.inputs).map(input).collect()
+    }
+
+    fn turn(&self) -> bool {
+        let life = self.life();
+        let result = life
+            .duties
+            .borrow_mut()
+            .turn(self.now.get(), &self.inputs(), self);
+        match result {
+            Ok(()) => true,
+            Err(DutyError::Ending) => false,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// Something that happens to a message, or to the lane.
+    fn step(&self) -> bool {
+        let known: Vec<(RoutePartition, MessageId, Message)> = {
+            let whole = self.whole.borrow();
+            whole.messages().map(|(at, id, m)| (at, id, m.clone())).collect()
+        };
+        let body = {
+            let rng = &mut *self.rng.borrow_mut();
+            match rng.u8(0..12) {
+                0..6 => self.fresh(rng),
+                6..11 if !known.is_empty() => {
+                    let (at, id, m) = &known[rng.usize(0..known.len())];
+                    self.follow(rng, *at, *id, m)
+                }
+                _ => self.order(rng),
+            }
+        };
+        self.say(vec![body])
+    }
+
+    fn command(&self, action: Action) -> Body {
+        Body::Command(Command {
+            offset: self.next.get(),
+            when: self.now.get(),
+            who: "op".into(),
+            why: String::new(),
+            action,
+        })
+    }
+
+    /// A record that is taken up.
+    fn fresh(&self, rng: &mut fastrand::Rng) -> Body {
+        let life = self.life();
+        let route = rng.usize(0..2);
+        let mut batch = Batch::new();
+        batch.push(life.inputs[route], self.now.get(), None, b"record", b"");
+        let offset = appended(life.log.as_ref(), batch);
+        self.next.set(self.next.get() + 1);
+        let mut id = [route as u8; 16];
+        id[..8].copy_from_slice(&(self.next.get().wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes());
+        let id = MessageId(id);
+        match rng.u8(0..10) {
+            0 => self.outcome(AT[route], id, offset, 1, 0, OutcomeKind::Skipped(kept(id))),
+            _ => self.intent(AT[route], id, offset, 1, 1),
+        }
+    }
+
+    fn intent(&self, at: RoutePartition, id: MessageId, offset: Offset, round: u32, attempt: u32) -> Body {
+        let draw = BudgetDraw { budget: 5, by: 0 };
+        Body::Intent(Intent {
+            at,
+            id,
+            key: KeyHash(id.tail()),
+            offset,
+            round,
+            attempt,
+            first_try: self.now.get(),
+            slot: self.now.get(),
+            budgets: [draw].into_iter().collect(),
+            life: LifeId(1),
+            lease_ms: 1,
+            timeout_ms: 1,
+        })
+    }
+
+    fn outcome(
+        &self,
+        at: RoutePartition,
+        id: MessageId,
+        offset: Offset,
+        round: u32,
+        attempts: u32,
+        kind: OutcomeKind,
+    ) -> Body {
+        Body::Outcome(Outcome {
+            at,
+            id,
+            offset,
+            round,
+            attempts,
+            when: self.now.get(),
+            life: LifeId(1),
+            status: 200,
+            kind,
+        })
+    }
+
+    fn follow(&self, rng: &mut fastrand::Rng, at: RoutePartition, id: MessageId, m: &Message) -> Body {
+        let outcome = |kind| self.outcome(at, id, m.offset, m.round, m.attempts, kind);
+        match &m.state {
+            MessageState::Open { .. } => match rng.u8(0..8) {
+                0..4 => outcome(OutcomeKind::Delivered {
+                    readable: Bytes::from_static(b"name"),
+                }),
+                4 => outcome(OutcomeKind::Dead(kept(id))),
+                5 => outcome(OutcomeKind::Parked(kept(id))),
+                6 => outcome(OutcomeKind::Later {
+                    not_before: self.now.get(),
+                    first_try: m.first_try,
+                    key: m.key,
+                    reason: String::new(),
+                }),
+                _ => self.intent(at, id, m.offset, m.round, m.attempts),
+            },
+            MessageState::Later { not_before } => match rng.bool() && m.payload.is_none() {
+                true => Body::Waiting(Waiting {
+                    at,
+                    id,
+                    offset: m.offset,
+                    round: m.round,
+                    attempts: m.attempts,
+                    when: self.now.get(),
+                    not_before: *not_before,
+                    kept: kept(id),
+                }),
+                false => self.intent(at, id, m.offset, m.round, m.attempts + 1),
+            },
+            _ => match rng.u8(0..5) {
+                0 => self.command(Action::Drop { at, id }),
+                1 => self.command(Action::Forget { at, id }),
+                2 => self.command(Action::Mark {
+                    at,
+                    id,
+                    offset: m.offset,
+                }),
+                _ => Body::Opened(Opened {
+                    at,
+                    id,
+                    round: m.round + 1,
+                    when: self.now.get(),
+                    idempotency_key: format!("{id}-{}", m.round + 1),
+                }),
+            },
+        }
+    }
+
+    fn order(&self, rng: &mut fastrand::Rng) -> Body {
+        let rule = rng.u64(0..3);
+        let partner = format!("p{rule}");
+        self.command(match rng.u8(0..4) {
+            0 => Action::SkipAdd(SkipRule {
+                rule,
+                topic: "a".into(),
+                partner: None,
+                matches: SkipMatch::Id(Bytes::from_static(b"x")),
+                reason: String::new(),
+                made: self.now.get(),
+                expires: None,
+            }),
+            1 => Action::SkipRemove { rule },
+            2 => Action::Pause {
+                partner,
+                route: None,
+                reason: "so".into(),
+            },
+            _ => Action::Resume { partner, route: None },
+        })
+    }
+
+    /// What the living process knows is what there is to know; `views`: its checkpoint was there.
+    fn check(&self, seed: u64) {
+        let life = self.life();
+        let whole = self.whole.borrow();
+        life.keeper.with_state(|state| {
+            same(state, &whole, seed);
+            // A fold that was made anew may put starts later than they were, never fewer.
+            let used = state
+                .used
+                .values()
+                .map(|used| used.since(Time::ZERO))
+                .sum::<u64>();
+            assert!(used >= self.starts.get(), "seed {seed}: {used} starts");
+        });
+        let mut messages: Vec<_> = whole.messages().collect();
+        messages.sort_by_key(|(at, id, _)| (*at, *id));
+        for (at, id, m) in messages {
+            let read = life.keeper.kept(life.log.as_ref(), life.lane, at, id);
+            match (m.payload, m.dropped) {
+                (None, _) => assert!(matches!(read, Ok(None)), "seed {seed}: {id} {read:?}"),
+                (_, true) => assert!(read.is_err(), "seed {seed}: {id} has no payload any more"),
+                _ => {
+                    let message = read.unwrap().unwrap();
+                    assert_eq!(message.kept.value, kept(id).value, "seed {seed}: {id}");
+                    if m.round > 1 && m.opened > 0 {
+                        let key = format!("{id}-{}", m.round);
+                        assert_eq!(message.kept.idempotency_key, key, "seed {seed}: {id}");
+                    }
+                }
+            }
+        }
+        for ((at, id), when) in self.told.borrow().iter() {
+            let found = life.keeper.store().get(*at, *id).unwrap();
+            match when {
+                // Whatever the buckets are: within its retention an ID is remembered.
+                Some(when) if self.now.get().since(*when) < HOUR * 3 => {
+                    assert!(found.is_some(), "seed {seed}: {id} was forgotten");
+                }
+                Some(_) => {}
+                None => assert!(found.is_none(), "seed {seed}: {id} has come back"),
+            }
+        }
+    }
+}
+
+impl Writer for World {
+    fn write(&self, make: Make) -> Result<(), DutyError> {
+        let bodies = make(&self.life().keeper)?;
+        match self.say(bodies) {
+            true => Ok(()),
+            false => Err(DutyError::Ending),
+        }
+    }
+}
+
+fn append(log: &dyn Log, lane: PartitionId, now: Time, entries: &[Entry]) -> Offset {
+    let mut batch = Batch::new();
+    for entry in entries {
+        let mut bytes = Vec::new();
+        codec::encode(entry, &mut bytes);
+        batch.push(lane, now, None, &bytes, b"");
+    }
+    appended(log, batch)
+}
+
+fn appended(log: &dyn Log, batch: Batch) -> Offset {
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    log.append(batch, Box::new(move |r| tell.send(r).unwrap()));
+    told.recv().unwrap().unwrap().bases[0].1
+}
+
+fn kept(id: MessageId) -> Box<Kept> {
+    Box::new(Kept {
+        key: KeyHash(id.tail()),
+        value: Bytes::from(format!("payload of {id}")),
+        headers: Headers::encode([("a", &b"1"[..])]),
+        readable: "name".into(),
+        idempotency_key: id.to_string(),
+        reason: "refused: so".into(),
+        ..Kept::default()
+    })
+}
+
+/// The fold of the trimmed, carried, restarted lane against that of everything ever written.
+fn same(state: &LaneState, whole: &LaneState, seed: u64) {
+    assert_eq!(state.genesis, whole.genesis, "seed {seed}");
+    assert_eq!(state.skips, whole.skips, "seed {seed}");
+    assert_eq!(state.paused, whole.paused, "seed {seed}");
+    for (at, p) in &whole.partitions {
+        let s = &state.partitions[at];
+        assert_eq!(
+            (s.position, &s.finished, s.high_water),
+            (p.position, &p.finished, p.high_water),
+            "seed {seed}"
+        );
+        // Old ones are not carried; a hole between some lengthens the memory.
+        assert!(
+            s.samples.iter().all(|sample| p.samples.contains(sample)),
+            "seed {seed}"
+        );
+        assert_eq!(s.samples.last(), p.samples.last(), "seed {seed}");
+        let what = |m: &Message| {
+            let place = (m.offset, m.key, m.payload, m.dropped, m.opened);
+            (m.state.clone(), m.round, m.attempts, place)
+        };
+        let of = |messages: &crate::core::ledger::fold::ById<Message>| {
+            messages
+                .iter()
+                .map(|(id, m)| (*id, what(m)))
+                .collect::<BTreeMap<_, _>>()
+        };
+        pretty(&of(&s.messages), &of(&p.messages), seed);
+    }
+}
+
+fn pretty<V: PartialEq + std::fmt::Debug>(
+    is: &BTreeMap<MessageId, V>,
+    should: &BTreeMap<MessageId, V>,
+    seed: u64,
+) {
+    for (id, v) in should {
+        assert_eq!(is.get(id), Some(v), "seed {seed}: {id}");
+    }
+    for id in is.keys() {
+        assert!(
+            should.contains_key(id),
+            "seed {seed}: {id} has come back: {:?}",
+            is[id]
+        );
+    }
+}
+
+/// Returns what was seen: where the lane begins, and the oldest bucket.
+fn history(seed: u64) -> (Offset, Time) {
+    let mut world = World::new(seed);
+    let mut seen = (0, START);
+    for life in 0..6 {
+        world.fuse.set(u32::MAX);
+        world.open();
+        world.check(seed);
+        let quiet = world.rng.borrow_mut().u32(20..120);
+        for n in 0..=quiet {
+            if n == quiet {
+                let fuse = world.rng.borrow_mut().u32(0..30);
+                world.fuse.set(fuse);
+            }
+            let (pass, turn) = {
+                let mut rng = world.rng.borrow_mut();
+                (rng.u64(0..240_000_000), rng.u8(0..3) == 0)
+            };
+            world.now.set(Time(world.now.get().0 + pass));
+            if !world.step() || (turn && !world.turn()) {
+                break;
+            }
+        }
+        // The last turn of this life, which dies somewhere in it.
+        let _ = world.fuse.get() == 0 || world.turn();
+        let clean = world.fuse.get() > 0 && life % 2 == 0;
+        if clean {
+            world.check(seed);
+        }
+        let bounds = world.life().log.bounds(world.life().lane).unwrap();
+        seen.0 = bounds.first;
+        seen.1 = seen
+            .1
+            .max(world.life().keeper.store().remembers_from().unwrap_or(START));
+        world.life = None;
+        let lost = world.rng.borrow_mut().u8(0..6);
+        if lost == 0 || lost == 1 {
+            let _ = std::fs::remove_file(world.dir.path().join("ledger/checkpoint"));
+        }
+        if lost == 1 || lost == 2 {
+            let _ = std::fs::remove_dir_all(world.dir.path().join("dedup"));
+        }
+    }
+    seen
+}
+
+fn from_env(name: &str, default: u64) -> u64 {
+    let set = std::env::var(name).ok();
+    set.and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn a_lane_killed_between_any_two_writes_is_what_it_was() {
+    let first = from_env("SLUICEGATE_DUTY_SEED", 0);
+    let runs = from_env("SLUICEGATE_DUTY_RUNS", 8);
+    let (mut trimmed, mut expired) = (0, 0);
+    for seed in first..first + runs {
+        match std::panic::catch_unwind(|| history(seed)) {
+            Ok((start, oldest)) => {
+                trimmed += u64::from(start > 0);
+                expired += u64::from(oldest > START.plus(HOUR * 2));
+            }
+            Err(cause) => {
+                eprintln!("history with SLUICEGATE_DUTY_SEED={seed}");
+                std::panic::resume_unwind(cause);
+            }
+        }
+    }
+    // It tests nothing where nothing is done.
+    assert!(trimmed * 2 > runs, "{trimmed} of {runs} lanes were trimmed");
+    assert!(expired * 2 > runs, "buckets of {expired} of {runs} went");
+}
+
+/// A lane that goes on for days, with one dead letter kept: what it and the store hold stays within bounds.
+#[test]
+fn a_lane_that_goes_on_does_not_grow() {
+    let mut world = World::new(1);
+    world.open();
+    let life = world.life();
+    let deliver = |n: u64| {
+        let mut batch = Batch::new();
+        batch.push(life.inputs[0], world.now.get(), None, b"record", b"");
+        let offset = appended(life.log.as_ref(), batch);
+        let id = MessageId((u128::from(n) << 64 | u128::from(n)).to_be_bytes());
+        let kind = match n {
+            7 => OutcomeKind::Dead(kept(id)),
+            _ => OutcomeKind::Delivered {
+                readable: Bytes::new(),
+            },
+        };
+        let intent = world.intent(AT[0], id, offset, 1, 1);
+        assert!(world.say(vec![intent, world.outcome(AT[0], id, offset, 1, 1, kind)]));
+        id
+    };
+    let (mut held, mut ids) = (Vec::new(), Vec::new());
+    for n in 0..1_200u64 {
+        world.now.set(world.now.get().plus(Duration::from_secs(60)));
+        ids.push(deliver(n));
+        if n == 100 {
+            assert!(life.keeper.store().get(AT[0], ids[0]).unwrap().is_some());
+        }
+        assert!(world.turn());
+        let bounds = life.log.bounds(life.lane).unwrap();
+        held.push((bounds.next - bounds.first, life.keeper.store().buckets().len()));
+    }
+    // Four to five hours of two entries a minute, and what is carried.
+    let (entries, buckets) = held[600..]
+        .iter()
+        .fold((0, 0), |m, h| (m.0.max(h.0), m.1.max(h.1)));
+    assert!(entries < 1_200, "{entries} entries");
+    assert!(buckets <= 7, "{buckets} buckets");
+    assert!(
+        life.keeper.store().get(AT[0], ids[0]).unwrap().is_none(),
+        "as old as that is forgotten"
+    );
+    assert!(life.keeper.store().get(AT[0], ids[1_100]).unwrap().is_some());
+    // Retention ended the dead letter; while it lasted it was carried.
+    life.keeper
+        .with_state(|s| assert!(s.partitions[&AT[0]].messages.is_empty()));
+    assert_eq!(life.keeper.dropped(), 1);
+}
+
+/// The cap takes the oldest payloads; their messages stay listed, and the others can be read.
+#[test]
+fn at_the_size_cap_the_oldest_payloads_go_and_their_messages_stay() {
+    let mut world = World::new(2);
+    world.open();
+    let life = world.life();
+    let mut ids = Vec::new();
+    for n in 0..60u64 {
+        world.now.set(world.now.get().plus(Duration::from_secs(1)));
+        let id = MessageId((u128::from(n) << 64 | u128::from(n)).to_be_bytes());
+        let kind = match n {
+            0 => OutcomeKind::Parked(kept(id)),
+            _ => OutcomeKind::Dead(kept(id)),
+        };
+        assert!(world.say(vec![world.outcome(AT[0], id, n, 1, 1, kind)]));
+        ids.push(id);
+    }
+    assert!(world.turn());
+    let readable = |id| life.keeper.kept(life.log.as_ref(), life.lane, AT[0], id).is_ok();
+    life.keeper
+        .with_state(|s| assert_eq!(s.partitions[&AT[0]].messages.len(), 60, "all are listed"));
+    assert!(readable(ids[0]), "parked ones are not for the cap");
+    assert!(!readable(ids[1]));
+    assert!(readable(ids[59]));
+    let kept = ids.iter().filter(|id| readable(**id)).count() as u64;
+    assert_eq!(life.keeper.dropped(), 60 - kept);
+    assert!(life.keeper.with_state(|s| s.payload_bytes()) <= 2_000);
+    // What was given up cannot be opened again, and stays what it is over a restart from nothing.
+    let opened = |n: usize| {
+        Body::Opened(Opened {
+            at: AT[0],
+            id: ids[n],
+            round: 2,
+            when: world.now.get(),
+            idempotency_key: format!("{}-2", ids[n]),
+        })
+    };
+    assert!(world.say(vec![opened(1), opened(59)]));
+    let state = |n: usize| {
+        life.keeper
+            .with_state(|s| s.partitions[&AT[0]].messages[&ids[n]].state.clone())
+    };
+    assert_eq!(state(1), MessageState::Dead);
+    assert!(matches!(state(59), MessageState::Later { .. }));
+    std::fs::remove_file(world.dir.path().join("ledger/checkpoint")).unwrap();
+    world.life = None;
+    world.open();
+    world.check(2);
+}
