@@ -103,6 +103,10 @@ pub struct NodeParts {
     pub logging: Option<Logging>,
 }
 
+/// How long a start waits for another process to let go of the folder: commands on it take a fraction of that.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So often it is looked whether the folder is free.
+const LOCKED_EVERY: Duration = Duration::from_millis(20);
 /// Whether nothing waits is asked so often.
 const IDLE_EVERY: Duration = Duration::from_millis(20);
 /// So often it is looked for new topics that a pattern matches.
@@ -119,9 +123,23 @@ pub fn run(parts: NodeParts, options: RunOptions) -> Result<Summary, RunError> {
     // Each request holds a descriptor; the configuration's check compares the bound with what can be had.
     let _ = raise_open_files();
     let secrets = Secrets::load(&parts.secrets).map_err(RunError::Secrets)?;
-    let opened = open(&parts.config, clock)?;
+    let opened = open_patiently(&parts.config, clock)?;
     tracing::info!(event = "restored", report = ?opened.report, "the ledger is restored");
     System::new().block_on(Node::new(parts, clock, secrets, opened).run(options))
+}
+
+/// Opens the folder; waits a little while another process has it. A command on the folder of a stopped node holds
+/// it for a moment, and must not keep the node from starting.
+fn open_patiently(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match open(config, clock) {
+            Err(OpenError::Log(LogError::Locked { .. })) if Instant::now() < until => {
+                std::thread::sleep(LOCKED_EVERY);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 struct Node {

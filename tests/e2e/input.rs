@@ -320,7 +320,7 @@ fn a_second_process_on_the_folder_is_turned_away() {
     let mock = partner(slow);
     let rig = Rig::new(&config(&mock, "concurrency = 4", ""));
     rig.import("t", lines(0..200, 20));
-    let mut node = rig.start(&["--until-drained"]);
+    let mut node = rig.start(&[]);
     node.until("it works", || counts(&mock).requests > 4);
     let second = rig.call(&["run"]);
     let why = String::from_utf8_lossy(&second.stderr);
@@ -329,7 +329,10 @@ fn a_second_process_on_the_folder_is_turned_away() {
         why.contains("data") && (why.contains("another process") || why.contains("in use")),
         "{why}"
     );
-    let drained = node.drained();
+    node.until("the first goes on", || counts(&mock).applied == 200);
+    node.signal(rustix::process::Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.said());
+    let drained = rig.drain();
     assert_eq!(drained.counts(), (200, 0, 0), "{}", drained.said);
     assert_eq!(counts(&mock).requests, 200);
 }

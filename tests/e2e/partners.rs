@@ -418,7 +418,7 @@ fn many_dead_in_a_row_stop_the_route_which_says_so() {
     let still = rig.start(&args).drained();
     assert_eq!(still.counts(), (0, stopped.dead, 0), "{}", still.said);
     let mut node = rig.start(&[]);
-    node.until("it listens", || rig.call(&["status"]).status.success());
+    node.wait_for_admin();
     rig.ok(&["partners", "resume", "p", "--topic", "t"]);
     node.until("the rest is delivered", || {
         counts(&mock).applied == 400 - stopped.dead

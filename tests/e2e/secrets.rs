@@ -153,7 +153,8 @@ fn no_secret_is_ever_said() {
     rig.ok(&["dead", "replay", "--all", "--yes"]);
     node.kill();
     let mut node = rig.start(&[]);
-    node.until("it is back", || rig.call(&["status"]).status.success());
+    node.wait_for_admin();
+    rig.ok(&["status"]);
     node.signal(Signal::TERM);
     assert_eq!(node.end(), Some(0), "{}", node.said());
     rig.drain();

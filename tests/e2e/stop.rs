@@ -129,3 +129,19 @@ fn a_second_signal_ends_it_at_once() {
     let drained = rig.drain();
     assert_eq!(drained.counts(), (92, 0, 8), "{}", drained.said);
 }
+
+#[test]
+fn a_command_on_the_folder_does_not_keep_a_node_from_starting() {
+    let mock = partner(Behaviour::default());
+    let rig = Rig::new(&config(&mock, "", ""));
+    rig.import("t", lines(0..50, 10));
+    let folder = rig.path("data/log");
+    let command = sluicegate::log::embedded::EmbeddedLog::open(&folder, Default::default())
+        .expect("the folder is free");
+    let mut node = rig.start(&["--until-drained"]);
+    // Longer than it takes to start, and to find the folder taken.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(node.is_running());
+    drop(command);
+    assert_eq!(node.drained().counts(), (50, 0, 0));
+}
