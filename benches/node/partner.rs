@@ -57,6 +57,8 @@ pub struct Arrival {
 struct State {
     plan: Plan,
     arrivals: Vec<Arrival>,
+    /// The longest that the partner itself was late.
+    stall_ns: u64,
 }
 
 type Shared = Rc<RefCell<State>>;
@@ -81,6 +83,9 @@ pub fn serve(folder: &Path) -> Result<(), Failed> {
         let tls = TcpListener::bind("127.0.0.1:0").await?;
         let control = TcpListener::bind("127.0.0.1:0").await?;
         let port = |of: &TcpListener| of.local_addr().map(|a| a.port());
+        // The one who measures must not be the one who is late. Without the right to it the stall is told.
+        let _unprivileged = rustix::process::setpriority_process(None, -10);
+        tokio::task::spawn_local(watch(Rc::clone(&state)));
         println!("{} {} {}", port(&plain)?, port(&tls)?, port(&control)?);
         loop {
             let state = Rc::clone(&state);
@@ -111,6 +116,19 @@ pub fn serve(folder: &Path) -> Result<(), Failed> {
             }
         }
     })
+}
+
+/// Notes how late this process is for what it wants to do.
+async fn watch(state: Shared) {
+    const TICK: Duration = Duration::from_millis(2);
+    loop {
+        let before = now_ns();
+        tokio::time::sleep(TICK).await;
+        // A timer may be a millisecond late by itself.
+        let late = (now_ns() - before).saturating_sub(TICK.as_nanos() as u64 + 1_000_000);
+        let state = &mut *state.borrow_mut();
+        state.stall_ns = state.stall_ns.max(late);
+    }
 }
 
 /// Answers the requests of one connection, one after the other.
@@ -188,6 +206,7 @@ async fn obey(stream: tokio::net::TcpStream, state: Shared) -> Result<(), Failed
                 state.borrow_mut().plan = serde_json::from_str(rest)?;
                 "ok".to_owned()
             }
+            "stall" => std::mem::take(&mut state.borrow_mut().stall_ns).to_string(),
             "count" => state.borrow().arrivals.len().to_string(),
             "take" => {
                 let arrivals = std::mem::take(&mut state.borrow_mut().arrivals);
@@ -283,6 +302,11 @@ impl Partner {
     /// Requests that came since the last [`Partner::take`].
     pub fn count(&mut self) -> Result<u64, Failed> {
         Ok(self.ask("count")?.parse()?)
+    }
+
+    /// The longest that the partner itself was late since the last time it was asked: what it saw is only as exact.
+    pub fn stall(&mut self) -> Result<Duration, Failed> {
+        Ok(Duration::from_nanos(self.ask("stall")?.parse()?))
     }
 
     /// All that came since the last time, in the order of their coming.

@@ -34,6 +34,8 @@ pub struct Item {
     pub outage_at_first_try: Duration,
     /// A resend of a doubt must start before then.
     pub resend_until: Time,
+    /// Not to be tried again before this time; zero while nothing holds it back.
+    pub not_before: Time,
     /// Last status; 0 if none.
     pub status: u16,
     /// The payload was given up to save memory and must be read again.

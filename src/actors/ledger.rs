@@ -123,9 +123,9 @@ impl LedgerParts {
     /// Holds the lane, folds what is still on its way, and writes what is then made.
     async fn step(&self, make: Make, feed: &mut UnboundedReceiver<Committed>) -> Result<(), DutyError> {
         let hold = self.lane.hold();
-        while self.lane.backlog() > 0 {
+        while self.lane.in_log() > 0 {
             let mut batches = Vec::with_capacity(TURN);
-            // Every batch that was handed to the log comes, or the log has failed and the process ends.
+            // Every batch that was handed to the log is answered, or the log has failed and the process ends.
             if feed.recv_many(&mut batches, TURN).await == 0 {
                 return Err(DutyError::Ending);
             }

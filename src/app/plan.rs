@@ -73,6 +73,40 @@ fn routes(config: &Config, topic: &TopicConfig) -> Vec<(String, Option<String>, 
     routes
 }
 
+fn rules_of(
+    config: &Config,
+    section: &TopicConfig,
+    partner: &PartnerConfig,
+    when: Option<String>,
+    share: Share,
+) -> Rules {
+    let budgets = budgets(config, partner).into_iter();
+    Rules {
+        id: section.id.clone(),
+        key: section.key.clone(),
+        key_missing: section.key_missing,
+        id_missing: section.id_missing,
+        when,
+        share,
+        budgets: budgets
+            .map(|(budget, limit)| BudgetRule {
+                budget,
+                by: limit.by.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// Partner and rules of each route of a topic section, as a node would carry them out.
+pub fn rules(config: &Config, section: &TopicConfig) -> Vec<(String, Rules)> {
+    let known = |(partner, when, share): (String, Option<String>, Share)| {
+        let settings = config.partners.get(&partner)?;
+        let rules = rules_of(config, section, settings, when, share);
+        Some((partner, rules))
+    };
+    routes(config, section).into_iter().filter_map(known).collect()
+}
+
 /// Plans of all route partitions of one topic.
 pub fn plans(
     config: &Config,
@@ -88,22 +122,7 @@ pub fn plans(
         let Some((settings, arbiter)) = config.partners.get(&partner).zip(arbiters.get(&partner)) else {
             continue;
         };
-        let budgets = budgets(config, settings);
-        let rules = Rules {
-            id: section.id.clone(),
-            key: section.key.clone(),
-            key_missing: section.key_missing,
-            id_missing: section.id_missing,
-            when,
-            share,
-            budgets: budgets
-                .into_iter()
-                .map(|(budget, limit)| BudgetRule {
-                    budget,
-                    by: limit.by.clone(),
-                })
-                .collect(),
-        };
+        let rules = rules_of(config, section, settings, when, share);
         let route = route_id(&meta.name, meta.id, &partner);
         for (partition, input) in meta.partitions.iter().enumerate() {
             *queue += 1;
@@ -128,6 +147,7 @@ pub fn plans(
                     window: config.actors.window,
                     ranges: config.actors.ranges,
                     position_every: config.ledger.position_every,
+                    waiting_after: config.ledger.waiting_after,
                     backlog: BACKLOG,
                 },
                 figures: Arc::new(RouteFigures::default()),

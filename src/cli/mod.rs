@@ -30,6 +30,7 @@ pub mod node;
 pub mod order;
 pub mod out;
 pub mod partners;
+pub mod reference;
 pub mod render;
 pub mod run;
 pub mod send;

@@ -1,6 +1,25 @@
 //! `render`: the request a record would become, not sent.
+//!
+//! Works on the configuration alone: no node, no folder. What only a topic that exists can give stands as an example:
+//! position 0 of partition 0, the first attempt, and a message ID (with what follows from it: Idempotency-Key,
+//! traceparent) that another topic of the same name would give too.
 
-use super::{CliError, Exit, Global};
+use super::{CliError, Exit, Global, Out, door};
+use crate::app::route_rules;
+use crate::clock::Clock;
+use crate::config::{Config, PartnerRef, TopicConfig};
+use crate::core::message_id::IdScope;
+use crate::core::record::{Headers, Record};
+use crate::core::resolve::{Known, Resolved, Resolver, Rules};
+use crate::core::types::TopicId;
+use crate::sink::Delivery;
+use crate::sink::http::HttpSink;
+use crate::sink::secrets::Secrets;
+use bytes::Bytes;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
 
 /// Arguments of `render`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +41,287 @@ pub struct Args {
     pub headers: Vec<(String, String)>,
 }
 
+/// What a record becomes for one partner.
+#[derive(Debug, Serialize)]
+struct Rendered {
+    topic: String,
+    partner: String,
+    /// The readable message ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(flatten)]
+    result: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase", tag = "result")]
+enum Outcome {
+    /// It would be sent so; everything secret masked.
+    Request {
+        method: String,
+        url: String,
+        headers: BTreeMap<String, String>,
+        body: String,
+    },
+    /// Not for this partner: finished at once.
+    Filtered,
+    /// It could not be sent.
+    Dead { reason: String },
+}
+
+impl fmt::Display for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.id.as_deref().map(|id| format!(", message {id}"));
+        write!(
+            f,
+            "# {} to {}{}",
+            self.topic,
+            self.partner,
+            id.unwrap_or_default()
+        )?;
+        match &self.result {
+            Outcome::Filtered => f.write_str("\n# not for this partner: finished without a request"),
+            Outcome::Dead { reason } => write!(f, "\n# a dead letter: {reason}"),
+            Outcome::Request {
+                method,
+                url,
+                headers,
+                body,
+            } => {
+                write!(f, "\n{method} {url}")?;
+                for (name, value) in headers {
+                    write!(f, "\n{name}: {value}")?;
+                }
+                match body.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, "\n\n{body}"),
+                }
+            }
+        }
+    }
+}
+
 /// Runs the command.
-pub fn run(_args: Args, _global: &Global) -> Result<Exit, CliError> {
-    Err(CliError::failed("not built yet"))
+pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
+    let loaded = global.load()?;
+    let sources = loaded.secret_sources().map_err(CliError::configuration)?;
+    let secrets = Secrets::load(&sources).map_err(|errors| {
+        let told: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        CliError::usage(told.join("; "))
+    })?;
+    let value = match args.value.as_str() {
+        "-" => {
+            let mut value = Vec::new();
+            std::io::stdin()
+                .lock()
+                .read_to_end(&mut value)
+                .map_err(|e| CliError::failed("cannot read the value").at("stdin").caused_by(e))?;
+            value
+        }
+        given => given.as_bytes().to_vec(),
+    };
+    let config = &loaded.config;
+    let topic = match (&args.topic, &args.partner) {
+        (Some(topic), _) => door::section(config, topic)?,
+        (None, partner) => only_topic_of(config, partner.as_deref().unwrap_or_default())?,
+    };
+    let clock = Clock::start();
+    let record = Record {
+        offset: 0,
+        timestamp: clock.now(),
+        key: args.key.map(Bytes::from),
+        value: value.into(),
+        headers: Headers::encode(args.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()))),
+    };
+    let mut routes = route_rules(config, &topic);
+    if let Some(wanted) = &args.partner {
+        routes.retain(|(partner, _)| partner == wanted);
+        if routes.is_empty() {
+            return Err(CliError::usage(format!(
+                "topic `{}` does not go to a partner `{wanted}`",
+                topic.name
+            )));
+        }
+    }
+    let mut out = Out::new(global);
+    let mut dead = false;
+    for (i, (partner, rules)) in routes.into_iter().enumerate() {
+        let rendered = render(config, &topic, &partner, rules, &record, &secrets, clock)?;
+        dead |= matches!(rendered.result, Outcome::Dead { .. });
+        if out.is_json() {
+            out.object(&rendered)?;
+        } else {
+            if i > 0 {
+                out.line("")?;
+            }
+            out.line(&rendered)?;
+        }
+    }
+    out.finish()?;
+    Ok(if dead { Exit::Failed } else { Exit::Done })
+}
+
+/// The topic that feeds a partner, if there is only one.
+fn only_topic_of(config: &Config, partner: &str) -> Result<TopicConfig, CliError> {
+    if !config.partners.contains_key(partner) {
+        let known: Vec<_> = config.partners.keys().map(String::as_str).collect();
+        return Err(CliError::usage(format!("there is no partner `{partner}`"))
+            .mend(format!("partners: {}", known.join(", "))));
+    }
+    let feeds = |topic: &&TopicConfig| {
+        topic.deliver.iter().any(|d| match &d.partner {
+            PartnerRef::Named(name) => name == partner,
+            PartnerRef::Field(_) => true,
+        })
+    };
+    let topics: Vec<_> = config.topics.values().filter(feeds).collect();
+    match topics[..] {
+        [topic] => Ok(topic.clone()),
+        [] => Err(CliError::usage(format!("no topic goes to `{partner}`"))),
+        ref several => {
+            let names: Vec<_> = several.iter().map(|t| t.name.as_str()).collect();
+            Err(CliError::usage(format!("several topics go to `{partner}`"))
+                .mend(format!("--topic names one: {}", names.join(", "))))
+        }
+    }
+}
+
+fn render(
+    config: &Config,
+    topic: &TopicConfig,
+    partner: &str,
+    rules: Rules,
+    record: &Record,
+    secrets: &Secrets,
+    clock: Clock,
+) -> Result<Rendered, CliError> {
+    let failed = |e: String| CliError::failed(format!("cannot render for `{partner}`")).at(e);
+    let settings = config
+        .partners
+        .get(partner)
+        .ok_or_else(|| failed("it is not in the configuration".into()))?;
+    let scope = IdScope::new(&topic.name, TopicId(0), 0, partner);
+    let resolver = Resolver::try_new(scope, &topic.name, 0, rules).map_err(|e| failed(e.to_string()))?;
+    let rendered = |known: Option<&Known>, result| Rendered {
+        topic: topic.name.clone(),
+        partner: partner.to_owned(),
+        id: known.map(|k| String::from_utf8_lossy(&k.readable).into_owned()),
+        result,
+    };
+    let known = match resolver.resolve(record) {
+        Resolved::Filtered => return Ok(rendered(None, Outcome::Filtered)),
+        Resolved::Invalid(known, reason) => return Ok(rendered(Some(&known), Outcome::Dead { reason })),
+        Resolved::Message(known) => known,
+    };
+    let sink = HttpSink::try_new(settings, secrets, clock).map_err(|e| failed(e.to_string()))?;
+    let delivery = Delivery {
+        topic: topic.name.as_str().into(),
+        partition: 0,
+        record: record.clone(),
+        id: known.id,
+        readable: known.readable.clone(),
+        round: 1,
+        attempt: 1,
+        idempotency_key: None,
+    };
+    let result = match sink.render(&delivery) {
+        Ok(request) => Outcome::Request {
+            method: request.method,
+            url: request.url,
+            headers: request.headers.into_iter().collect(),
+            body: request.body,
+        },
+        Err(e) => Outcome::Dead {
+            reason: e.to_string(),
+        },
+    };
+    Ok(rendered(Some(&known), result))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "
+[secrets]
+acme = { file = 'FILE' }
+[partners.acme]
+url = \"http://127.0.0.1:1/v1/{{ value.user }}\"
+headers = { authorization = \"Bearer {{ secret('acme') }}\" }
+[partners.other]
+url = 'http://127.0.0.1:1/{{ value.missing }}'
+[topics.t]
+id = 'json:/id'
+deliver = [{ partner = 'acme', when = \"value.kind == 'a'\" }, { partner = 'other' }]
+";
+
+    fn rendered(partner: &str, value: &'static str) -> Rendered {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "planted-secret").unwrap();
+        let text = CONFIG.replace("FILE", &file.display().to_string());
+        let loaded = crate::config::load_text("actors.toml", &text).unwrap();
+        let secrets = Secrets::load(&loaded.secret_sources().unwrap()).unwrap();
+        let topic = door::section(&loaded.config, "t").unwrap();
+        let (name, rules) = route_rules(&loaded.config, &topic)
+            .into_iter()
+            .find(|(name, _)| name == partner)
+            .unwrap();
+        let record = Record {
+            value: Bytes::from_static(value.as_bytes()),
+            ..Record::default()
+        };
+        render(
+            &loaded.config,
+            &topic,
+            &name,
+            rules,
+            &record,
+            &secrets,
+            Clock::start(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_request_is_shown_as_it_would_be_sent_and_masked() {
+        let shown = rendered("acme", r#"{"id":"m1","user":"u7","kind":"a"}"#);
+        assert_eq!(shown.id.as_deref(), Some("m1"));
+        let text = shown.to_string();
+        assert!(text.contains("POST http://127.0.0.1:1/v1/u7\n"), "{text}");
+        assert!(
+            text.ends_with("\n\n{\"id\":\"m1\",\"user\":\"u7\",\"kind\":\"a\"}"),
+            "{text}"
+        );
+        assert!(text.contains("\nauthorization: "), "{text}");
+        let json = serde_json::to_string(&shown).unwrap();
+        assert!(json.contains("\"result\":\"request\""), "{json}");
+        for all in [text, json] {
+            assert!(!all.contains("planted-secret"), "{all}");
+        }
+    }
+
+    #[test]
+    fn what_would_not_be_sent_says_why() {
+        let filtered = rendered("acme", r#"{"id":"m1","user":"u7","kind":"b"}"#);
+        assert!(matches!(filtered.result, Outcome::Filtered));
+        let broken = rendered("other", r#"{"id":"m1"}"#).to_string();
+        assert!(
+            broken.contains("dead letter") && broken.contains("missing"),
+            "{broken}"
+        );
+        let nameless = rendered("other", r#"{"user":"u7"}"#).to_string();
+        assert!(nameless.contains("no_id"), "{nameless}");
+    }
+
+    #[test]
+    fn a_partner_alone_is_enough_where_one_topic_feeds_it() {
+        let text = CONFIG.replace("FILE", "/nowhere");
+        let loaded = crate::config::load_text("actors.toml", &text).unwrap();
+        assert_eq!(only_topic_of(&loaded.config, "acme").unwrap().name, "t");
+        assert_eq!(
+            only_topic_of(&loaded.config, "nobody").unwrap_err().exit(),
+            Exit::Usage
+        );
+    }
 }

@@ -30,6 +30,7 @@ struct State {
     partitions: Vec<Vec<Record>>,
     breaks: Option<Break>,
     begun: usize,
+    read: HashMap<PartitionId, usize>,
 }
 
 /// The log. Clones share it.
@@ -40,6 +41,10 @@ impl FakeLog {
     /// The next transactions break here.
     pub(crate) fn breaks(&self, at: Break) {
         self.0.lock().breaks = Some(at);
+    }
+    /// Records of a partition that were read so far.
+    pub(crate) fn read_count(&self, p: PartitionId) -> usize {
+        self.0.lock().read.get(&p).copied().unwrap_or(0)
     }
     /// Transactions begun so far.
     pub(crate) fn begun(&self) -> usize {
@@ -167,10 +172,12 @@ impl Log for FakeLog {
         out: &mut Vec<Record>,
     ) -> Result<Offset, LogError> {
         // One at a time: whoever reads must go on by itself.
-        let state = self.0.lock();
-        let record = state.partitions[p.0 as usize].get(from as usize);
-        out.extend(record.cloned());
-        Ok(from + u64::from(record.is_some()))
+        let mut state = self.0.lock();
+        let record = state.partitions[p.0 as usize].get(from as usize).cloned();
+        let got = usize::from(record.is_some());
+        *state.read.entry(p).or_default() += got;
+        out.extend(record);
+        Ok(from + got as u64)
     }
     fn watch(&self, _: PartitionId) -> tokio::sync::watch::Receiver<Offset> {
         tokio::sync::watch::channel(0).1

@@ -103,6 +103,14 @@ impl Batch {
         self.offsets.push((group.to_owned(), partition, next));
     }
 
+    /// Adds all of another batch behind what is in this one. Which of the two may use the reserve is not looked at:
+    /// this one's kind stays.
+    pub fn join(&mut self, other: Batch) {
+        self.sections.extend(other.sections);
+        self.offsets.extend(other.offsets);
+        self.last = self.sections.len().saturating_sub(1);
+    }
+
     /// Whether it may use the reserve when the disk is full.
     pub fn may_use_reserve(&self) -> bool {
         self.reserve
@@ -146,6 +154,25 @@ mod tests {
             assert!(times.is_sorted());
         }
         assert!(batch.sections.iter().all(|s| s.bytes.len() <= CHUNK));
+    }
+
+    #[test]
+    fn joined_batches_keep_their_order() {
+        let (mut first, mut second) = (Batch::from_reserve(), Batch::new());
+        first.push(PartitionId(0), Time(1), None, b"a", b"");
+        second.push(PartitionId(0), Time(2), None, b"b", b"");
+        second.push(PartitionId(0), Time(3), None, b"c", b"");
+        first.join(second);
+        first.push(PartitionId(0), Time(4), None, b"d", b"");
+        assert_eq!(
+            first
+                .sections
+                .iter()
+                .map(|s| (s.count, s.max_time.0))
+                .collect::<Vec<_>>(),
+            [(1, 1), (3, 4)]
+        );
+        assert!(first.may_use_reserve());
     }
 
     #[test]

@@ -221,6 +221,7 @@ impl<S: Sink> PartitionActor<S> {
             first_try: Time::ZERO,
             outage_at_first_try: Duration::ZERO,
             resend_until: Time::NEVER,
+            not_before: Time::ZERO,
             status: 0,
             shed: false,
             off_position: false,

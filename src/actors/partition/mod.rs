@@ -15,6 +15,7 @@ mod orders;
 mod start;
 #[cfg(test)]
 mod tests;
+mod waiting;
 pub mod window;
 
 use crate::core::resolve::{Resolved, Skips};
@@ -59,6 +60,8 @@ pub struct PartitionSettings {
     pub ranges: usize,
     /// How often a position that rests on no outcome is written.
     pub position_every: Duration,
+    /// What waits longer than this is copied into the ledger.
+    pub waiting_after: Duration,
     /// Entries of the lane that may be durable and not folded before reading pauses.
     pub backlog: u64,
 }
@@ -112,6 +115,8 @@ pub struct PartitionActor<S: Sink> {
     start: Option<Start>,
     next_read: Offset,
     reading: bool,
+    /// Payloads of what waits long are being read.
+    copying: bool,
     draining: bool,
     in_hand: usize,
     /// Bytes counted for the messages of this actor.
@@ -146,6 +151,7 @@ impl<S: Sink> PartitionActor<S> {
             next_read: start.position,
             start: Some(start),
             reading: false,
+            copying: false,
             draining: false,
             in_hand: 0,
             held: 0,
@@ -299,6 +305,7 @@ impl<S: Sink> PartitionActor<S> {
         self.in_hand -= 1;
         let now = self.now();
         self.forget_key(item.place);
+        item.not_before = at;
         if at.since(now) > SHED_AFTER && !item.shed {
             item.shed();
         }
@@ -378,7 +385,10 @@ impl<S: Sink> Actor for PartitionActor<S> {
         self.start_work(ctx);
         self.read_on(ctx);
         ctx.run_interval(TICK, |act, ctx| act.tick(ctx));
-        ctx.run_interval(self.settings.position_every, |act, _| act.write_position());
+        ctx.run_interval(self.settings.position_every, |act, ctx| {
+            act.copy_waiting(ctx);
+            act.write_position();
+        });
     }
 }
 

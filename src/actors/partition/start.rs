@@ -8,6 +8,7 @@ use crate::core::ranges::RangeSet;
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, Time};
 use crate::sink::{Delivery, DoubtCause, Sink};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// What the fold knows of a route's partition.
@@ -59,6 +60,8 @@ impl<S: Sink> PartitionActor<S> {
         let hold = self.route.partner.config.on_doubt == crate::config::OnDoubt::Hold;
         let mut messages = start.messages;
         messages.sort_by_key(|(_, m)| m.offset);
+        // Keys that something stands in front of already: what comes after it stands behind it, whatever its time.
+        let mut begun = HashSet::new();
         for (id, message) in messages {
             match message.state {
                 MessageState::Parked if hold => self.queues.hold(message.key),
@@ -77,11 +80,14 @@ impl<S: Sink> PartitionActor<S> {
                         self.taken_over.insert(id, message.offset);
                     }
                     let item = self.restored(id, &message, Task::Doubt(doubt));
+                    begun.insert(message.key);
                     self.queue(item, None);
                 }
                 MessageState::Later { not_before } if message.payload.is_some() => {
-                    let item = self.restored(id, &message, Task::Send);
-                    self.queue(item, Some(not_before));
+                    let mut item = self.restored(id, &message, Task::Send);
+                    item.not_before = not_before;
+                    let until = begun.insert(message.key).then_some(not_before);
+                    self.queue(item, until);
                 }
                 MessageState::Later { not_before } => {
                     let left = LeftBehind {
@@ -120,6 +126,7 @@ impl<S: Sink> PartitionActor<S> {
             first_try: message.first_try,
             outage_at_first_try: partner.gate.with(|turnstile, now| turnstile.outage(now)),
             resend_until: Time::NEVER,
+            not_before: Time::ZERO,
             status: message.status,
             shed: true,
             off_position: message.payload.is_some(),

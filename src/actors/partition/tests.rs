@@ -163,6 +163,7 @@ struct World {
     memory: Arc<Memory>,
     partner: Arc<Mutex<Partner>>,
     lives: u64,
+    waiting_after: Duration,
 }
 
 impl World {
@@ -191,6 +192,7 @@ impl World {
             memory,
             partner: Arc::default(),
             lives: 0,
+            waiting_after: Duration::from_secs(600),
         }
     }
 
@@ -208,6 +210,16 @@ impl World {
         &mut self,
         config: PartnerConfig,
         plan: impl Fn(u64, u32) -> Reply + Send + Sync + 'static,
+    ) -> u64 {
+        self.live_until(config, plan, |_| false).await
+    }
+
+    /// The same, until the fold is as wanted.
+    async fn live_until(
+        &mut self,
+        config: PartnerConfig,
+        plan: impl Fn(u64, u32) -> Reply + Send + Sync + 'static,
+        until: impl Fn(&LaneState) -> bool,
     ) -> u64 {
         self.lives += 1;
         let life = LifeId(self.lives);
@@ -290,6 +302,7 @@ impl World {
             window: 1_000,
             ranges: 1_000,
             position_every: Duration::from_millis(20),
+            waiting_after: self.waiting_after,
             backlog: 100_000,
         };
         let parts = PartitionParts {
@@ -308,7 +321,8 @@ impl World {
             lifeline: Lifeline::new(|_| {}),
         };
         let actor = PartitionActor::new(parts).start();
-        while !actor.send(AreYouIdle).await.expect("a living actor").idle {
+        let done = || until(&self.memory.state.lock());
+        while !actor.send(AreYouIdle).await.expect("a living actor").idle && !done() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         actor.send(Stop).await.expect("a living actor");
@@ -496,4 +510,104 @@ async fn a_doubt_of_an_earlier_life_is_parked_before_its_key_goes_on() {
 #[test]
 fn after_is_small() {
     assert!(size_of::<attempt::After>() <= 16);
+}
+
+/// One key waits for long: it, and what stands behind it, goes into the ledger, and the position passes all of it. A
+/// restart reads none of it, and sends it in order from there.
+#[actix_rt::test]
+async fn what_waits_long_holds_no_position_and_keeps_its_order_over_a_restart() {
+    let mut world = World::new();
+    world.waiting_after = Duration::from_millis(300);
+    world.append(keyed(70));
+    let mut patient = partner();
+    patient.retry.first = Duration::from_secs(3_600);
+    patient.retry.longest = Duration::from_secs(3_600);
+    let plan = |n, _| match n {
+        3 => Reply::TryLater,
+        _ => Reply::Take,
+    };
+    let passed = |state: &LaneState| state.partitions.get(&AT).is_some_and(|p| p.position == 70);
+    // A backoff with jitter may be shorter than what counts as long; then the age counts.
+    world.live_until(patient, plan, passed).await;
+    let waiting = |world: &World| {
+        let state = world.memory.state.lock();
+        let mut held: Vec<_> = state.partitions[&AT].messages.values().cloned().collect();
+        held.sort_by_key(|m| m.offset);
+        held
+    };
+    let held = waiting(&world);
+    assert_eq!(
+        held.iter().map(|m| m.offset).collect::<Vec<_>>(),
+        (3..70).step_by(7).collect::<Vec<_>>()
+    );
+    assert!(held.iter().all(|m| m.payload.is_some()));
+    assert!(held.iter().all(|m| matches!(m.state, MessageState::Later { .. })));
+    assert_eq!((held[0].attempts, held[1].attempts), (1, 0));
+    let first = std::mem::take(&mut world.partner.lock().seen);
+    assert_eq!(first.len(), 61, "60 of the other keys, and one attempt");
+
+    // The retry is due: time does not pass in a test, so the ledger says so.
+    for m in &held[..1] {
+        let (id, _) = {
+            let state = world.memory.state.lock();
+            let found = state.partitions[&AT]
+                .messages
+                .iter()
+                .find(|(_, o)| o.offset == m.offset);
+            found.map(|(id, m)| (*id, m.clone())).expect("it waits")
+        };
+        let later = crate::core::ledger::entry::Outcome {
+            at: AT,
+            id,
+            offset: m.offset,
+            round: 1,
+            attempts: 2,
+            when: Time(2),
+            life: LifeId(1),
+            status: 429,
+            kind: crate::core::ledger::entry::OutcomeKind::Later {
+                not_before: Time(3),
+                first_try: m.first_try,
+                key: m.key,
+                reason: String::new(),
+            },
+        };
+        append_entry(&world.log, world.lane, &world.memory, Body::Outcome(later));
+    }
+    let read = world.log.read_count(world.input);
+    world.live(partner(), |_, _| Reply::Take).await;
+    let seen = std::mem::take(&mut world.partner.lock().seen);
+    assert_eq!(
+        seen.iter().map(|s| s.1).collect::<Vec<_>>(),
+        (3..70).step_by(7).collect::<Vec<_>>()
+    );
+    // Their payloads alone: this test's are in the topic.
+    assert_eq!(world.log.read_count(world.input) - read, 10);
+    assert!(waiting(&world).is_empty());
+    assert_eq!(world.position(), 70);
+}
+
+/// A thousand finished records above one that waits: a restart reads around them.
+#[actix_rt::test]
+async fn finished_ranges_are_not_read_again() {
+    let mut world = World::new();
+    world.append(keyed(1_000));
+    let mut patient = partner();
+    patient.retry.first = Duration::from_secs(3_600);
+    patient.retry.longest = Duration::from_secs(3_600);
+    let plan = |n, _| match n {
+        0 => Reply::TryLater,
+        _ => Reply::Take,
+    };
+    let all_but_one_key = |state: &LaneState| {
+        let p = state.partitions.get(&AT);
+        p.is_some_and(|p| p.position == 0 && p.counts.delivered == 1_000 - 143)
+    };
+    world.live_until(patient.clone(), plan, all_but_one_key).await;
+    world.append([(Some("new".to_owned()), 1_000)]);
+    let read = world.log.read_count(world.input);
+    let new_one = |state: &LaneState| state.partitions[&AT].counts.delivered == 1_000 - 142;
+    world.live_until(patient, plan, new_one).await;
+    // The waiting key's own 143 records, and the new one.
+    assert_eq!(world.log.read_count(world.input) - read, 144);
 }

@@ -395,6 +395,34 @@ impl<T: Held> KeyQueues<T> {
         freed
     }
 
+    /// Goes over what cannot start now, whatever places are free: items without key that wait for a time, and of keys
+    /// that wait for one, or are held, the queued items in order. `visit` is told whether an item stands behind
+    /// another one, or a hold; false: nothing more of this key. It must not change what payload an item holds.
+    pub fn visit_stuck(&mut self, mut visit: impl FnMut(&mut T, bool) -> bool) {
+        let mut stuck = Vec::with_capacity(self.waiting);
+        for list in self.timers.values() {
+            let mut at = list.head;
+            while at != NIL {
+                stuck.push(at);
+                at = self.link(at);
+            }
+        }
+        let held = |key: &Key| key.holds > 0 && key.state == State::Idle && key.head != NIL;
+        stuck.extend(self.keys.iter().filter(|(_, key)| held(key)).map(|(id, _)| id));
+        for at in stuck {
+            if at & UNORDERED != 0 {
+                visit(&mut self.items.get_mut(at & !UNORDERED).item, false);
+                continue;
+            }
+            let key = self.keys.get(at);
+            let (mut node, mut behind) = (key.head, key.holds > 0);
+            while node != NIL && visit(&mut self.items.get_mut(node).item, behind) {
+                node = self.items.next(node);
+                behind = true;
+            }
+        }
+    }
+
     /// Items queued, those in hand not counted.
     pub fn len(&self) -> usize {
         self.items.len()

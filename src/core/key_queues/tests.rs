@@ -353,3 +353,36 @@ impl Held for Slim {
         std::mem::take(&mut self.0) as usize
     }
 }
+
+#[test]
+fn what_is_stuck_is_visited_key_by_key_in_order() {
+    let mut queues = KeyQueues::new(8);
+    let now = Time::from_millis(1_000);
+    for seq in 1..=3 {
+        queues.push(Some(hash(1)), item(seq));
+    }
+    queues.push(Some(hash(2)), item(4));
+    queues.push(None, item(5));
+    let mut in_hand = Vec::new();
+    while let Some(one) = queues.next_ready() {
+        in_hand.push(one);
+    }
+    queues.push(Some(hash(3)), item(6));
+    queues.hold(hash(3));
+    for (key, item) in in_hand {
+        // Key 2 goes on: only what waits, or stands behind it, is stuck.
+        match key {
+            Some(KeyHash(2)) => assert!(queues.done(key).is_none()),
+            key => queues.wait_until(key, item, Time::NEVER, now),
+        }
+    }
+    // A hold counts once the key's turn has come and gone.
+    assert!(queues.next_ready().is_none());
+    let mut seen = Vec::new();
+    queues.visit_stuck(|item, behind| {
+        seen.push((item.seq, behind));
+        item.seq != 2
+    });
+    seen.sort_unstable();
+    assert_eq!(seen, [(1, false), (2, true), (5, false), (6, true)]);
+}

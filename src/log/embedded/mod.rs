@@ -73,8 +73,8 @@ pub struct EmbeddedOptions {
     /// Least time between the beginnings of two commits under load. Default 1 ms: a commit costs some 60 µs of
     /// CPU whatever is in it. An append that comes alone does not wait.
     pub commit_gap: Duration,
-    /// Largest batch, in bytes of its encoded records and their heads; at most a quarter of a segment.
-    /// Default 16 MiB.
+    /// Largest batch, in bytes of its encoded records and their heads; at most a quarter of a segment. One that may
+    /// use the reserve may be a quarter larger. Default 16 MiB.
     pub max_frame: usize,
     /// Batches wait in memory for the writer up to this many bytes, then appends get [`LogError::Busy`].
     /// Default 64 MiB.
@@ -297,7 +297,12 @@ impl Log for EmbeddedLog {
     }
 
     fn append(&self, batch: Batch, done: Done) {
-        let (bytes, limit) = (batch_cost(&batch), self.shared.options.max_frame);
+        let mut limit = self.shared.options.max_frame;
+        if batch.reserve {
+            // The outcome that keeps a record is a little larger than the record, which was as large as allowed.
+            limit += limit / 4;
+        }
+        let bytes = batch_cost(&batch);
         let job = match self.shared.check() {
             Err(error) => Job::Refused(error, done),
             Ok(()) if bytes > limit => Job::Refused(LogError::TooLarge { bytes, limit }, done),

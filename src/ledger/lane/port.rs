@@ -1,0 +1,467 @@
+//! One arbiter's way into the lane: what it gathers, what is on its way, what the log gave back.
+
+use super::{BATCH_BYTES, Committed, Lane, LaneError, Receipt};
+use crate::core::ledger::codec;
+use crate::core::ledger::entry::{Body, Entry};
+use crate::log::{Appended, Batch, LogError};
+use parking_lot::Mutex;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A log that is busy is asked again after this time: about one commit of its own.
+const BUSY_WAIT: Duration = Duration::from_millis(2);
+/// A disk without room even for outcomes is asked again after this time.
+const NO_ROOM_WAIT: Duration = Duration::from_millis(50);
+/// How many refused ranges are remembered: their waiters have been woken long before.
+const REFUSED_KEPT: usize = 64;
+
+/// What a port and the log's thread know of each other.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// Numbers up to which outcomes are durable, and intents durable or refused.
+    outcomes: AtomicU64,
+    intents: AtomicU64,
+    /// Number up to which outcomes are folded too.
+    pub(super) folded: AtomicU64,
+    refused: Mutex<Vec<Refused>>,
+    /// A batch is at the log and was not answered yet.
+    on_its_way: AtomicBool,
+    /// The batch that the log did not take, and how long to wait before it is appended again.
+    returned: Mutex<Option<(Entries, Duration)>>,
+    wake: Notify,
+}
+
+/// Intents `from..=to` that the log did not take.
+#[derive(Debug, Clone)]
+struct Refused {
+    from: u64,
+    to: u64,
+    error: LaneError,
+}
+
+impl Shared {
+    /// Has the port look for something to do.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    fn refuse(&self, from: u64, to: u64, error: LogError) {
+        let mut refused = self.refused.lock();
+        refused.push(Refused {
+            from,
+            to,
+            error: LaneError::NoRoom(error),
+        });
+        let excess = refused.len().saturating_sub(REFUSED_KEPT);
+        refused.drain(..excess);
+        drop(refused);
+        self.intents.store(to, Ordering::Release);
+    }
+}
+
+/// The entries of a batch: outcomes first. `outcomes` and `intents` are the numbers of the last ones up to here.
+#[derive(Debug, Default)]
+struct Entries {
+    entries: Vec<Entry>,
+    /// So many of them are intents: the last ones.
+    asked: usize,
+    outcomes: u64,
+    intents: u64,
+}
+
+/// A batch under construction, or waiting for its turn.
+#[derive(Default)]
+struct Gathered {
+    outcomes: (Batch, Vec<Entry>),
+    intents: (Batch, Vec<Entry>),
+    last_outcome: u64,
+    last_intent: u64,
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.outcomes.1.is_empty() && self.intents.1.is_empty()
+    }
+    fn bytes(&self) -> usize {
+        self.outcomes.0.bytes() + self.intents.0.bytes()
+    }
+}
+
+struct State {
+    /// Oldest first; the last one still takes entries.
+    gathered: VecDeque<Gathered>,
+    outcomes: u64,
+    intents: u64,
+    /// The log did not take the first batch: it waits a while.
+    pausing: bool,
+    waiters: VecDeque<(u64, Waker)>,
+    scratch: Vec<u8>,
+}
+
+/// One arbiter's way into the lane. Stays on its thread. What was appended goes out, also after it is dropped.
+pub struct LanePort {
+    core: Rc<Core>,
+}
+
+struct Core {
+    lane: Lane,
+    shared: Arc<Shared>,
+    state: RefCell<State>,
+    closing: std::cell::Cell<bool>,
+}
+
+impl LanePort {
+    /// Opens a port on the present arbiter and starts the task that flushes it. The task ends with the port, once
+    /// everything is out.
+    pub fn open(lane: Lane) -> Rc<LanePort> {
+        let core = Rc::new(Core {
+            lane,
+            shared: Arc::new(Shared::default()),
+            state: RefCell::new(State {
+                gathered: VecDeque::from([Gathered::default()]),
+                outcomes: 0,
+                intents: 0,
+                pausing: false,
+                waiters: VecDeque::new(),
+                scratch: Vec::with_capacity(512),
+            }),
+            closing: std::cell::Cell::new(false),
+        });
+        core.lane.shared.ports.lock().push(Arc::downgrade(&core.shared));
+        let flushing = Rc::clone(&core);
+        actix_rt::spawn(async move {
+            while !flushing.is_over() {
+                flushing.shared.wake.notified().await;
+                let pause = flushing.flush();
+                flushing.wake_durable();
+                if let Some(pause) = pause {
+                    tokio::time::sleep(pause).await;
+                    flushing.state.borrow_mut().pausing = false;
+                    flushing.shared.wake.notify_one();
+                }
+            }
+        });
+        Rc::new(LanePort { core })
+    }
+
+    /// The lane behind the port.
+    pub fn lane(&self) -> &Lane {
+        &self.core.lane
+    }
+
+    /// Appends an outcome, position or command. Returns its number, for [`LanePort::folded`] and
+    /// [`LanePort::outcomes_durable`].
+    pub fn outcome(&self, body: Body) -> u64 {
+        self.core.append(body, true)
+    }
+
+    /// Appends an intent. Returns its number, for [`LanePort::durable`].
+    pub fn intent(&self, body: Body) -> u64 {
+        self.core.append(body, false)
+    }
+
+    /// Hands what was gathered to the log now, if nothing is on its way and the lane is not held; else it follows by
+    /// itself.
+    pub fn flush(&self) {
+        if self.core.flush().is_some() {
+            // The flushing task does the waiting.
+            self.core.state.borrow_mut().pausing = false;
+            self.core.shared.wake.notify_one();
+        }
+    }
+
+    /// Waits until the intent of this number is durable, or was refused.
+    pub fn durable(self: &Rc<Self>, number: u64) -> Durable {
+        Durable {
+            port: self.clone(),
+            number,
+            registered: None,
+        }
+    }
+
+    /// The number up to which outcomes are durable *and* folded: look-ups know them.
+    pub fn folded(&self) -> u64 {
+        self.core.shared.folded.load(Ordering::Acquire)
+    }
+
+    /// Number of the last outcome appended.
+    pub fn last_outcome(&self) -> u64 {
+        self.core.state.borrow().outcomes
+    }
+
+    /// Number up to which outcomes are durable.
+    pub fn outcomes_durable(&self) -> u64 {
+        self.core.shared.outcomes.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for LanePort {
+    fn drop(&mut self) {
+        self.core.closing.set(true);
+        // The flushing task sends what is left, and then ends.
+        self.core.flush();
+        self.core.shared.wake.notify_one();
+    }
+}
+
+impl Core {
+    fn is_over(&self) -> bool {
+        let sent = self.state.borrow().gathered.iter().all(Gathered::is_empty);
+        let answered =
+            !self.shared.on_its_way.load(Ordering::Acquire) && self.shared.returned.lock().is_none();
+        self.closing.get() && sent && answered
+    }
+
+    fn append(&self, body: Body, outcome: bool) -> u64 {
+        let entry = Entry {
+            tenure: self.lane.shared.tenure,
+            body,
+        };
+        let now = self.lane.shared.clock.now();
+        self.lane.shared.backlog.fetch_add(1, Ordering::Relaxed);
+        let state = &mut *self.state.borrow_mut();
+        state.scratch.clear();
+        codec::encode(&entry, &mut state.scratch);
+        let full = |g: &Gathered| !g.is_empty() && g.bytes() + state.scratch.len() > BATCH_BYTES;
+        if state.gathered.back().is_none_or(full) {
+            state.gathered.push_back(Gathered::default());
+        }
+        let (number, stream) = match outcome {
+            true => (&mut state.outcomes, 0),
+            false => (&mut state.intents, 1),
+        };
+        *number += 1;
+        let number = *number;
+        if let Some(open) = state.gathered.back_mut() {
+            let first = open.is_empty();
+            let (batch, entries) = match stream {
+                0 => &mut open.outcomes,
+                _ => &mut open.intents,
+            };
+            batch.push(self.lane.shared.partition, now, None, &state.scratch, &[]);
+            entries.push(entry);
+            (open.last_outcome, open.last_intent) = (state.outcomes, state.intents);
+            if first {
+                self.shared.wake.notify_one();
+            }
+        }
+        number
+    }
+
+    /// The next batch to be appended, if its turn has come: what the log gave back stands first again.
+    fn next(&self) -> Result<Option<Gathered>, Duration> {
+        let state = &mut *self.state.borrow_mut();
+        if let Some((entries, pause)) = self.shared.returned.lock().take() {
+            state.gathered.push_front(self.again(entries, &mut state.scratch));
+            state.pausing = true;
+            return Err(pause);
+        }
+        if state.pausing || self.shared.on_its_way.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let next = state.gathered.pop_front().filter(|g| !g.is_empty());
+        if state.gathered.is_empty() {
+            state.gathered.push_back(Gathered::default());
+        }
+        Ok(next)
+    }
+
+    /// Encodes what the log gave back.
+    fn again(&self, entries: Entries, scratch: &mut Vec<u8>) -> Gathered {
+        let now = self.lane.shared.clock.now();
+        let mut out = Gathered {
+            last_outcome: entries.outcomes,
+            last_intent: entries.intents,
+            ..Gathered::default()
+        };
+        let outcomes = entries.entries.len() - entries.asked;
+        for (n, entry) in entries.entries.into_iter().enumerate() {
+            scratch.clear();
+            codec::encode(&entry, scratch);
+            let (batch, held) = match n < outcomes {
+                true => &mut out.outcomes,
+                false => &mut out.intents,
+            };
+            batch.push(self.lane.shared.partition, now, None, scratch, &[]);
+            held.push(entry);
+        }
+        out
+    }
+
+    /// Hands the next batch to the log. `Some`: the log did not take the last one; wait so long, then call again.
+    fn flush(&self) -> Option<Duration> {
+        // Until it is handed over: a hold that begins meanwhile waits, and then knows of it.
+        let held = self.lane.shared.held.read();
+        if *held {
+            return None;
+        }
+        let mut next = match self.next() {
+            Err(pause) => return Some(pause),
+            Ok(None) => return None,
+            Ok(Some(next)) => next,
+        };
+        let lane = &self.lane.shared;
+        if !next.intents.1.is_empty()
+            && let Some(why) = lane.log.refuses()
+        {
+            // Known beforehand: the outcomes need not fail with them.
+            let error = LogError::NoRoom {
+                path: std::path::PathBuf::new(),
+                detail: why,
+            };
+            self.refuse(&mut next, error);
+            if next.is_empty() {
+                self.shared.wake.notify_one();
+                return None;
+            }
+        }
+        let Gathered {
+            outcomes,
+            intents,
+            last_outcome,
+            last_intent,
+        } = next;
+        let asked = intents.1.len();
+        let mut batch = match asked {
+            0 => Batch::from_reserve(),
+            _ => Batch::new(),
+        };
+        batch.join(outcomes.0);
+        batch.join(intents.0);
+        let mut entries = outcomes.1;
+        match entries.is_empty() {
+            true => entries = intents.1,
+            false => entries.extend(intents.1),
+        }
+        let sent = Entries {
+            entries,
+            asked,
+            outcomes: last_outcome,
+            intents: last_intent,
+        };
+        lane.in_log
+            .fetch_add(sent.entries.len() as u64, Ordering::Relaxed);
+        self.shared.on_its_way.store(true, Ordering::Release);
+        let (lane, port) = (self.lane.clone(), self.shared.clone());
+        self.lane.shared.log.append(
+            batch,
+            Box::new(move |result| answered(&lane, &port, sent, result)),
+        );
+        None
+    }
+
+    fn refuse(&self, batch: &mut Gathered, error: LogError) {
+        let intents = std::mem::take(&mut batch.intents).1.len() as u64;
+        self.lane.shared.backlog.fetch_sub(intents, Ordering::Relaxed);
+        let to = batch.last_intent;
+        self.shared.refuse(to + 1 - intents, to, error);
+    }
+
+    fn wake_durable(&self) {
+        let intents = self.shared.intents.load(Ordering::Acquire);
+        let mut state = self.state.borrow_mut();
+        while let Some((number, _)) = state.waiters.front() {
+            if *number > intents {
+                break;
+            }
+            if let Some((_, waker)) = state.waiters.pop_front() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// The log's answer to a batch, on a thread of the log.
+fn answered(lane: &Lane, port: &Arc<Shared>, mut sent: Entries, result: Result<Appended, LogError>) {
+    let lane = &lane.shared;
+    let mut committed = Vec::new();
+    let (mut base, mut durable) = (0, None);
+    match result {
+        Ok(appended) => {
+            base = appended.bases.first().map_or(0, |b| b.1);
+            durable = Some((sent.outcomes, sent.intents));
+            committed = sent.entries;
+        }
+        // A log that failed: nothing may act on it any more.
+        Err(error) if !matches!(error, LogError::Busy { .. } | LogError::NoRoom { .. }) => {
+            return (lane.fatal)(error);
+        }
+        Err(error) => {
+            lane.in_log
+                .fetch_sub(sent.entries.len() as u64, Ordering::Relaxed);
+            let mut pause = BUSY_WAIT;
+            if matches!(error, LogError::NoRoom { .. }) {
+                let asked = std::mem::take(&mut sent.asked);
+                // Without the intents outcomes may use the reserve; once that is gone too, time must pass.
+                pause = if asked > 0 { Duration::ZERO } else { NO_ROOM_WAIT };
+                sent.entries.truncate(sent.entries.len() - asked);
+                lane.backlog.fetch_sub(asked as u64, Ordering::Relaxed);
+                if asked > 0 {
+                    port.refuse(sent.intents + 1 - asked as u64, sent.intents, error);
+                }
+            }
+            if !sent.entries.is_empty() {
+                *port.returned.lock() = Some((sent, pause));
+            }
+        }
+    }
+    let receipt = Receipt {
+        port: port.clone(),
+        outcomes: durable.map_or_else(|| port.outcomes.load(Ordering::Acquire), |d| d.0),
+    };
+    // The receiver is gone only when the process ends.
+    let _ = lane.feed.send(Committed {
+        base,
+        entries: committed,
+        receipt,
+    });
+    if let Some((outcomes, intents)) = durable {
+        port.outcomes.store(outcomes, Ordering::Release);
+        port.intents.store(intents, Ordering::Release);
+    }
+    port.on_its_way.store(false, Ordering::Release);
+    port.wake.notify_one();
+}
+
+/// See [`LanePort::durable`].
+pub struct Durable {
+    port: Rc<LanePort>,
+    number: u64,
+    registered: Option<Waker>,
+}
+
+impl Future for Durable {
+    type Output = Result<(), LaneError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let shared = &self.port.core.shared;
+        if shared.intents.load(Ordering::Acquire) >= self.number {
+            let number = self.number;
+            let refused = shared.refused.lock();
+            let error = refused
+                .iter()
+                .find(|r| r.from <= number && number <= r.to)
+                .map(|r| r.error.clone());
+            return Poll::Ready(error.map_or(Ok(()), Err));
+        }
+        // Being woken is a hint to look again: registering twice costs one wake, never a lost one.
+        if !self.registered.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            self.port
+                .core
+                .state
+                .borrow_mut()
+                .waiters
+                .push_back((self.number, cx.waker().clone()));
+            self.registered = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
