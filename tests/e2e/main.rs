@@ -10,3 +10,4 @@ mod limits;
 mod partners;
 mod secrets;
 mod stop;
+mod upkeep;
