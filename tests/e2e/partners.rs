@@ -253,6 +253,40 @@ fn refused_credentials_pause_the_partner_and_burn_no_message() {
 }
 
 #[test]
+fn a_changed_secret_resumes_a_partner_that_refused_the_old_one() {
+    let mock = partner(behaviour(&faults!["401"]));
+    let secret = "headers = { authorization = \"Bearer {{ secret('token') }}\" }";
+    let rig = Rig::new(&config(
+        &mock,
+        &format!("{QUICK}{secret}"),
+        "[secrets]\ntoken = { file = \"token\" }",
+    ));
+    std::fs::write(rig.path("token"), "old").expect("written");
+    rig.import("t", lines(0..100, 20));
+    let mut node = rig.start(&[]);
+    node.until("the old one is refused", || {
+        counts(&mock).statuses.contains_key(&401)
+    });
+    mock.control("partner", &serde_json::json!({"faults": []}))
+        .expect("it takes the new one");
+    std::fs::write(rig.path("token"), "new").expect("written");
+    node.until("all is delivered", || counts(&mock).applied == 100);
+    let seen = counts(&mock);
+    // Without the change the next probe comes after a minute.
+    assert!(seen.longest_gap_ms < 55_000.0, "{}", seen.longest_gap_ms);
+    assert_eq!(seen.order_violations, 0);
+    node.signal(rustix::process::Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.said());
+    let drained = rig.drain();
+    assert_eq!(
+        (drained.counts(), drained.code),
+        ((100, 0, 0), Some(0)),
+        "{}",
+        drained.said
+    );
+}
+
+#[test]
 fn a_huge_answer_is_read_to_a_bound() {
     let Run { drained, seen, .. } = run(&faults!["huge:20000000"], "", 20);
     assert_eq!(drained.counts(), (20, 0, 0), "{}", drained.said);
