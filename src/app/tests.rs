@@ -99,7 +99,7 @@ impl World {
     /// Each message reached the partner at most once and in the order of its key, and none is lost.
     fn check(&self, summary: Summary) {
         let seen = self.mock.report().partners.remove(0);
-        assert!(!summary.timed_out, "{summary:?}");
+        assert_eq!(summary.ended, Ended::Drained, "{summary:?}");
         assert_eq!(summary.delivered + summary.parked, MESSAGES, "{summary:?}");
         assert_eq!(summary.dead, 0);
         assert!(seen.ids_applied >= summary.delivered);
