@@ -111,10 +111,16 @@ async fn send<S: Sink>(
         };
         let wanted = clock.now();
         let Some(permit) = partner.gate.enter(route.queue, draws.clone()).await else {
-            // The node stops: the next life takes it up.
-            return After::Again(Time::NEVER);
+            // The node stops: the partition hands nothing out any more, and the next life takes it up. Not a later
+            // time: what waits for long is copied into the ledger with it.
+            return After::Again(clock.now());
         };
         let granted = clock.now();
+        if route.flood.borrow().stopped().is_some() {
+            // The flood guard stopped the route meanwhile: it goes on when the route does.
+            drop(permit);
+            return After::Again(granted);
+        }
         partner.metrics.limiter_wait.record(granted.since(wanted));
         if granted > item.resend_until {
             drop(permit);

@@ -11,4 +11,4 @@ mod run;
 pub use offline::{Offline, OfflineError};
 pub use open::{OpenError, Opened, open, open_log};
 pub use plan::rules as route_rules;
-pub use run::{NodeParts, RunError, RunOptions, Summary, run};
+pub use run::{Ended, NodeParts, RunError, RunOptions, Summary, run};

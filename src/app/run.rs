@@ -75,8 +75,20 @@ pub struct Summary {
     pub dead: u64,
     /// Messages parked now.
     pub parked: u64,
+    /// Why it ended.
+    pub ended: Ended,
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing waited any more.
+    #[default]
+    Drained,
     /// The time ran out before everything was drained.
-    pub timed_out: bool,
+    TimedOut,
+    /// It was told to stop, by SIGTERM or SIGINT.
+    Told,
 }
 
 /// What a node is made of.
@@ -91,6 +103,10 @@ pub struct NodeParts {
     pub logging: Option<Logging>,
 }
 
+/// How long a start waits for another process to let go of the folder: commands on it take a fraction of that.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So often it is looked whether the folder is free.
+const LOCKED_EVERY: Duration = Duration::from_millis(20);
 /// Whether nothing waits is asked so often.
 const IDLE_EVERY: Duration = Duration::from_millis(20);
 /// So often it is looked for new topics that a pattern matches.
@@ -107,9 +123,23 @@ pub fn run(parts: NodeParts, options: RunOptions) -> Result<Summary, RunError> {
     // Each request holds a descriptor; the configuration's check compares the bound with what can be had.
     let _ = raise_open_files();
     let secrets = Secrets::load(&parts.secrets).map_err(RunError::Secrets)?;
-    let opened = open(&parts.config, clock)?;
+    let opened = open_patiently(&parts.config, clock)?;
     tracing::info!(event = "restored", report = ?opened.report, "the ledger is restored");
     System::new().block_on(Node::new(parts, clock, secrets, opened).run(options))
+}
+
+/// Opens the folder; waits a little while another process has it. A command on the folder of a stopped node holds
+/// it for a moment, and must not keep the node from starting.
+fn open_patiently(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match open(config, clock) {
+            Err(OpenError::Log(LogError::Locked { .. })) if Instant::now() < until => {
+                std::thread::sleep(LOCKED_EVERY);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 struct Node {
@@ -235,18 +265,15 @@ impl Node {
         hooks.keep_beating();
         hooks.enter(Phase::Running);
 
-        let mut timed_out = false;
         let deadline = options.timeout.map(|t| Instant::now() + t);
         let (mut stop, mut done) = (pin!(told_to_stop()), pin!(drained(&hooks.topics, deadline)));
         let mut look = tokio::time::interval(TOPICS_EVERY);
-        let failure = loop {
+        let ended = loop {
             tokio::select! {
-                reason = fatal_reason.recv() => break reason,
-                () = &mut stop => break None,
-                out_of_time = &mut done, if options.until_drained => {
-                    timed_out = out_of_time;
-                    break None;
-                }
+                // Nothing may act on what is not durable: no drain, no checkpoint.
+                Some(reason) = fatal_reason.recv() => return Err(RunError::Fatal(reason)),
+                () = &mut stop => break Ended::Told,
+                ended = &mut done, if options.until_drained => break ended,
                 _ = look.tick() => match self.plan_topics(&homes, &main, &hooks, &mut queue) {
                     Ok(new) => for (name, plans) in new {
                         tracing::info!(event = "topic_found", topic = name, "a new topic matches a pattern");
@@ -258,12 +285,9 @@ impl Node {
             }
         };
         hooks.enter(Phase::Draining);
-        if let Some(reason) = failure {
-            // Nothing may act on what is not durable: no drain, no checkpoint.
-            return Err(RunError::Fatal(reason));
-        }
         tracing::info!(
             event = "draining",
+            why = ?ended,
             "no new attempts; waiting for requests in flight"
         );
         supervisor.do_send(Stopping);
@@ -284,7 +308,7 @@ impl Node {
         self.settle(&lane).await;
         keeper.checkpoint()?;
         log.close()?;
-        Ok(self.summary(timed_out))
+        Ok(self.summary(ended))
     }
 
     fn hooks(&self, arbiters: &[Arbiter], homes: &Homes, memory: Option<&MemoryShare>) -> Arc<NodeHooks> {
@@ -522,11 +546,11 @@ impl Node {
         }
     }
 
-    fn summary(&self, timed_out: bool) -> Summary {
+    fn summary(&self, ended: Ended) -> Summary {
         use crate::core::ledger::fold::MessageState;
         self.opened.keeper.with_state(|state| {
             let mut summary = Summary {
-                timed_out,
+                ended,
                 ..Summary::default()
             };
             for partition in state.partitions.values() {
@@ -545,8 +569,8 @@ impl Node {
     }
 }
 
-/// Returns when nothing waits (false), or the time is over (true).
-async fn drained(topics: &Topics, deadline: Option<Instant>) -> bool {
+/// Returns when nothing waits, or the time is over.
+async fn drained(topics: &Topics, deadline: Option<Instant>) -> Ended {
     loop {
         tokio::time::sleep(IDLE_EVERY).await;
         let all: Vec<_> = topics.lock().values().cloned().collect();
@@ -555,10 +579,10 @@ async fn drained(topics: &Topics, deadline: Option<Instant>) -> bool {
             idle &= topic.send(IsTopicIdle).await.unwrap_or(false);
         }
         if idle {
-            return false;
+            return Ended::Drained;
         }
         if deadline.is_some_and(|d| Instant::now() >= d) {
-            return true;
+            return Ended::TimedOut;
         }
     }
 }

@@ -37,20 +37,21 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     };
     let summary = app::run(parts, options).map_err(|e| CliError::failed("the node failed").caused_by(e))?;
     if args.until_drained {
+        let word = match summary.ended {
+            app::Ended::Drained => "drained",
+            app::Ended::TimedOut => "timed out",
+            app::Ended::Told => "stopped before everything was drained",
+        };
         eprintln!(
-            "{}: {} delivered, {} dead, {} parked",
-            if summary.timed_out { "timed out" } else { "drained" },
-            summary.delivered,
-            summary.dead,
-            summary.parked
+            "{word}: {} delivered, {} dead, {} parked",
+            summary.delivered, summary.dead, summary.parked
         );
     }
-    Ok(match summary {
-        app::Summary { timed_out: true, .. } => Exit::TimedOut,
-        app::Summary {
-            dead: 0, parked: 0, ..
-        } => Exit::Done,
-        _ if args.until_drained => Exit::Incomplete,
-        _ => Exit::Done,
+    Ok(match summary.ended {
+        app::Ended::TimedOut => Exit::TimedOut,
+        // Whoever runs a batch must not take a stop for its end.
+        app::Ended::Told if args.until_drained => Exit::Failed,
+        app::Ended::Drained if summary.dead + summary.parked > 0 => Exit::Incomplete,
+        app::Ended::Told | app::Ended::Drained => Exit::Done,
     })
 }

@@ -4,9 +4,8 @@ use serde_json::Value;
 use sluicegate::mock::{Behaviour, Field, Mock, MockHandle, MockOptions, PartnerReport};
 use std::fmt::Write as _;
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -63,12 +62,23 @@ impl Rig {
 
     /// Writes another configuration.
     pub fn configure(&self, config: &str) {
-        let mut text = format!("[listen]\nadmin = \"127.0.0.1:{}\"\n", free_port());
+        self.configure_with(&format!("\n{config}"));
+    }
+
+    /// The same, for one that begins within the section `[listen]`. Returns the admin address.
+    pub fn configure_with(&self, config: &str) -> String {
+        let admin = format!("127.0.0.1:{}", free_port());
+        let mut text = format!("[listen]\nadmin = \"{admin}\"\n{config}");
         if !config.contains("[log]") {
             text.push_str("[log]\nsegment = \"8MiB\"\n");
         }
-        text.push_str(config);
         std::fs::write(self.path("actors.toml"), text).expect("the configuration is written");
+        admin
+    }
+
+    /// Sets a variable for the processes to come.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     /// A path in the folder.
@@ -76,24 +86,33 @@ impl Rig {
         self.dir.path().join(name)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// Runs a command to its end.
+    pub fn call(&self, args: &[&str]) -> Output {
+        let (child, said) = self.spawn(args);
+        let mut running = Node { child, said };
+        let status = running.status();
+        let read = |end: &str| std::fs::read(running.said.with_extension(end)).expect("what it said");
+        Output {
+            status,
+            stdout: read("out"),
+            stderr: read("err"),
+        }
+    }
+
+    /// Starts a process; what it says goes into files, and is searched for secrets in the end.
+    fn spawn(&self, args: &[&str]) -> (Child, PathBuf) {
+        let number = self.lives.fetch_add(1, Ordering::Relaxed);
+        let said = self.path(&format!("said/{number}.err"));
+        let out = std::fs::File::create(said.with_extension("out")).expect("a file");
+        let err = std::fs::File::create(&said).expect("a file");
         let mut command = Command::new(BINARY);
         command
             .current_dir(self.dir.path())
             .args(args)
             .stdin(Stdio::null());
         command.envs(self.env.iter().map(|(n, v)| (n, v)));
-        command
-    }
-
-    /// Runs a command to its end.
-    pub fn call(&self, args: &[&str]) -> Output {
-        let output = self.command(args).output().expect("the command runs");
-        let number = self.lives.fetch_add(1, Ordering::Relaxed);
-        // Kept with the rest of what was said, so that it is searched for secrets too.
-        std::fs::write(self.path(&format!("said/{number}.out")), &output.stdout).expect("noted");
-        std::fs::write(self.path(&format!("said/{number}.err")), &output.stderr).expect("noted");
-        output
+        let child = command.stdout(out).stderr(err).spawn().expect("a process");
+        (child, said)
     }
 
     /// Runs a command that must succeed; what it printed.
@@ -123,12 +142,7 @@ impl Rig {
 
     /// Starts a node.
     pub fn start(&self, args: &[&str]) -> Node {
-        let number = self.lives.fetch_add(1, Ordering::Relaxed);
-        let said = self.path(&format!("said/{number}.err"));
-        let out = std::fs::File::create(self.path(&format!("said/{number}.out"))).expect("a file");
-        let err = std::fs::File::create(&said).expect("a file");
-        let mut run = self.command(&["run"]);
-        let child = run.args(args).stdout(out).stderr(err).spawn().expect("a node");
+        let (child, said) = self.spawn(&[&["run"], args].concat());
         Node { child, said }
     }
 
@@ -158,7 +172,7 @@ pub fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// One life of the node. Killed when dropped.
+/// One life of the node, or another process. Killed when dropped.
 pub struct Node {
     child: Child,
     said: PathBuf,
@@ -208,6 +222,14 @@ impl Node {
         }
     }
 
+    /// Waits until it can be asked: before, a command would open the folder itself.
+    pub fn wait_for_admin(&mut self) {
+        let said = self.said.clone();
+        self.until("the admin port", || {
+            std::fs::read_to_string(&said).is_ok_and(|said| said.contains("admin_port"))
+        });
+    }
+
     /// Waits until the condition holds, as long as the node runs.
     pub fn until(&mut self, what: &str, mut holds: impl FnMut() -> bool) {
         let patience = Instant::now() + PATIENCE;
@@ -228,20 +250,16 @@ impl Node {
 
     /// Waits for its end: the exit code, none after a signal.
     pub fn end(&mut self) -> Option<i32> {
+        self.status().code()
+    }
+
+    fn status(&mut self) -> ExitStatus {
         let patience = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("its state") {
-                assert!(
-                    status.core_dumped() || status.code().is_some() || status.signal().is_some(),
-                    "{status}"
-                );
-                return status.code();
+                return status;
             }
-            assert!(
-                Instant::now() < patience,
-                "the node does not end: {}",
-                self.said()
-            );
+            assert!(Instant::now() < patience, "it does not end: {}", self.said());
             std::thread::sleep(Duration::from_millis(1));
         }
     }

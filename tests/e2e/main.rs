@@ -4,7 +4,10 @@
 //! `SLUICEGATE_KILLS` make the kill suites as large as wanted.
 
 mod common;
+mod input;
 mod kills;
 mod limits;
 mod partners;
+mod secrets;
 mod stop;
+mod upkeep;

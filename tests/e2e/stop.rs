@@ -37,6 +37,25 @@ fn sigterm_waits_for_what_is_in_flight_and_leaves_no_doubt() {
 }
 
 #[test]
+fn a_batch_that_is_told_to_stop_does_not_say_that_it_is_done() {
+    let mock = partner(slow());
+    let rig = Rig::new(&config(&mock, "concurrency = 8", ""));
+    rig.import("t", lines(0..200, 20));
+    let mut node = rig.start(&["--until-drained"]);
+    node.until("some requests", || counts(&mock).requests >= 20);
+    node.signal(Signal::TERM);
+    let stopped = node.drained();
+    assert_eq!(
+        (stopped.code, stopped.dead, stopped.parked),
+        (Some(1), 0, 0),
+        "{}",
+        stopped.said
+    );
+    assert_eq!(stopped.delivered, counts(&mock).requests, "{}", stopped.said);
+    assert!(!stopped.said.contains("\ndrained: "), "{}", stopped.said);
+}
+
+#[test]
 fn a_stop_does_not_wait_for_those_who_wait_for_a_slot() {
     // Ten keys, and a partner that wants to be left alone for an hour.
     let later = serde_json::json!({"faults": ["429"], "retry_after": "1h"});
@@ -109,4 +128,20 @@ fn a_second_signal_ends_it_at_once() {
         .expect("it answers again");
     let drained = rig.drain();
     assert_eq!(drained.counts(), (92, 0, 8), "{}", drained.said);
+}
+
+#[test]
+fn a_command_on_the_folder_does_not_keep_a_node_from_starting() {
+    let mock = partner(Behaviour::default());
+    let rig = Rig::new(&config(&mock, "", ""));
+    rig.import("t", lines(0..50, 10));
+    let folder = rig.path("data/log");
+    let command = sluicegate::log::embedded::EmbeddedLog::open(&folder, Default::default())
+        .expect("the folder is free");
+    let mut node = rig.start(&["--until-drained"]);
+    // Longer than it takes to start, and to find the folder taken.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(node.is_running());
+    drop(command);
+    assert_eq!(node.drained().counts(), (50, 0, 0));
 }

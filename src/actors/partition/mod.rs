@@ -285,7 +285,7 @@ impl<S: Sink> PartitionActor<S> {
         };
         tracing::error!(
             event = "route_stopped", topic = %route.topic, partner = %route.partner.name, dead = stop.dead,
-            "too many dead letters in a row: the route stands until `sluicegate partners resume`"
+            "too many dead letters in a row: the route stands until `sluicegate partners resume --topic`"
         );
         route.partner.port.outcome(Body::Command(Command {
             offset: 0,

@@ -591,6 +591,8 @@ async fn what_waits_long_holds_no_position_and_keeps_its_order_over_a_restart() 
 #[actix_rt::test]
 async fn finished_ranges_are_not_read_again() {
     let mut world = World::new();
+    // It holds the position for as long as this test lasts.
+    world.waiting_after = Duration::from_secs(86_400);
     world.append(keyed(1_000));
     let mut patient = partner();
     patient.retry.first = Duration::from_secs(3_600);

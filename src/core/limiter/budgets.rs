@@ -154,11 +154,11 @@ impl BudgetTable {
         valid
     }
 
-    /// A slot with these draws was not met in time: see [`Limiter::missed`].
-    pub fn missed(&mut self, draws: &[BudgetDraw]) {
+    /// The slot at this time with these draws was not met: see [`Limiter::missed`].
+    pub fn missed(&mut self, draws: &[BudgetDraw], slot: Time) {
         for draw in draws {
             if let Some(limiter) = self.limiters.get_mut(&draw.budget) {
-                limiter.missed();
+                limiter.missed(draw.by, slot);
             }
         }
     }

@@ -106,6 +106,14 @@ impl CalendarQuota {
         self.used += 1;
     }
 
+    /// A slot that was taken was not used.
+    pub(super) fn give_back(&mut self, slot: Time, wall_offset: i64) {
+        let at = wall(slot, wall_offset);
+        if at >= self.start && at < self.end {
+            self.used = self.used.saturating_sub(1);
+        }
+    }
+
     /// Adds what was used before this value began to count. `older` is rising: (from, until, starts).
     pub(super) fn add_older(&mut self, older: &[(Time, Time, u64)], wall_offset: i64) {
         for &(from, until, starts) in older {

@@ -235,10 +235,18 @@ impl Limiter {
 
     /// A slot was not met in time: the next ones are set further apart, up to nearly even spacing, and closer
     /// again by and by. A missed slot is spent, and where all slots of a second lie in its first 50 ms a thread
-    /// that misses some misses as many in each second.
-    pub fn missed(&mut self) {
+    /// that misses some misses as many in each second. A quota gets it back, for there is no second chance before
+    /// its span ends, and the partner has seen no request.
+    pub fn missed(&mut self, by: u64, slot: Time) {
         self.taken_since_miss = 0;
         self.gap = (self.gap * 2).min(self.widest_gap).max(self.least_gap);
+        if self.quotas.is_empty() {
+            return;
+        }
+        let offset = self.wall_offset;
+        for quota in &mut self.instance(by, slot).quotas {
+            quota.give_back(slot, offset);
+        }
     }
 
     /// Counts what the ledger knows of starts before this value began to count: after a restart (no fresh burst),

@@ -114,7 +114,7 @@ fn holds(
                 limiter = Limiter::try_new(&config(factor), now).unwrap();
                 limiter.restore(0, &folded(&slots), now);
             }
-            6..9 => limiter.missed(),
+            6..9 => limiter.missed(0, now),
             9..12 if changes => {
                 factor = 3 - factor;
                 let changed = limiter.set_rates(&config(factor), now).unwrap();
@@ -248,10 +248,10 @@ fn missed_slots_move_the_next_ones_apart_and_that_passes() {
     };
     let close = span_of_100(&mut limiter, START);
     assert_eq!(close, Duration::from_micros(99 * 50));
-    (0..3).for_each(|_| limiter.missed());
+    (0..3).for_each(|_| limiter.missed(0, START));
     let apart = span_of_100(&mut limiter, START.plus(ms(5_000)));
     assert_eq!(apart, close * 8);
-    (0..30).for_each(|_| limiter.missed());
+    (0..30).for_each(|_| limiter.missed(0, START));
     let slots = saturate(&mut limiter, 0, START.plus(ms(10_000)), ms(10_000));
     assert!(slots.len() >= 9_850, "even so the rate is used: {}", slots.len());
     saturate(&mut limiter, 0, START.plus(ms(20_000)), ms(60_000));
@@ -365,6 +365,37 @@ fn quota(count: u64, unit: CalendarUnit, zone: &str, now: Time) -> Limiter {
         now,
     )
     .unwrap()
+}
+
+#[test]
+fn a_missed_slot_of_a_quota_is_given_back() {
+    // Noon of 1 July 2025 in London.
+    let noon = Time::from_millis(1_751_367_600_000);
+    let mut day = quota(3, CalendarUnit::Day, "Europe/London", noon);
+    let today = |limiter: &mut Limiter| {
+        let slot = limiter.earliest(0, noon);
+        let is_today = slot.since(noon) < ms(1_000);
+        if is_today {
+            limiter.take(0, slot);
+        }
+        is_today.then_some(slot)
+    };
+    let slots: Vec<_> = (0..3).filter_map(|_| today(&mut day)).collect();
+    assert_eq!((slots.len(), today(&mut day)), (3, None));
+    day.missed(0, slots[1]);
+    assert!(today(&mut day).is_some());
+    assert_eq!(today(&mut day), None, "given back once");
+    // One of a span that is over gives the present one nothing.
+    let tomorrow = noon.plus(ms(24 * 3_600_000));
+    let slot = day.earliest(0, tomorrow);
+    day.take(0, slot);
+    (0..5).for_each(|_| day.missed(0, slots[0]));
+    for _ in 0..2 {
+        let slot = day.earliest(0, tomorrow);
+        assert!(slot.since(tomorrow) < ms(1_000));
+        day.take(0, slot);
+    }
+    assert!(day.earliest(0, tomorrow).since(tomorrow) > ms(3_600_000));
 }
 
 #[test]

@@ -380,7 +380,7 @@ impl Turnstile {
 
     /// A slot was not met in time: it is spent, its place is free, and the next slots are set further apart.
     pub fn missed(&mut self, slot: &Slot, now: Time, budgets: &mut BudgetTable) {
-        budgets.missed(&slot.draws);
+        budgets.missed(&slot.draws, slot.at);
         self.finish(slot, AttemptResult::NotMade, now, 0);
     }
 

@@ -109,10 +109,10 @@ pub struct DutyRules {
     pub trim_least: u64,
 }
 
-/// How often payloads, buckets and the lane's start are looked at.
+/// How often payloads, buckets and the lane's start are looked at, unless buckets are shorter than usual.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Trimming fewer entries than these would cost more in positions than it frees: some 5 MB.
-const TRIM_LEAST: u64 = 50_000;
+/// Trimming fewer entries than these would cost more in positions than it frees: some 800 KB.
+const TRIM_LEAST: u64 = 10_000;
 /// Samples that a retention may span: the fold keeps twice as many of a partition.
 const SAMPLES: u32 = 350;
 
@@ -128,7 +128,7 @@ impl DutyRules {
             bucket: config.dedup.bucket,
             retention: longest.unwrap_or_default().max(config.dedup.retention),
             position_every: config.ledger.position_every,
-            look_every: LOOK_EVERY,
+            look_every: LOOK_EVERY.min(config.dedup.bucket / 4),
             trim_least: TRIM_LEAST,
         }
     }

@@ -1,0 +1,77 @@
+//! What a node does so that nothing grows for ever, seen from the outside (I1, I2, I6): records leave the topic, the
+//! ledger is trimmed, IDs are forgotten after their retention; and what is dead or waits is still sent as it was.
+
+use super::common::*;
+use sluicegate::log::Log;
+use sluicegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use sluicegate::mock::Behaviour;
+use std::time::{Duration, Instant};
+
+const MESSAGES: u64 = 6_000;
+
+/// First offsets: of the ledger, and of the topic's partitions.
+fn begins(rig: &Rig) -> (u64, Vec<u64>) {
+    let options = EmbeddedOptions {
+        segment_bytes: 8 << 20,
+        ..EmbeddedOptions::default()
+    };
+    let log = EmbeddedLog::open(&rig.path("data/log"), options).expect("the log of a dead node");
+    let first = |topic: &str| {
+        let partitions = log.topic(topic).expect("the topic").partitions;
+        let bounds = partitions.into_iter().map(|p| log.bounds(p).expect("its bounds"));
+        bounds.map(|b| (b.first, b.next)).collect::<Vec<_>>()
+    };
+    let kept = first("t").into_iter().map(|(first, next)| next - first);
+    (first("__ledger")[0].0, kept.collect())
+}
+
+#[test]
+fn what_is_kept_outlives_its_record_and_all_else_goes() {
+    let stuck = serde_json::json!({"rules": ["key=u3 422", "key=u5 429"], "retry_after": "none"});
+    let behaviour = Behaviour::default().changed(&stuck).expect("a behaviour");
+    let mock = partner(behaviour);
+    let policy = "concurrency = 16\ndoubt = \"resend\"\nretry = { first = \"5ms\", longest = \"50ms\", give_up_after = \"2s\" }";
+    let rest = "retention = \"1s\"\n\
+         [dedup]\nretention = \"2s\"\nbucket = \"1s\"\n\
+         [ledger]\nwaiting_after = \"300ms\"\nposition_every = \"50ms\"\ncheckpoint_every = \"200ms\"\npayload_retention = \"1m\"";
+    let rig = Rig::new(&config(&mock, policy, rest));
+    rig.import("t", lines(0..MESSAGES, 20));
+
+    // Killed, looked at, and started again until everything is gone that may go.
+    let patience = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut node = rig.start(&[]);
+        node.until("all other keys are done", || {
+            counts(&mock).ids_applied >= MESSAGES / 20 * 18
+        });
+        let said = || {
+            rig.all_said()
+                .into_iter()
+                .any(|(_, text)| String::from_utf8_lossy(&text).contains("ledger_trimmed"))
+        };
+        node.until("the ledger is trimmed", said);
+        std::thread::sleep(Duration::from_millis(500));
+        node.kill();
+        let (ledger, kept) = begins(&rig);
+        assert!(ledger > 0);
+        if kept.iter().all(|records| *records == 0) {
+            break;
+        }
+        assert!(Instant::now() < patience, "the topic still keeps {kept:?}");
+    }
+    let rows = rig.list(&["dead", "list", "--limit", "1000"]);
+    // Those of one key, and whoever of the other one was tried for too long.
+    assert!(rows.len() as u64 >= MESSAGES / 20, "{} dead", rows.len());
+    assert!(rows.iter().all(|row| row["replayable"] == true));
+
+    // Long after its record is gone each of them arrives, once, as it was.
+    mock.control("partner", &serde_json::json!({"rules": []}))
+        .expect("all answer again");
+    rig.ok(&["dead", "replay", "--all", "--because", "mended"]);
+    let drained = rig.drain();
+    assert_eq!(drained.counts().1, 0, "{}", drained.said);
+    let seen = counts(&mock);
+    assert_eq!((seen.ids_applied, seen.applied), (MESSAGES, MESSAGES), "{seen:?}");
+    // A later round goes at its own time, but never beside another message of its key.
+    assert_eq!((seen.overlaps, seen.requests_after_applied), (0, 0), "{seen:?}");
+}
