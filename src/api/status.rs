@@ -190,6 +190,8 @@ pub struct LedgerStatus {
     pub tenure: u64,
     /// Entries behind the last checkpoint.
     pub since_checkpoint: u64,
+    /// Payloads of kept messages given up by retention or the size cap since the node started.
+    pub payloads_dropped: u64,
 }
 
 /// The dedup store.

@@ -186,6 +186,7 @@ impl Inner {
         node.started = Some(self.started.to_string());
         node.uptime_s = self.began.elapsed().as_secs_f64();
         status.ledger.since_checkpoint = self.parts.keeper.since_checkpoint();
+        status.ledger.payloads_dropped = self.parts.keeper.dropped();
         let log = self.parts.log.stats();
         status.log.commits = log.commits;
         status.log.bytes = log.bytes;

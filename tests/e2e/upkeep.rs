@@ -75,3 +75,37 @@ fn what_is_kept_outlives_its_record_and_all_else_goes() {
     // A later round goes at its own time, but never beside another message of its key.
     assert_eq!((seen.overlaps, seen.requests_after_applied), (0, 0), "{seen:?}");
 }
+
+/// A measurement: how long after a kill the next message arrives, with a million finished records above a position
+/// that one key holds back. `SLUICEGATE_MESSAGES` sets how many.
+#[test]
+#[ignore = "a measurement: use an optimised build"]
+fn restart_above_a_held_position() {
+    let messages = setting("SLUICEGATE_MESSAGES", 1_000_000);
+    let stuck = serde_json::json!({"rules": ["key=u7 429"], "retry_after": "none"});
+    let mock = partner(Behaviour::default().changed(&stuck).expect("a behaviour"));
+    let policy = "concurrency = 64\nretry = { first = \"1h\", longest = \"1h\" }";
+    let rig = Rig::new(&config(
+        &mock,
+        policy,
+        "partitions = 1\n[ledger]\nwaiting_after = \"2h\"",
+    ));
+    rig.import("t", lines(0..messages, 10_000));
+    let held = messages / 10_000;
+    let mut node = rig.start(&[]);
+    let began = Instant::now();
+    node.until("all other keys are done", || {
+        counts(&mock).ids_applied >= messages - held
+    });
+    let took = began.elapsed().as_secs_f64();
+    node.kill();
+    rig.import("t", "{\"id\":\"next\",\"user\":\"new\",\"seq\":1}\n");
+    let began = Instant::now();
+    let mut node = rig.start(&[]);
+    node.until("the next one", || counts(&mock).ids_applied > messages - held);
+    println!(
+        "{messages} messages in {took:.1} s; {held} held; next delivery {:.3} s after the start",
+        began.elapsed().as_secs_f64()
+    );
+    node.kill();
+}

@@ -128,6 +128,7 @@ impl Desk {
                 next: standing.next,
                 tenure: standing.tenure,
                 since_checkpoint: 0,
+                payloads_dropped: 0,
             },
             store: StoreStatus {
                 ids: stats.ids,

@@ -244,6 +244,7 @@ struct ReadAtScrape {
     log_bytes: Counter,
     log_disk: Gauge,
     ledger_records: Gauge,
+    payloads_dropped: Counter,
     store_ids: Gauge,
     store_disk: Gauge,
     store_memory: Gauge,
@@ -495,6 +496,10 @@ impl ReadAtScrape {
                 "bytes of the log's segments on disk",
             ),
             ledger_records: b.gauge("ledger_records", None, "entries of the ledger not trimmed yet"),
+            payloads_dropped: b.counter(
+                "payloads_dropped",
+                "payloads of kept messages given up by retention or the size cap",
+            ),
             store_ids: b.gauge("store_ids", None, "IDs in the dedup store"),
             store_disk: b.gauge(
                 "store_disk",
@@ -559,6 +564,9 @@ impl ReadAtScrape {
         self.log_bytes.inner().store(status.log.bytes, Relaxed);
         self.log_disk.set(status.log.disk_bytes as f64);
         self.ledger_records.set(status.ledger.entries as f64);
+        self.payloads_dropped
+            .inner()
+            .store(status.ledger.payloads_dropped, Relaxed);
         self.store_ids.set(status.store.ids as f64);
         self.store_disk.set(status.store.disk_bytes as f64);
         self.store_memory.set(status.store.memory_bytes as f64);

@@ -47,7 +47,6 @@ mod model;
 mod tests;
 
 pub use used::UsedSlots;
-pub use view::HeldPayload;
 
 use super::codec::{REASON_MAX, WORDS_MAX, cut};
 use super::entry::*;

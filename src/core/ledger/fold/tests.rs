@@ -325,13 +325,22 @@ fn a_dropped_payload_is_gone_and_the_id_remembered() {
 }
 
 #[test]
-fn payloads_are_listed_oldest_first() {
+fn payloads_that_are_kept_are_listed() {
     let mut lane = Lane::new();
     for n in [4, 2, 3] {
         lane.outcome(n, 1, 1, OutcomeKind::Dead(kept("x")));
     }
-    let ids: Vec<_> = lane.state.payloads_by_age().iter().map(|h| h.id).collect();
-    assert_eq!(ids, [id(4), id(2), id(3)]);
+    let listed = |lane: &Lane| {
+        let mut held = crate::core::ledger::retention::payloads(&lane.state);
+        held.sort_by_key(|p| p.ledger);
+        held.iter()
+            .map(|p| (p.id, p.bytes, p.dropped))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        listed(&lane),
+        [(id(4), 1, false), (id(2), 1, false), (id(3), 1, false)]
+    );
 }
 
 #[test]

@@ -2,21 +2,6 @@
 
 use super::*;
 
-/// A payload held by the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldPayload {
-    /// When its message came into its present state.
-    pub since: Time,
-    /// Route and partition.
-    pub at: RoutePartition,
-    /// Which message.
-    pub id: MessageId,
-    /// Offset of the ledger entry that holds it.
-    pub ledger: Offset,
-    /// Its bytes.
-    pub bytes: u32,
-}
-
 impl LaneState {
     /// Messages with an attempt that is, or may be, on the wire. Goes over all messages.
     pub fn open_intents(&self) -> impl Iterator<Item = (RoutePartition, MessageId, &Message)> {
@@ -49,25 +34,6 @@ impl LaneState {
             .filter_map(|(_, _, m)| m.payload)
             .map(|(_, bytes)| u64::from(bytes))
             .sum()
-    }
-
-    /// The payloads that live in the ledger, those longest in their state first: the order in which retention and
-    /// a size cap end them. Goes over all messages.
-    pub fn payloads_by_age(&self) -> Vec<HeldPayload> {
-        let mut held: Vec<HeldPayload> = self
-            .messages()
-            .filter_map(|(at, id, m)| {
-                m.payload.map(|(ledger, bytes)| HeldPayload {
-                    since: m.since,
-                    at,
-                    id,
-                    ledger,
-                    bytes,
-                })
-            })
-            .collect();
-        held.sort_unstable_by_key(|h| (h.since, h.ledger, h.id));
-        held
     }
 }
 
