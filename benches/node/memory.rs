@@ -64,7 +64,7 @@ fn waiting(bench: &Bench, size: usize, name: &str) -> Result<Vec<Row>, Failed> {
             peak <= BOUND_MIB + 150.0,
         ),
         Row::beside(
-            format!("CPU in those {} s", span.as_secs()),
+            format!("CPU in those {} s, {name}", span.as_secs()),
             format!("{cpu:.1} s"),
             "opening, reading to the bound, then waiting",
         ),

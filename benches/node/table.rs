@@ -9,6 +9,8 @@ pub enum Verdict {
     Pass,
     /// Not.
     Short,
+    /// The measuring was not exact enough to say.
+    Unclear,
     /// There is none: the figure stands beside another one.
     Beside,
 }
@@ -41,6 +43,14 @@ impl Row {
             figure: figure.into(),
             against: limit.into(),
             verdict: pass.into(),
+        }
+    }
+
+    /// The same figure, where the run was too noisy to hold it against anything.
+    pub fn unclear(self) -> Self {
+        Self {
+            verdict: Verdict::Unclear,
+            ..self
         }
     }
 
@@ -80,6 +90,7 @@ impl Row {
         let verdict = match verdict {
             Verdict::Pass => "pass",
             Verdict::Short => "SHORT",
+            Verdict::Unclear => "unclear",
             Verdict::Beside => "",
         };
         if json {

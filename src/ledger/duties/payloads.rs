@@ -7,7 +7,7 @@
 use super::{Duties, DutyError, Writer};
 use crate::core::ledger::entry::{Action, Body, Command};
 use crate::core::ledger::fold::MessageState;
-use crate::core::ledger::retention::{give_up, over_since, payloads};
+use crate::core::ledger::retention::{give_up, is_due, over_since, payloads};
 use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::ledger::keeper::Keeper;
 use crate::ledger::payload::{self, PayloadError};
@@ -25,12 +25,15 @@ impl Duties {
     pub(super) fn payloads(&self, writer: &dyn Writer) -> Result<(), DutyError> {
         let interval = self.rules.sample_interval();
         let retention = self.rules.payload_retention;
-        let (held, over) = self.keeper.with_state(|state| {
+        let due = self.keeper.with_state(|state| {
             let samples = state.partitions.values().map(|p| p.samples.as_slice());
             // Whichever partition was sampled longest: each is a witness of its own.
             let over = samples.filter_map(|s| over_since(s, retention, interval)).max();
-            (payloads(state), over)
+            is_due(state, over, self.rules.payload_bytes).then(|| (payloads(state), over))
         });
+        let Some((held, over)) = due else {
+            return Ok(());
+        };
         let plan = give_up(held, over, self.rules.payload_bytes);
         let (messages, for_room) = (plan.messages.len(), plan.for_room);
         let payloads = plan.payloads.len();
