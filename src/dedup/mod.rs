@@ -77,7 +77,8 @@ pub struct DedupOptions {
     pub cache: u64,
     /// Cache of each older bucket that is open, bytes.
     pub old_cache: u64,
-    /// How many older buckets may be open at once; the others hold only filters in memory (1.5 B an ID).
+    /// How many older buckets may be open at once; the others hold only filters in memory (1.5 B an ID). Fewer than
+    /// there are: batches close and open buckets by turns, some ten times slower (`docs/benchmarks.md`).
     pub open_old: usize,
     /// Records of a memory table, about 60 bytes each; at most three tables are held.
     pub memtable: usize,
@@ -97,8 +98,8 @@ impl DedupOptions {
             ledger,
             bucket: Duration::from_secs(86_400),
             cache: 64 << 20,
-            old_cache: 16 << 20,
-            open_old: 2,
+            old_cache: 4 << 20,
+            open_old: 16,
             memtable: 1 << 18,
             block: 6 << 10,
             readable: true,
