@@ -1,7 +1,8 @@
 //! Measures the dedup store with random IDs, beside the naive layout (one sled entry an ID) in the same run.
 //!
 //! `cargo run --release --example bench_dedup -- [--ids 10M] [--buckets 1] [--naive 3M] [--cache 384] [--block 6144] [--batch 256]
-//! [--seconds 3] [--dir DIR] [--json]`. The cache is in MiB; it is the one of the present bucket.
+//! [--open-old 16] [--old-cache 8] [--seconds 3] [--dir DIR] [--json]`. Caches are in MiB: the present bucket's, and each
+//! older one's, of which `--open-old` may be open at once.
 
 use sluicegate::core::ledger::fold::{Finished, FinishedState, StoreOp};
 use sluicegate::core::types::{MessageId, RouteId, RoutePartition, Time};
@@ -21,6 +22,8 @@ struct Options {
     naive: u64,
     cache: u64,
     block: usize,
+    open_old: usize,
+    old_cache: u64,
     batch: usize,
     seconds: f64,
     dir: PathBuf,
@@ -43,6 +46,8 @@ fn options() -> Result<Options, Failure> {
         naive: 3_000_000,
         cache: 384,
         block: 6 << 10,
+        open_old: DedupOptions::new(1).open_old,
+        old_cache: DedupOptions::new(1).old_cache >> 20,
         batch: 256,
         seconds: 3.0,
         dir: std::env::temp_dir(),
@@ -57,6 +62,8 @@ fn options() -> Result<Options, Failure> {
             "--naive" => o.naive = count(&value()?)?,
             "--cache" => o.cache = value()?.parse()?,
             "--block" => o.block = value()?.parse()?,
+            "--open-old" => o.open_old = value()?.parse()?,
+            "--old-cache" => o.old_cache = value()?.parse()?,
             "--batch" => o.batch = value()?.parse()?,
             "--seconds" => o.seconds = value()?.parse()?,
             "--dir" => o.dir = value()?.into(),
@@ -226,6 +233,8 @@ fn blocks(o: &Options, report: &mut Report) -> Result<(), Failure> {
         bucket: hour,
         cache: o.cache << 20,
         block: o.block,
+        open_old: o.open_old,
+        old_cache: o.old_cache << 20,
         ..DedupOptions::new(1)
     };
     let (store, _) = DedupStore::open(&dir, options.clone())?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// End once nothing waits, with a summary; exit code 3 if messages are dead or parked
+    /// End once nothing waits, with a summary; exit code 3 if messages are dead or parked, 1 if it was told to stop before
     #[arg(long)]
     pub until_drained: bool,
     /// With --until-drained: give up after so long, as 2h; exit code 4

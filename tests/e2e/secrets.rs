@@ -81,7 +81,8 @@ fn say_everything(rig: &Rig) {
     for (list, show) in [("dead", "dead"), ("doubt", "doubt")] {
         let rows = rig.list(&[list, "list"]);
         assert!(!rows.is_empty(), "nothing is {list}");
-        for row in rows {
+        // Some of each: every one is a process of its own.
+        for row in rows.into_iter().take(4) {
             let id = row["id"].as_str().expect("an ID");
             rig.ok(&[show, "show", id]);
             rig.ok(&[show, "show", id, "--json"]);
