@@ -5,11 +5,12 @@
 //! another core costs more than a delivery's share of all other messages.
 
 use super::context::{PartnerContext, RouteContext};
+use super::partition::PartitionActor;
 use crate::core::flood::FloodGuard;
 use crate::core::types::{RouteId, RoutePartition};
 use crate::ledger::lane::LanePort;
 use crate::sink::http::HttpSink;
-use actix::ArbiterHandle;
+use actix::{Addr, ArbiterHandle};
 use hashbrown::HashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,8 +25,19 @@ pub struct Local {
     pub partners: HashMap<Arc<str>, Rc<PartnerContext<HttpSink>>>,
     /// Routes that have been started here; they outlive their actors.
     pub routes: HashMap<RoutePartition, Rc<RouteContext<HttpSink>>>,
+    /// The actors of the routes' partitions.
+    pub partitions: HashMap<RoutePartition, Running>,
     /// Flood guards of the routes.
     pub floods: HashMap<RouteId, Rc<RefCell<FloodGuard>>>,
+}
+
+/// The actor of a route's partition: at most one runs, whoever is its parent (I2).
+#[derive(Default)]
+pub struct Running {
+    /// Rises with each start; one that finds another number than its own has been overtaken.
+    pub start: u64,
+    /// The one that runs, or ran last.
+    pub actor: Option<Addr<PartitionActor<HttpSink>>>,
 }
 
 thread_local! {

@@ -44,6 +44,9 @@ pub enum After {
     Again(Time),
 }
 
+/// Of a message whose partition is built again: that one takes it up anew, and nobody listens here any more.
+const OVERTAKEN: After = After::Again(Time::NEVER);
+
 /// Takes the item's message out of the set of those on the wire, whatever happens.
 struct OnWire<'a, S> {
     route: &'a RouteContext<S>,
@@ -74,7 +77,11 @@ pub async fn attempt<S: Sink>(
         Task::Send => send(route, item, draws, written).await,
         Task::Doubt(doubt) => settle(route, item, doubt, None, AnswerDetail::default()),
         Task::LookUp(doubt, progress) => {
-            let answer = route.partner.sink.verify(&item.delivery).await;
+            // Boxed: look-ups are rare, and their future is larger than that of a request.
+            let answer = Box::pin(route.partner.sink.verify(&item.delivery)).await;
+            if !route.is_current(item) {
+                return OVERTAKEN;
+            }
             settle(
                 route,
                 item,
@@ -95,6 +102,9 @@ async fn send<S: Sink>(
     let partner = &route.partner;
     let clock = partner.clock;
     loop {
+        if !route.is_current(item) {
+            return OVERTAKEN;
+        }
         // The request tells which attempt it is.
         item.delivery.attempt += 1;
         let prepared = partner.sink.prepare(&item.delivery);
@@ -115,6 +125,9 @@ async fn send<S: Sink>(
             // time: what waits for long is copied into the ledger with it.
             return After::Again(clock.now());
         };
+        if !route.is_current(item) {
+            return OVERTAKEN;
+        }
         let granted = clock.now();
         if route.flood.borrow().stopped().is_some() {
             // The flood guard stopped the route meanwhile: it goes on when the route does.
@@ -134,7 +147,11 @@ async fn send<S: Sink>(
                 },
             );
         }
-        let connection = match partner.sink.connect(&request).await {
+        let connection = partner.sink.connect(&request).await;
+        if !route.is_current(item) {
+            return OVERTAKEN;
+        }
+        let connection = match connection {
             Ok(connection) => connection,
             Err(answer) => {
                 permit.finish(AttemptResult::Failed);
@@ -453,4 +470,21 @@ fn append<S>(route: &RouteContext<S>, item: &mut Item, when: Time, kind: Outcome
         status: item.status,
         kind,
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::http::HttpSink;
+
+    fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_an_attempt_is_small() {
+        let bytes = size(attempt::<HttpSink>);
+        // It is moved twice on its way to the executor, once a delivery.
+        assert!(bytes <= 2_048, "{bytes} bytes");
+    }
 }

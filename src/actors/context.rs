@@ -1,6 +1,7 @@
 //! What the actors of one partner, and of one route partition, share on their arbiter.
 
 use super::gate::PartnerGate;
+use super::item::Item;
 use super::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{LedgerConfig, PartnerConfig};
@@ -9,7 +10,7 @@ use crate::core::types::{MessageId, RoutePartition};
 use crate::ledger::lane::LanePort;
 use crate::telemetry::metrics::PartnerMetrics;
 use hashbrown::HashSet;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -46,6 +47,9 @@ pub struct RouteContext<S> {
     pub queue: u32,
     /// The partner.
     pub partner: Rc<PartnerContext<S>>,
+    /// Number of the partition's actor that may begin attempts. What another one handed out and has no intent yet is
+    /// given up: the actor that was built again has it, too.
+    pub current: Cell<u64>,
     /// Messages with an attempt between intent and outcome in this process. It outlives the partition's actor: one
     /// that is built again waits until the requests of the one before have come to their end (M13 of the protocol:
     /// a doubt is one only when the request object is really gone).
@@ -54,6 +58,14 @@ pub struct RouteContext<S> {
     pub flood: Rc<RefCell<FloodGuard>>,
     /// Figures that others read.
     pub figures: Arc<RouteFigures>,
+}
+
+impl<S> RouteContext<S> {
+    /// Whether the partition's actor that handed this message out is the present one.
+    #[inline]
+    pub fn is_current(&self, item: &Item) -> bool {
+        self.current.get() == item.owner
+    }
 }
 
 /// Figures of one route partition, readable from any thread.

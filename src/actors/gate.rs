@@ -172,6 +172,11 @@ impl PartnerGate {
         }
     }
 
+    /// The partner.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Looks at the turnstile.
     pub fn look<R>(&self, f: impl FnOnce(&Turnstile) -> R) -> R {
         f(&self.state.borrow().turnstile)

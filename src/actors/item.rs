@@ -26,6 +26,8 @@ pub struct Item {
     pub key: KeyHash,
     /// The key under which it queues; none: it is a unit of its own.
     pub place: Option<KeyHash>,
+    /// Number of the partition's actor that has it.
+    pub owner: u64,
     /// What is to be done.
     pub task: Task,
     /// First attempt of this round; zero if none was made.

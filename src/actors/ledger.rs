@@ -4,9 +4,11 @@
 //! arbiters ([`crate::ledger::lane`]), and come here once they are durable. The duties ([`crate::ledger::duties`])
 //! read and sync on a thread that may block; what they write comes back here, where the lane is held for as long as
 //! it takes: folding goes on in between. If the actor fails, a new one goes on with the same keeper and the same
-//! feed: what it had in hand is in the log, and is folded from there.
+//! feed: what it had in hand is there still. One that fell between the fold and the store ends the node: only a
+//! restore knows then what the store lacks.
 
 use super::context::RouteFigures;
+use super::fault;
 use super::lifeline::Lifeline;
 use crate::clock::Clock;
 use crate::core::types::RoutePartition;
@@ -17,6 +19,7 @@ use crate::log::PartitionId;
 use crate::telemetry::every::Every;
 use actix::prelude::*;
 use parking_lot::Mutex as Lock;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,8 +31,46 @@ const TURN: usize = 64;
 /// How often the duties are looked at.
 const DUTIES_EVERY: Duration = Duration::from_millis(250);
 
-/// What became durable, and is to be folded. Outlives the actor.
-pub type Feed = Arc<Mutex<UnboundedReceiver<Committed>>>;
+/// What became durable, and is to be folded. Outlives the actor, with what that had in hand.
+#[derive(Clone)]
+pub struct Feed(Arc<Mutex<InHand>>);
+
+struct InHand {
+    receiver: UnboundedReceiver<Committed>,
+    batches: VecDeque<Committed>,
+}
+
+impl Feed {
+    /// Of this receiver.
+    pub fn new(receiver: UnboundedReceiver<Committed>) -> Self {
+        let batches = VecDeque::new();
+        Self(Arc::new(Mutex::new(InHand { receiver, batches })))
+    }
+}
+
+impl InHand {
+    /// Waits until there is something to be folded; false: there is nothing more.
+    async fn wait(&mut self) -> bool {
+        if self.batches.is_empty() {
+            let mut batches = Vec::with_capacity(TURN);
+            self.receiver.recv_many(&mut batches, TURN).await;
+            self.batches.extend(batches);
+        }
+        !self.batches.is_empty()
+    }
+
+    /// Folds it. A batch goes only when it is folded.
+    fn fold(&mut self, keeper: &Keeper, lane: &Lane) -> Result<(), KeeperError> {
+        while let Some(batch) = self.batches.front() {
+            fault::point("ledger", keeper.name());
+            keeper.fold_entries(batch.base, &batch.entries)?;
+            if let Some(batch) = self.batches.pop_front() {
+                batch.folded(lane);
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A route's partition, as the duties need it.
 #[derive(Clone, Debug)]
@@ -100,13 +141,12 @@ impl Writer for Steps {
 impl LedgerParts {
     /// Folds until the feed ends, and carries out what the duties write in between.
     async fn fold(&self, mut steps: mpsc::Receiver<Step>) -> Result<(), KeeperError> {
-        let mut feed = self.feed.lock().await;
+        let mut feed = self.feed.0.lock().await;
         loop {
-            let mut batches = Vec::with_capacity(TURN);
             tokio::select! {
-                got = feed.recv_many(&mut batches, TURN) => match got {
-                    0 => return Ok(()),
-                    _ => self.keeper.fold(batches, &self.lane)?,
+                more = feed.wait() => match more {
+                    false => return Ok(()),
+                    true => feed.fold(&self.keeper, &self.lane)?,
                 },
                 Some(step) = steps.recv() => {
                     let result = self.step(step.make, &mut feed).await;
@@ -121,15 +161,14 @@ impl LedgerParts {
     }
 
     /// Holds the lane, folds what is still on its way, and writes what is then made.
-    async fn step(&self, make: Make, feed: &mut UnboundedReceiver<Committed>) -> Result<(), DutyError> {
+    async fn step(&self, make: Make, feed: &mut InHand) -> Result<(), DutyError> {
         let hold = self.lane.hold();
         while self.lane.in_log() > 0 {
-            let mut batches = Vec::with_capacity(TURN);
             // Every batch that was handed to the log is answered, or the log has failed and the process ends.
-            if feed.recv_many(&mut batches, TURN).await == 0 {
+            if !feed.wait().await {
                 return Err(DutyError::Ending);
             }
-            self.keeper.fold(batches, &self.lane)?;
+            feed.fold(&self.keeper, &self.lane)?;
         }
         let folded = self.keeper.with_state(|state| state.next);
         let end = self.lane.log().bounds(self.lane.partition())?.next;

@@ -5,6 +5,7 @@
 //! the next start possible. It upholds I5 together with the gate. After a restart of the actor the gate is as it
 //! was; after a restart of the node its budgets are rebuilt from the slots in the ledger.
 
+use super::fault;
 use super::gate::PartnerGate;
 use super::lifeline::Lifeline;
 use crate::clock::Clock;
@@ -40,6 +41,7 @@ impl Actor for RateLimiterActor {
         let (gate, clock) = (self.gate.clone(), self.clock);
         let keep_time = async move {
             loop {
+                fault::point("limiter", gate.name());
                 gate.pump();
                 let wait = gate.ask_at().since(clock.now()).max(TURN);
                 tokio::select! {

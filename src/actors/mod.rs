@@ -3,6 +3,7 @@
 pub mod arbiter;
 pub mod attempt;
 pub mod context;
+pub mod fault;
 pub mod gate;
 pub mod item;
 pub mod ledger;

@@ -7,6 +7,7 @@
 
 use super::attempt::{After, attempt};
 use super::context::RouteContext;
+use super::fault;
 use super::item::Item;
 use crate::core::turnstile::Draws;
 use crate::sink::Sink;
@@ -99,6 +100,7 @@ impl<S: Sink> Handler<Work> for SubpartitionActor<S> {
         };
         let attempt = async move {
             if let Some(item) = &mut hand.item {
+                fault::point("subpartition", &route.topic);
                 let after = attempt(&route, item, &work.draws, &hand.written).await;
                 hand.give_back(WorkEnd::After(after));
             }

@@ -4,6 +4,7 @@
 //! is built by a factory, and built again after a wait that doubles when it fails; restarts are counted. When one
 //! keeps failing the node ends: a process manager starts it anew, and everything durable is in the log.
 
+use super::fault;
 use super::lifeline::{End, Lifeline};
 use crate::clock::Clock;
 use crate::config::RestartConfig;
@@ -45,6 +46,7 @@ pub struct Supervisor {
     metrics: Arc<Metrics>,
     fatal: UnboundedSender<String>,
     stopping: bool,
+    lifeline: Lifeline,
 }
 
 impl Supervisor {
@@ -55,6 +57,7 @@ impl Supervisor {
         clock: Clock,
         metrics: Arc<Metrics>,
         fatal: UnboundedSender<String>,
+        lifeline: Lifeline,
     ) -> Self {
         let children = children
             .into_iter()
@@ -70,6 +73,7 @@ impl Supervisor {
             metrics,
             fatal,
             stopping: false,
+            lifeline,
         }
     }
 
@@ -101,6 +105,7 @@ impl Handler<ChildEnded> for Supervisor {
         if self.stopping || end == End::Orderly {
             return;
         }
+        fault::point("supervisor", &self.children[index].child.name);
         let now = self.clock.now();
         let watched = &mut self.children[index];
         let (kind, name) = (watched.child.kind, &watched.child.name);
@@ -146,5 +151,6 @@ impl Handler<Stopping> for Supervisor {
     type Result = ();
     fn handle(&mut self, _: Stopping, _: &mut Context<Self>) {
         self.stopping = true;
+        self.lifeline.orderly();
     }
 }

@@ -7,6 +7,7 @@
 
 use super::arbiter::local;
 use super::context::{RouteContext, RouteFigures};
+use super::fault;
 use super::lifeline::{End, Lifeline};
 use super::partition::{
     AreYouIdle, Drain, Drained, NodePayloads, PartitionActor, PartitionParts, PartitionSettings, Start, Stop,
@@ -25,7 +26,7 @@ use crate::log::{Log, PartitionId};
 use crate::sink::http::HttpSink;
 use crate::telemetry::metrics::Metrics;
 use actix::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -127,6 +128,18 @@ impl TopicSupervisor {
 /// Starts a partition on the present arbiter, once what an earlier one left behind has settled.
 async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
     let at = plan.at;
+    let (number, earlier) = local(|local| {
+        let running = local.partitions.entry(at).or_default();
+        running.start += 1;
+        (running.start, running.actor.take())
+    });
+    // It lives on where it was its parent that failed.
+    if let Some(earlier) = earlier {
+        earlier.do_send(Stop);
+        while earlier.connected() {
+            tokio::time::sleep(SETTLED_EVERY).await;
+        }
+    }
     let ended = parent.clone();
     let lifeline = Lifeline::new(move |end| ended.do_send(PartitionEnded { at, end }));
     let resolver = match plan.resolver() {
@@ -150,6 +163,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
                 topic: plan.topic.clone(),
                 queue: plan.queue,
                 partner,
+                current: Cell::new(0),
                 on_wire: RefCell::default(),
                 flood,
                 figures: plan.figures.clone(),
@@ -160,6 +174,8 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
     let Some(route) = route else {
         return lifeline.failed("the partner is not on this arbiter");
     };
+    // From here on what the earlier one had in hand begins nothing; then what it has begun comes to its end.
+    route.current.set(number);
     let port = &route.partner.port;
     port.flush();
     while !route.on_wire.borrow().is_empty() {
@@ -190,10 +206,16 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
         settings: plan.settings,
         lifeline,
     };
-    parent.do_send(PartitionStarted {
-        at,
-        partition: PartitionActor::new(parts).start(),
+    let partition = local(|local| {
+        let running = local.partitions.get_mut(&at).filter(|r| r.start == number)?;
+        let partition = PartitionActor::new(parts).start();
+        running.actor = Some(partition.clone());
+        Some(partition)
     });
+    // Without one it has been overtaken: another start goes on.
+    if let Some(partition) = partition {
+        parent.do_send(PartitionStarted { at, partition });
+    }
 }
 
 impl Actor for TopicSupervisor {
@@ -353,6 +375,9 @@ pub struct IsTopicIdle;
 impl Handler<IsTopicIdle> for TopicSupervisor {
     type Result = ResponseFuture<bool>;
     fn handle(&mut self, _: IsTopicIdle, _: &mut Context<Self>) -> Self::Result {
+        if let Some(plan) = self.plans.values().next() {
+            fault::point("topic", &plan.topic);
+        }
         let all_there = self.partitions.len() == self.plans.len();
         let partitions: Vec<_> = self.partitions.values().cloned().collect();
         Box::pin(async move {

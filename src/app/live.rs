@@ -497,7 +497,7 @@ mod tests {
                 clock,
                 Box::new(|e| panic!("{e}")),
             );
-            let feed: Feed = Arc::new(tokio::sync::Mutex::new(feed));
+            let feed = Feed::new(feed);
             let lifeline = Lifeline::new(|_| {});
             let parts = LedgerParts {
                 keeper: opened.keeper.clone(),

@@ -7,6 +7,8 @@ mod open;
 mod partner;
 mod plan;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use offline::{Offline, OfflineError};
 pub use open::{OpenError, Opened, open, open_log};

@@ -8,6 +8,7 @@ use super::plan;
 use crate::actors::arbiter::{self, local};
 use crate::actors::gate::NodeCap;
 use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
+use crate::actors::lifeline::{End, Lifeline};
 use crate::actors::limiter::RateLimiterActor;
 use crate::actors::memory::MemoryShare;
 use crate::actors::supervisor::{Add, Child, Stopping, Supervisor};
@@ -180,7 +181,7 @@ impl Node {
         let log_failed = fatal.clone();
         let on_fatal = Box::new(move |error: LogError| drop(log_failed.send(error.to_string())));
         let (lane, feed) = Lane::new(log.clone(), *lane, *tenure, *life, self.clock, on_fatal);
-        let feed: Feed = Arc::new(tokio::sync::Mutex::new(feed));
+        let feed = Feed::new(feed);
 
         let inputs = Inputs::default();
 
@@ -259,6 +260,13 @@ impl Node {
             self.clock,
             self.metrics.clone(),
             fatal.clone(),
+            Lifeline::new(move |end| {
+                // Nobody is above it: the process ends, and what is durable is there for the next one. The
+                // receiver is gone only when the node is ending already.
+                if end != End::Orderly {
+                    let _ = fatal.send(format!("the supervisor failed: {end:?}"));
+                }
+            }),
         )
         .start();
         self.watch_secrets(&arbiters);
@@ -271,7 +279,12 @@ impl Node {
         let ended = loop {
             tokio::select! {
                 // Nothing may act on what is not durable: no drain, no checkpoint.
-                Some(reason) = fatal_reason.recv() => return Err(RunError::Fatal(reason)),
+                Some(reason) = fatal_reason.recv() => {
+                    for arbiter in arbiters.iter().chain([&folding]) {
+                        arbiter.stop();
+                    }
+                    return Err(RunError::Fatal(reason));
+                }
                 () = &mut stop => break Ended::Told,
                 ended = &mut done, if options.until_drained => break ended,
                 _ = look.tick() => match self.plan_topics(&homes, &main, &hooks, &mut queue) {
@@ -298,6 +311,7 @@ impl Node {
         for home in &arbiters {
             arbiter::on(&home.handle(), || {
                 local(|local| {
+                    local.partitions.clear();
                     local.routes.clear();
                     local.partners.clear();
                     local.port = None;

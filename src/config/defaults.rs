@@ -118,7 +118,7 @@ impl Default for ActorsConfig {
             busy_keys: 1_000,
             requests: 10_000,
             read_chunk: 256 * KIB as usize,
-            window: 100_000,
+            window: 10_000,
             ranges: 100_000,
             mailbox: 1_024,
             permits: 256,

@@ -167,9 +167,10 @@ impl Stage {
     /// Starts the stand-in partners; answers the process and where its report is.
     async fn start_partners(&self) -> Result<(Child, SocketAddr), DemoError> {
         let options = self.write("mock.toml", &self.scenario.mock_toml())?;
-        let arguments = ["mock", "--json", "--control", "127.0.0.1:0", "--from"];
+        let arguments = ["mock", "--json", "--control", "127.0.0.1:0"];
         let mut command = self.command(&arguments);
         command
+            .arg("--from")
             .arg(&options)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());

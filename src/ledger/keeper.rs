@@ -5,7 +5,6 @@
 //! [`super::restore`] brings back a keeper that knows exactly what the log knows (I1, I2).
 
 use super::checkpoint::{self, CheckpointError};
-use super::lane::{Committed, Lane};
 use super::payload::{self, KeptMessage, PayloadError};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
@@ -26,6 +25,9 @@ pub enum KeeperError {
     /// The dedup store cannot take or answer something.
     #[error("the dedup store failed")]
     Store(#[from] DedupError),
+    /// The store lacks what the fold has: only a restore mends it.
+    #[error("the fold and the store have parted")]
+    Torn,
     /// A duty panicked.
     #[error("a duty of the ledger panicked")]
     Duties,
@@ -44,6 +46,8 @@ pub struct Keeper {
     dir: PathBuf,
     ledger: u128,
     since_checkpoint: AtomicU64,
+    /// The store has everything before this offset.
+    store_has: AtomicU64,
     dropped: AtomicU64,
     /// One checkpoint at a time, and what lies before the last one: [`Keeper::checkpointed`].
     writing: Mutex<Offset>,
@@ -56,9 +60,15 @@ struct Folded {
 }
 
 impl Keeper {
+    /// The folder of its checkpoints: what tells one keeper from another.
+    pub fn name(&self) -> &str {
+        self.dir.to_str().unwrap_or_default()
+    }
+
     /// A keeper of a restored lane. `dir` holds the checkpoint.
     pub fn new(state: LaneState, last_entry_crc: u32, store: DedupStore, dir: PathBuf, ledger: u128) -> Self {
         Self {
+            store_has: AtomicU64::new(state.next),
             folded: Mutex::new(Folded {
                 state,
                 last_entry_crc,
@@ -72,22 +82,11 @@ impl Keeper {
         }
     }
 
-    /// Folds what became durable. Entries that a restore has folded already are passed over.
+    /// Folds entries that follow each other from `base` on and are durable. Those that are folded already are passed
+    /// over.
     ///
     /// # Errors
     /// If the ledger or the store is not what it should be: the caller must not fold on.
-    pub fn fold(&self, batches: Vec<Committed>, lane: &Lane) -> Result<(), KeeperError> {
-        for batch in batches {
-            self.fold_entries(batch.base, &batch.entries)?;
-            batch.folded(lane);
-        }
-        Ok(())
-    }
-
-    /// Folds entries that follow each other from `base` on and are durable.
-    ///
-    /// # Errors
-    /// As [`Keeper::fold`].
     pub fn fold_entries(&self, base: Offset, entries: &[Entry]) -> Result<(), KeeperError> {
         let mut ops = Vec::with_capacity(entries.len() / 2 + 1);
         let upto = {
@@ -95,6 +94,10 @@ impl Keeper {
                 state,
                 last_entry_crc,
             } = &mut *self.folded.lock();
+            // The store must have everything that the fold has: between the two somebody has fallen.
+            if self.store_has.load(Ordering::Acquire) != state.next {
+                return Err(KeeperError::Torn);
+            }
             for (i, entry) in entries.iter().enumerate() {
                 let at = base + i as u64;
                 if at >= state.next {
@@ -109,6 +112,7 @@ impl Keeper {
             state.next
         };
         self.store.record(&ops, upto)?;
+        self.store_has.store(upto, Ordering::Release);
         self.since_checkpoint
             .fetch_add(entries.len() as u64, Ordering::Relaxed);
         Ok(())

@@ -205,6 +205,7 @@ impl<S: Sink> PartitionActor<S> {
 
     fn new_item(&self, record: Record, known: Known) -> Box<Item> {
         Box::new(Item {
+            owner: self.route.current.get(),
             key: known.key.unwrap_or(KeyHash(known.id.tail())),
             place: known.key,
             delivery: Delivery {

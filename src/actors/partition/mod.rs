@@ -26,6 +26,7 @@ pub use start::Start;
 
 use super::attempt::After;
 use super::context::RouteContext;
+use super::fault;
 use super::item::{ITEM_OVERHEAD, Item, Task};
 use super::lifeline::Lifeline;
 use super::subpartition::{SubpartitionActor, Work, WorkEnd, WorkEnded};
@@ -127,10 +128,23 @@ pub struct PartitionActor<S: Sink> {
     marked: HashSet<MessageId>,
 }
 
+/// Keys at work for each request that may be in flight: while one is on the wire, the next stands at the gate. More
+/// would only wait there, each with an actor and a future in memory (twice the CPU a delivery, at a thousand).
+const AT_THE_GATE: usize = 2;
+/// At least so many, so that look-ups and payloads that are being read leave room for sending.
+const PLACES_MIN: usize = 16;
+
+/// Keys that a partition may have at work at once.
+fn places(settings: &PartitionSettings, concurrency: usize) -> usize {
+    let useful = concurrency.saturating_mul(AT_THE_GATE).max(PLACES_MIN);
+    settings.busy_keys.min(useful)
+}
+
 impl<S: Sink> PartitionActor<S> {
     /// An actor that begins from what `parts.start` says.
     pub fn new(parts: PartitionParts<S>) -> Self {
         let start = parts.start;
+        let places = places(&parts.settings, parts.route.partner.config.concurrency);
         Self {
             route: parts.route,
             log: parts.log,
@@ -140,7 +154,7 @@ impl<S: Sink> PartitionActor<S> {
             payloads: parts.payloads,
             lifeline: parts.lifeline,
             window: Window::new(start.position, start.finished.clone(), start.high_water),
-            queues: KeyQueues::new(parts.settings.busy_keys),
+            queues: KeyQueues::new(places),
             settings: parts.settings,
             keys: HashMap::new(),
             parent_of_keys: None,
@@ -412,6 +426,7 @@ impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
     type Result = ();
 
     fn handle(&mut self, ended: WorkEnded, ctx: &mut Context<Self>) {
+        fault::point("partition", &self.route.topic);
         let WorkEnded { mut item, end } = ended;
         match end {
             WorkEnd::After(After::Delivered) => {

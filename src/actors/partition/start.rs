@@ -107,6 +107,7 @@ impl<S: Sink> PartitionActor<S> {
     pub(super) fn restored(&self, id: MessageId, message: &Message, task: Task) -> Box<Item> {
         let partner = &self.route.partner;
         Box::new(Item {
+            owner: self.route.current.get(),
             delivery: Delivery {
                 topic: self.route.topic.clone(),
                 partition: self.route.at.partition,

@@ -284,6 +284,7 @@ impl World {
             topic: "t".into(),
             queue: 0,
             partner,
+            current: Default::default(),
             on_wire: RefCell::default(),
             flood: Rc::new(RefCell::new(crate::core::flood::FloodGuard::new(flood))),
             figures: Arc::new(RouteFigures::default()),

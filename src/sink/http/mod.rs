@@ -312,7 +312,7 @@ impl HttpSink {
                 if !gate() {
                     return Outcome::Stopped;
                 }
-                return any.exchange(request, timeout, self.answer_limit).await;
+                return Box::pin(any.exchange(request, timeout, self.answer_limit)).await;
             }
             (Held::Any, None) => {
                 return Outcome::NeverWritten(Failure::Connect(
@@ -331,7 +331,7 @@ impl HttpSink {
                     return Outcome::NeverWritten(Failure::Connect(why.to_owned()));
                 }
                 (renewed, gave_back) = (true, false);
-                leased = match self.pool.get_new(&origin).await {
+                leased = match Box::pin(self.pool.get_new(&origin)).await {
                     Ok(leased) => leased,
                     Err(e) => return Outcome::NeverWritten(e.into()),
                 };
@@ -343,11 +343,11 @@ impl HttpSink {
             let deadline = now + timeout;
             let http1 = leased.begin(now);
             let before = http1.written();
-            let response = match timeout_at(deadline, http1.exchange(message)).await {
+            let response = match timeout_at(deadline, http1.exchange(*message)).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(Failed::NotWritten(back))) => {
                     // It is closed; the next turn replaces it.
-                    message = *back;
+                    message = back;
                     gave_back = true;
                     continue;
                 }

@@ -206,13 +206,14 @@ impl Pool {
             self.count_stale();
             self.counters.open.set(self.counters.open.get() - 1);
         }
-        self.open(origin, stack).await
+        // Boxed: what happens once a connection must not make the future of every request larger.
+        Box::pin(self.open(origin, stack)).await
     }
 
     /// A new connection, whatever waits in the pool.
     pub(super) async fn get_new(self: &Rc<Self>, origin: &Rc<Origin>) -> Result<Leased, ConnectError> {
         let stack = self.stack(origin)?;
-        self.open(origin, stack).await
+        Box::pin(self.open(origin, stack)).await
     }
 
     async fn open(self: &Rc<Self>, origin: &Rc<Origin>, stack: Rc<Stack>) -> Result<Leased, ConnectError> {

@@ -43,7 +43,7 @@ const NOT_YOURS: [&str; 9] = [
 #[derive(Debug)]
 pub struct Request {
     pub(super) origin: Rc<Origin>,
-    pub(super) message: Message,
+    pub(super) message: Box<Message>,
 }
 
 impl Request {
@@ -194,6 +194,7 @@ impl RequestPlan {
                 headers.insert(name, HeaderValue::from_static(""));
             }
         }
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(""));
         let mut headers_json = headers.clone();
         if !self.headers.iter().any(|(n, _)| n == header::CONTENT_TYPE) {
             headers_json.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -256,16 +257,22 @@ impl RequestPlan {
         if self.traceparent && headers.get(&TRACEPARENT).is_some_and(HeaderValue::is_empty) {
             headers.insert(TRACEPARENT, traceparent(d.id, d.round, d.attempt));
         }
-        if body.is_empty() && self.method != Method::GET && self.method != Method::HEAD {
+        if body.is_empty() && matches!(self.method, Method::GET | Method::HEAD) {
+            headers.remove(header::CONTENT_LENGTH);
+        } else {
             // hyper sends no length without a body, and some servers then answer 411.
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
         }
         let mut message = HttpRequest::new(Full::new(body));
         *message.method_mut() = self.method.clone();
         *message.uri_mut() = path;
         *message.version_mut() = Version::HTTP_11;
         *message.headers_mut() = headers;
-        Ok(Request { origin, message })
+        // Boxed: it passes through several futures on its way to the connection.
+        Ok(Request {
+            origin,
+            message: Box::new(message),
+        })
     }
 }
 
