@@ -227,6 +227,7 @@ async fn send<S: Sink>(
                     let delay = started.since(item.delivery.record.timestamp);
                     partner.metrics.start_delay.record(delay);
                 }
+                obey(route, &answer, slot.seq);
                 permit.finish(result_of(&answer));
                 conclude(route, item, answer, started)
             }
@@ -254,6 +255,19 @@ fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) 
     }
 }
 
+/// Does as the partner asks, before the place of its answer is free for another start.
+fn obey<S>(route: &RouteContext<S>, answer: &Answer, seq: u64) {
+    let Some(pace) = &answer.pace else { return };
+    route.partner.gate.with(|turnstile, now| {
+        if let Some(pause) = pace.pause {
+            turnstile.pause_until(now.plus(pause), now);
+        }
+        if let (Some(remaining), Some(reset)) = (pace.remaining, pace.reset) {
+            turnstile.observe_remaining(remaining, reset, seq, now);
+        }
+    });
+}
+
 /// What an answer says about the partner as a whole.
 fn result_of(answer: &Answer) -> AttemptResult {
     match answer.verdict {
@@ -274,13 +288,6 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
     partner.metrics.attempt_time.record(now.since(started));
     item.status = answer.status;
     item.delivery.attempt += 1;
-    if let Some(pace) = &answer.pace {
-        partner.gate.with(|turnstile, now| {
-            if let Some(pause) = pace.pause {
-                turnstile.pause_until(now.plus(pause), now);
-            }
-        });
-    }
     if answer.verdict == Verdict::Delivered {
         let bound = partner.ledger.readable_id;
         let readable = cut_bytes(&item.delivery.readable, bound);

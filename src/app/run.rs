@@ -274,7 +274,7 @@ impl Node {
         hooks.enter(Phase::Running);
 
         let deadline = options.timeout.map(|t| Instant::now() + t);
-        let (mut stop, mut done) = (pin!(told_to_stop()), pin!(drained(&hooks.topics, deadline)));
+        let (mut stop, mut done) = (pin!(told_to_stop()), pin!(drained(&hooks, deadline)));
         let mut look = tokio::time::interval(TOPICS_EVERY);
         let ended = loop {
             tokio::select! {
@@ -304,7 +304,10 @@ impl Node {
             "no new attempts; waiting for requests in flight"
         );
         supervisor.do_send(Stopping);
-        self.drain(&hooks.topics).await;
+        if self.drain(&hooks.topics).await {
+            // Nobody has to wait for a request of this life any more.
+            main.outcome(Body::Released(vec![*life]));
+        }
         server.stop();
         main.flush();
         drop(main);
@@ -524,17 +527,18 @@ impl Node {
         Ok((name, plans))
     }
 
-    /// Waits until nothing is in hand, at most `node.drain`, then ends all topics.
-    async fn drain(&self, topics: &Topics) {
+    /// Waits until nothing is in hand, at most `node.drain`, then ends all topics. Answers whether nothing was left
+    /// on the wire.
+    async fn drain(&self, topics: &Topics) -> bool {
         let until = Instant::now() + self.config.node.drain;
         let topics: Vec<_> = topics.lock().values().cloned().collect();
-        loop {
+        let quiet = loop {
             let mut in_hand = 0;
             for topic in &topics {
                 in_hand += topic.send(DrainTopic).await.map_or(0, |d| d.in_hand);
             }
             if in_hand == 0 {
-                break;
+                break true;
             }
             if Instant::now() >= until {
                 tracing::warn!(
@@ -542,14 +546,15 @@ impl Node {
                     in_hand,
                     "requests are still in flight; they are in doubt"
                 );
-                break;
+                break false;
             }
             tokio::time::sleep(IDLE_EVERY).await;
-        }
+        };
         for topic in &topics {
             // One that is gone has stopped already.
             let _ = topic.send(StopTopic).await;
         }
+        quiet
     }
 
     /// Waits until everything appended is durable and folded.
@@ -584,11 +589,13 @@ impl Node {
 }
 
 /// Returns when nothing waits, or the time is over.
-async fn drained(topics: &Topics, deadline: Option<Instant>) -> Ended {
+async fn drained(hooks: &NodeHooks, deadline: Option<Instant>) -> Ended {
     loop {
         tokio::time::sleep(IDLE_EVERY).await;
-        let all: Vec<_> = topics.lock().values().cloned().collect();
-        let mut idle = true;
+        let topics = hooks.topics.lock().clone();
+        // One that is planned and not there yet has not been asked.
+        let mut idle = (hooks.routes.lock().keys()).all(|(topic, ..)| topics.contains_key(topic));
+        let all: Vec<_> = topics.into_values().collect();
         for topic in all {
             idle &= topic.send(IsTopicIdle).await.unwrap_or(false);
         }

@@ -159,7 +159,11 @@ fn things(report: &OrderReport) -> String {
 
 /// What will be touched, for people, on stderr.
 fn tell(would: &OrderReport) {
-    let mut text = format!("{}: {}\n", would.verb, things(would));
+    let mut text = String::new();
+    // A setting touches what its own command line names.
+    if !would.messages.is_empty() {
+        text.push_str(&format!("{}: {}\n", would.verb, things(would)));
+    }
     for g in &would.groups {
         text.push_str(&format!("  {:>9}  {}  {}\n", count(g.count), g.partner, g.reason));
     }

@@ -78,7 +78,7 @@ pub struct DedupOptions {
     /// Cache of each older bucket that is open, bytes.
     pub old_cache: u64,
     /// How many older buckets may be open at once; the others hold only filters in memory (1.5 B an ID), an open one
-    /// about 100 MiB with 5M IDs. A filter lets about one absent ID in 200 through, so with fewer open than there are
+    /// about 70 MiB with 5M IDs. A filter lets about one absent ID in 200 through, so with fewer open than there are
     /// buckets, nearly every batch of look-ups opens and closes some (`examples/bench_dedup`: ten buckets of 5M IDs,
     /// two open: less than 0.5k absent look-ups/s; all open: 390k/s).
     pub open_old: usize,
@@ -100,7 +100,7 @@ impl DedupOptions {
             ledger,
             bucket: Duration::from_secs(86_400),
             cache: 64 << 20,
-            old_cache: 8 << 20,
+            old_cache: 4 << 20,
             open_old: 16,
             memtable: 1 << 18,
             block: 6 << 10,
