@@ -89,7 +89,7 @@ impl Default for LogConfig {
         Self {
             kind: LogKind::Embedded,
             segment: 64 * MIB,
-            commit_gap: Duration::from_millis(1),
+            commit_gap: Duration::from_micros(400),
             retention: 7 * DAY,
             retention_bytes: None,
         }
@@ -118,7 +118,7 @@ impl Default for ActorsConfig {
             busy_keys: 1_000,
             requests: 10_000,
             read_chunk: 256 * KIB as usize,
-            window: 10_000,
+            window: 4_000,
             ranges: 100_000,
             mailbox: 1_024,
             permits: 256,
@@ -208,7 +208,7 @@ impl Default for DedupConfig {
         Self {
             retention: 8 * DAY,
             bucket: DAY,
-            cache: 64 * MIB,
+            cache: 16 * MIB,
         }
     }
 }
