@@ -12,12 +12,12 @@ fn before_and_after(n: u64) -> (Files, Files) {
     let log = open(dir.path(), &tiny()).expect("opens");
     let parts = log.create_topic("t", &spec(2)).expect("made").partitions;
     (0..n).for_each(|i| drop(append(&log, one(parts[0], i, 40)).expect("taken")));
-    let before = snapshot(dir.path());
+    let before = moment(&log);
     let mut last = one(parts[0], n, 40);
     last.push(parts[1], Time(1), None, &value(1, 20), b"");
     last.push(parts[0], Time(1), None, &value(n + 1, 30), b"");
     append(&log, last).expect("taken");
-    let after = snapshot(dir.path());
+    let after = moment(&log);
     (before, after)
 }
 
@@ -130,7 +130,7 @@ fn no_flipped_byte_of_an_older_segment_is_delivered() {
     let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
     (0..30).for_each(|n| drop(append(&log, one(p, n, 1000)).expect("taken")));
     assert!(log.stats().segments >= 3);
-    let files = snapshot(dir.path());
+    let files = moment(&log);
     drop(log);
     let (mut told, mut whole) = (0, 0);
     for at in (0..16 * 1024).step_by(37) {

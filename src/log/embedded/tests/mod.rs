@@ -74,12 +74,17 @@ pub(super) fn numbers(log: &dyn Log, partition: PartitionId, from: Offset) -> Ve
 /// writer's own thread while nobody does the log's care, else the files would be read one after the other while they
 /// change, which no kill does.
 pub(super) fn killed(log: &EmbeddedLog) -> tempfile::TempDir {
+    put_back(&moment(log))
+}
+
+/// The files of an open log at one moment; see [`killed`].
+pub(super) fn moment(log: &EmbeddedLog) -> Vec<(PathBuf, Vec<u8>)> {
     let _no_care = log.shared.caring.lock();
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let dir = log.shared.dir.clone();
     let look = move |_: Result<Appended, LogError>| drop(tell.send(snapshot(&dir)));
     log.shared.enqueue(Job::Control(Vec::new(), Box::new(look)));
-    put_back(&told.recv().expect("the writer answers"))
+    told.recv().expect("the writer answers")
 }
 
 /// The files of a log that nobody writes to.
