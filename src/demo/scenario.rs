@@ -108,7 +108,7 @@ idempotent = true
 applied_in_doubt = 0.5
 faults = ["503=0.02", "reset-after-read=0.0005", "hang=0.0002", "502=0.0005", "error-body=0.0003"]
 rules = ["key={BLOCKED}* 422"]
-retry_after = "1s"
+retry_after = "none"
 
 [[partners]]                 # down for a while
 name = "shop"
