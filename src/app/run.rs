@@ -125,7 +125,11 @@ pub fn run(parts: NodeParts, options: RunOptions) -> Result<Summary, RunError> {
     let _ = raise_open_files();
     let secrets = Secrets::load(&parts.secrets).map_err(RunError::Secrets)?;
     let opened = open_patiently(&parts.config, clock)?;
-    tracing::info!(event = "restored", report = ?opened.report, "the ledger is restored");
+    let report = &opened.report;
+    tracing::info!(
+        event = "restored", from = %report.folded, entries = report.entries, store = %report.store,
+        took_ms = report.took.as_millis() as u64, "the ledger is read: this is where the last life ended"
+    );
     System::new().block_on(Node::new(parts, clock, secrets, opened).run(options))
 }
 
