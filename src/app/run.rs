@@ -379,7 +379,7 @@ impl Node {
 
     /// Reads secrets again now and then.
     fn watch_secrets(&self, arbiters: &[Arbiter]) {
-        if self.secrets.names().is_empty() {
+        if self.secrets.is_empty() {
             return;
         }
         let secrets = self.secrets.clone();
@@ -392,7 +392,12 @@ impl Node {
                     continue;
                 };
                 for error in &found.errors {
-                    tracing::warn!(event = "secret_unreadable", name = error.name(), %error, "the old value is kept");
+                    tracing::warn!(
+                        event = "secret_unreadable",
+                        name = error.name,
+                        error = error as &dyn std::error::Error,
+                        "the old value is kept"
+                    );
                 }
                 if found.changed.is_empty() {
                     continue;

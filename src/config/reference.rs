@@ -233,7 +233,7 @@ pub fn takes_plain_text(path: &[String]) -> bool {
 const HEAD: &str = "\
 # Configuration
 
-Printed from the table in `src/config/reference.rs`; `SLUICEGATE_WRITE_DOCS=1 cargo test --lib config::reference`
+Printed from the table in `src/config/reference.rs`; `SLUICEGATE_WRITE_DOCS=1 cargo test --lib config::tests::manual`
 writes it again.
 
 Sluicegate reads `./actors.toml`, or the files that `--config` names: several overlay each other key by key, the later
