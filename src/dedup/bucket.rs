@@ -1,8 +1,8 @@
 //! One bucket's sled folder: opened with guards, written run by run, read block by block.
 //!
 //! Nothing else in the store touches sled. sled may panic on damage; every call that can is caught and told as
-//! damage. A folder is closed when its bucket is over, and opened again on a hit; at most so many old ones are
-//! open at once.
+//! damage. A folder stays open when its bucket is over, until that is sealed; where sealing lags behind, at most so
+//! many old ones are open at once, and a closed one is opened again on a hit.
 
 use super::block::{Block, Damage};
 use super::filter::{self, Filter, Probe, Span};
@@ -201,7 +201,13 @@ impl Bucket {
         done
     }
 
-    fn damaged(&self, why: impl Into<String>) -> DedupError {
+    /// Its runs that count, in order.
+    pub(super) fn runs(&self) -> Vec<RunMeta> {
+        self.runs.lock().clone()
+    }
+
+    /// Damage of this bucket, as the store's error.
+    pub(super) fn damaged(&self, why: impl Into<String>) -> DedupError {
         DedupError::Damaged {
             path: self.dir.clone(),
             why: why.into(),
@@ -449,6 +455,25 @@ impl Bucket {
             opened.filters.insert(run.seq, filter);
         }
         self.runs.lock().push(run);
+    }
+
+    /// So many blocks of a run at most, with their numbers, from number `from` on. Read together: they are
+    /// neighbours in sled, and it need not find their leaf for each.
+    pub(super) fn blocks_from(
+        &self,
+        opened: &Opened,
+        run: u32,
+        from: u16,
+        most: usize,
+    ) -> Result<Vec<(u16, sled::IVec)>, DedupError> {
+        self.guarded(|| {
+            let range = opened.db.range(key(run, from)..=key(run, u16::MAX));
+            let number = |key: &[u8]| key.last_chunk().map_or(0, |b| u16::from_be_bytes(*b));
+            range
+                .take(most)
+                .map(|entry| entry.map(|(key, block)| (number(&key), block)))
+                .collect()
+        })
     }
 
     /// One block, if the run has it.

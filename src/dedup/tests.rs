@@ -363,9 +363,9 @@ fn damage_is_told_and_never_an_empty_store() {
     assert_eq!(report.rebuild, Some(Rebuild::OtherLedger("7".into())));
     let newer = |d: &Path| {
         let text = std::fs::read_to_string(d.join("MANIFEST")).unwrap();
-        std::fs::write(d.join("MANIFEST"), text.replacen("dedup 1", "dedup 2", 1)).unwrap();
+        std::fs::write(d.join("MANIFEST"), text.replacen("dedup 2", "dedup 3", 1)).unwrap();
     };
-    assert_eq!(after(newer, options()).0.rebuild, Some(Rebuild::Format(2)));
+    assert_eq!(after(newer, options()).0.rebuild, Some(Rebuild::Format(3)));
     let gone = |d: &Path| {
         std::fs::remove_dir_all(d).unwrap();
     };
