@@ -307,12 +307,7 @@ fn blocks(o: &Options, report: &mut Report) -> Result<(), Failure> {
         "a present ID was not found"
     );
     report.add("present look-ups, first second", first.rate * 1e3, "k/s", None);
-    report.add(
-        "present look-ups",
-        present.rate * 1e3,
-        "k/s",
-        Some((true, 100.0)),
-    );
+    report.add("present look-ups", present.rate * 1e3, "k/s", Some((true, 100.0)));
     report.add(
         "present look-ups by CPU time",
         present.rate_cpu * 1e3,

@@ -8,7 +8,7 @@ use super::block::{Block, Damage};
 use super::filter::{self, Filter, Probe, Span};
 use super::manifest::{RunMeta, sync_dir};
 use super::{DedupError, DedupOptions};
-use crate::core::types::{MessageId, Time};
+use crate::core::types::Time;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -110,11 +110,15 @@ fn key(run: u32, prefix: u16) -> [u8; 6] {
     key
 }
 
-/// The block in which an ID stands, if blocks are numbered by so many bits.
+/// The block in which an ID with these first eight bytes stands, if blocks are numbered by so many bits.
 #[inline]
-pub(super) fn prefix(id: &MessageId, bits: u8) -> u16 {
-    let head = u32::from(u16::from_be_bytes([id.0[0], id.0[1]]));
-    (head >> (16 - u32::from(bits.min(16)))) as u16
+pub(super) fn prefix(head: u64, bits: u8) -> u16 {
+    ((head >> 48) >> (16 - u32::from(bits.min(16)))) as u16
+}
+
+/// The number of the last block.
+pub(super) fn last_block(bits: u8) -> u16 {
+    prefix(u64::MAX, bits)
 }
 
 impl Bucket {
@@ -498,7 +502,7 @@ impl Bucket {
         run: &RunMeta,
         mut visit: impl FnMut(&Block<'_>) -> Result<(), DedupError>,
     ) -> Result<(), DedupError> {
-        for prefix in 0..=prefix(&MessageId([0xff; 16]), run.bits) {
+        for prefix in 0..=last_block(run.bits) {
             if let Some(bytes) = self.block(opened, run.seq, prefix)? {
                 visit(&self.parse(&bytes)?)?;
             }

@@ -50,6 +50,8 @@ mod memtable;
 mod scan;
 mod seal;
 mod sealed;
+#[cfg(test)]
+mod sealed_tests;
 mod spill;
 mod store;
 mod tail;

@@ -1,6 +1,7 @@
 //! Walking through the store: for lists and exports, and for carrying IDs out of a bucket.
 
 use super::block::{FORGOTTEN, OwnedRow, Row};
+use super::bucket::last_block;
 use super::store::Shared;
 use super::view::{BucketView, found};
 use super::{DedupError, Found};
@@ -93,7 +94,7 @@ pub(super) fn iterate(
         };
         let bucket = &seen.bucket;
         for run in seen.groups.iter().flat_map(|g| &g.runs) {
-            for prefix in 0..=super::bucket::prefix(&crate::core::types::MessageId([0xff; 16]), run.bits) {
+            for prefix in 0..=last_block(run.bits) {
                 // Copied out, so that the bucket is free while the rows are looked at.
                 let bytes = bucket.with(&shared.env, |opened| bucket.block(opened, run.seq, prefix))?;
                 let Some(bytes) = bytes.flatten() else { continue };
@@ -130,7 +131,7 @@ pub(super) fn bucket_rows(
         }
     };
     for run in seen.groups.iter().flat_map(|g| &g.runs) {
-        for prefix in 0..=super::bucket::prefix(&crate::core::types::MessageId([0xff; 16]), run.bits) {
+        for prefix in 0..=last_block(run.bits) {
             let bytes = seen
                 .bucket
                 .with(&shared.env, |opened| seen.bucket.block(opened, run.seq, prefix))?;

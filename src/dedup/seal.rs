@@ -102,18 +102,14 @@ fn over(shared: &Shared, queue: &Queue) -> Option<Live> {
 
 /// Removes sled folders that nobody can ask any more. True: some are left.
 fn drop_retired(shared: &Shared) -> bool {
-    let (free, left): (Vec<Live>, bool) = {
-        let mut retired = shared.retired.lock();
-        let free = retired.extract_if(.., |l| Arc::strong_count(&l.pin) == 1);
-        (free.collect(), !retired.is_empty())
-    };
-    for live in free {
+    let mut retired = shared.retired.lock();
+    for live in retired.extract_if(.., |l| Arc::strong_count(&l.pin) == 1) {
         if let Err(error) = live.bucket.remove() {
             // It is closed, and goes at the next opening.
             tracing::warn!(event = "sealed_left", bucket = live.bucket.id, %error, "the folder of a sealed bucket cannot be removed");
         }
     }
-    left
+    !retired.is_empty()
 }
 
 /// Seals one bucket. Breaks off without an error where the bucket goes, or the store closes.
@@ -165,6 +161,7 @@ fn seal(shared: &Shared, live: &Live) -> Result<(), DedupError> {
     let sealed = Arc::new(unnamed.name(&shared.dir).map_err(failed)?);
     manifest::store(&shared.dir, &next).map_err(io_error("write the manifest in", &shared.dir))?;
     *manifest = next;
+    shared.retired.lock().push(live.clone());
     let mut view = shared.view.write();
     let mut next = View::clone(&view);
     for seen in &mut next.buckets {
@@ -173,8 +170,6 @@ fn seal(shared: &Shared, live: &Live) -> Result<(), DedupError> {
         }
     }
     *view = Arc::new(next);
-    drop(view);
-    shared.retired.lock().push(live.clone());
     Ok(())
 }
 
@@ -289,7 +284,7 @@ impl<'a> Merge<'a> {
             let Some((_, bytes)) = front else { continue };
             let block = self.bucket.parse(bytes)?;
             let mut end = cursor.taken;
-            while end < block.len() && u32::from(prefix(&block.id(end), self.bits)) == stripe {
+            while end < block.len() && u32::from(prefix(block.id(end).head(), self.bits)) == stripe {
                 end += 1;
             }
             cursor.ids += (end - cursor.taken) as u64;

@@ -8,6 +8,7 @@ use super::block::{Row, encode};
 use super::bucket::{Bucket, prefix};
 use super::filter::{self, Filter, Probe, Span};
 use super::manifest::{self, BucketMeta, RunMeta, STATES, Tally};
+use super::memtable::Memtable;
 use super::store::{Shared, io_error};
 use super::view::{BucketView, Group, Live, Mem, View};
 use super::{DedupError, tail};
@@ -151,10 +152,11 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
         ids: order.len() as u32,
     };
     let mut blocks = Blocks {
-        rows: order.iter().map(|&place| table.at(place)),
-        next: None,
+        table: &table,
+        order: &order,
         bits,
         block: Vec::new(),
+        probes: Vec::new(),
         filters: [&filter, &group.filter],
         tally: Tally::default(),
     };
@@ -240,39 +242,36 @@ fn bits_for(bytes: usize, block: usize) -> u8 {
 
 /// The blocks of a sorted table; fills its filters and counts its records on the way, since each record is fetched
 /// from memory only once.
-struct Blocks<'a, I> {
-    rows: I,
-    /// The first row of the next block.
-    next: Option<Row<'a>>,
+struct Blocks<'a> {
+    table: &'a Memtable,
+    /// What is left of the table, sorted.
+    order: &'a [(u64, u32)],
     bits: u8,
-    /// Rows of the block at hand.
+    /// Rows of the block at hand, and what filters ask of them.
     block: Vec<Row<'a>>,
+    probes: Vec<Probe>,
     filters: [&'a Filter; 2],
     tally: Tally,
 }
 
-impl<'a, I: Iterator<Item = Row<'a>>> Iterator for Blocks<'a, I> {
+impl Iterator for Blocks<'_> {
     type Item = (u16, Vec<u8>);
     fn next(&mut self) -> Option<(u16, Vec<u8>)> {
+        let number = prefix(self.order.first()?.0, self.bits);
+        let inside = |&&(head, _): &&(u64, u32)| prefix(head, self.bits) == number;
+        let (block, rest) = self.order.split_at(self.order.iter().take_while(inside).count());
+        self.order = rest;
+        self.table.fetch(block);
         self.block.clear();
-        let first = match self.next.take() {
-            Some(row) => row,
-            None => self.rows.next()?,
-        };
-        let number = prefix(&first.id, self.bits);
-        self.block.push(first);
-        for row in self.rows.by_ref() {
-            if prefix(&row.id, self.bits) != number {
-                self.next = Some(row);
-                break;
-            }
-            self.block.push(row);
-        }
-        for row in &self.block {
-            let probe = Probe::of(&row.id);
-            self.filters.iter().for_each(|f| f.add(&probe));
-            self.tally.count(row.state, row.route);
-        }
+        self.block
+            .extend(block.iter().map(|&(_, place)| self.table.at(place)));
+        self.probes.clear();
+        self.probes
+            .extend(self.block.iter().map(|row| Probe::of(&row.id)));
+        self.filters.iter().for_each(|f| f.add_all(&self.probes));
+        self.block
+            .iter()
+            .for_each(|row| self.tally.count(row.state, row.route));
         Some((number, encode(&self.block)))
     }
 }

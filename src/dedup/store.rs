@@ -324,6 +324,11 @@ impl DedupStore {
         Ok(carried)
     }
 
+    #[cfg(test)]
+    pub(super) fn retired(&self) -> usize {
+        self.shared.retired.lock().len()
+    }
+
     /// Figures of the store. Walks its folders.
     pub fn stats(&self) -> DedupStats {
         let shared = &*self.shared;

@@ -200,7 +200,7 @@ impl Shared {
                 if group.runs.len() > 1 && !bucket.may_hold(opened, run.seq, probe) {
                     continue;
                 }
-                let Some(bytes) = bucket.block(opened, run.seq, prefix(id, run.bits))? else {
+                let Some(bytes) = bucket.block(opened, run.seq, prefix(id.head(), run.bits))? else {
                     continue;
                 };
                 let block = bucket.parse(&bytes)?;
