@@ -203,7 +203,9 @@ fn print_stats(out: &mut Out, stats: &DedupStats) -> Result<(), CliError> {
     }
     if let Some(why) = &stats.seal_refuses {
         out.line("")?;
-        out.line(format!("a bucket that is over cannot be sealed, look-ups take longer: {why}"))?;
+        out.line(format!(
+            "a bucket that is over cannot be sealed, look-ups take longer: {why}"
+        ))?;
     }
     let mut messages = Table::new([
         Column::Text("PARTNER"),

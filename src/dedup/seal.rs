@@ -96,8 +96,8 @@ fn over(shared: &Shared, queue: &Queue) -> Option<Live> {
     let view = shared.view.read();
     let present = shared.env.present.load(Ordering::Relaxed);
     let written = |id: u32| id == present || queue.frozen.iter().any(|m| m.bucket.id == id);
-    let live = view.buckets.iter().filter_map(BucketView::live);
-    live.filter(|l| !written(l.bucket.id)).next().cloned()
+    let mut live = view.buckets.iter().filter_map(BucketView::live);
+    live.find(|l| !written(l.bucket.id)).cloned()
 }
 
 /// Removes sled folders that nobody can ask any more. True: some are left.

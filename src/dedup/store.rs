@@ -438,7 +438,7 @@ impl Shared {
                 "the store of delivered IDs is damaged: it is built again from the ledger at the next start"
             );
             if let Err(error) = load::mark_damaged(&self.dir, &format!("{why} (`{}`)", path.display())) {
-                tracing::error!(%error, "this cannot be written down: remove the store's folder before the next start");
+                tracing::error!(event = "dedup_damaged", %error, "this cannot be written down: remove the store's folder before the next start");
             }
         }
         done
