@@ -12,6 +12,7 @@
 
 use super::context::RouteContext;
 use super::item::{Item, Task};
+use super::lines;
 use crate::config::OnDoubt;
 use crate::core::backoff::{self, Next, Tried};
 use crate::core::breaker::AttemptResult;
@@ -236,7 +237,7 @@ async fn send<S: Sink>(
 }
 
 /// Closes the intent of an attempt whose slot was missed: nothing was written, and it does not count.
-fn close_unsent<S>(route: &RouteContext<S>, item: &mut Item, now: Time) {
+fn close_unsent<S: Sink>(route: &RouteContext<S>, item: &mut Item, now: Time) {
     if item.is_unsettled() {
         // An earlier attempt is in doubt still: so is the message, and its intent says so.
         return;
@@ -285,13 +286,14 @@ fn result_of(answer: &Answer) -> AttemptResult {
 }
 
 /// Turns the answer into an outcome, appends it, and says what comes next.
-fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, started: Time) -> After {
+fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, started: Time) -> After {
     let partner = &route.partner;
     let now = partner.clock.now();
     partner.metrics.attempt(answer.verdict).inc();
     partner.metrics.attempt_time.record(now.since(started));
     item.status = answer.status;
     item.delivery.attempt += 1;
+    lines::attempted(route, item, &answer, now.since(started));
     if answer.verdict == Verdict::Delivered {
         let bound = partner.ledger.readable_id;
         let readable = cut_bytes(&item.delivery.readable, bound);
@@ -365,7 +367,7 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
 }
 
 /// Deals with an unknown outcome, after a look-up if one was made.
-fn settle<S>(
+fn settle<S: Sink>(
     route: &Rc<RouteContext<S>>,
     item: &mut Item,
     doubt: Doubt,
@@ -425,13 +427,13 @@ fn settle<S>(
     }
 }
 
-fn dead<S>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
+fn dead<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
     let kept = kept(item, detail);
     append(route, item, route.partner.clock.now(), OutcomeKind::Dead(kept));
     After::Dead
 }
 
-fn park<S>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
+fn park<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
     let kept = kept(item, detail);
     append(route, item, route.partner.clock.now(), OutcomeKind::Parked(kept));
     After::Parked {
@@ -464,15 +466,21 @@ pub fn kept(item: &Item, detail: AnswerDetail) -> Box<Kept> {
     })
 }
 
-fn append<S>(route: &RouteContext<S>, item: &mut Item, when: Time, kind: OutcomeKind) {
+fn append<S: Sink>(route: &RouteContext<S>, item: &mut Item, when: Time, kind: OutcomeKind) {
     let metrics = &route.partner.metrics;
     match &kind {
         OutcomeKind::Delivered { .. } => {
             metrics.delivered.inc();
             metrics.age.record(when.since(item.delivery.record.timestamp));
         }
-        OutcomeKind::Dead(_) => drop(metrics.dead.inc()),
-        OutcomeKind::Parked(_) => drop(metrics.parked.inc()),
+        OutcomeKind::Dead(kept) => {
+            metrics.dead.inc();
+            lines::dead(route, item, kept);
+        }
+        OutcomeKind::Parked(kept) => {
+            metrics.parked.inc();
+            lines::parked(route, item, kept);
+        }
         OutcomeKind::Later { .. } | OutcomeKind::Skipped(_) => {}
     }
     let port = &route.partner.port;

@@ -10,6 +10,7 @@ pub mod item;
 pub mod ledger;
 pub mod lifeline;
 pub mod limiter;
+pub mod lines;
 pub mod memory;
 pub mod partition;
 pub mod subpartition;

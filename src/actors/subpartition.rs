@@ -9,11 +9,13 @@ use super::attempt::{After, attempt};
 use super::context::RouteContext;
 use super::fault;
 use super::item::Item;
+use super::lines;
 use crate::core::turnstile::Draws;
 use crate::sink::Sink;
 use actix::prelude::*;
 use std::cell::Cell;
 use std::rc::Rc;
+use tracing::Instrument;
 
 /// A message to be worked on.
 #[derive(Message)]
@@ -93,6 +95,7 @@ impl<S: Sink> Handler<Work> for SubpartitionActor<S> {
 
     fn handle(&mut self, work: Work, ctx: &mut Context<Self>) {
         let route = self.route.clone();
+        let span = lines::span(&route, &work.item);
         let mut hand = InHand {
             item: Some(work.item),
             written: Cell::new(false),
@@ -105,6 +108,9 @@ impl<S: Sink> Handler<Work> for SubpartitionActor<S> {
                 hand.give_back(WorkEnd::After(after));
             }
         };
-        ctx.spawn(attempt.into_actor(self));
+        match span {
+            None => ctx.spawn(attempt.into_actor(self)),
+            Some(span) => ctx.spawn(attempt.instrument(span).into_actor(self)),
+        };
     }
 }

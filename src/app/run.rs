@@ -125,7 +125,11 @@ pub fn run(parts: NodeParts, options: RunOptions) -> Result<Summary, RunError> {
     let _ = raise_open_files();
     let secrets = Secrets::load(&parts.secrets).map_err(RunError::Secrets)?;
     let opened = open_patiently(&parts.config, clock)?;
-    tracing::info!(event = "restored", report = ?opened.report, "the ledger is restored");
+    let report = &opened.report;
+    tracing::info!(
+        event = "restored", from = %report.folded, entries = report.entries, store = %report.store,
+        took_ms = report.took.as_millis() as u64, "the ledger is read: this is where the last life ended"
+    );
     System::new().block_on(Node::new(parts, clock, secrets, opened).run(options))
 }
 
@@ -375,7 +379,7 @@ impl Node {
 
     /// Reads secrets again now and then.
     fn watch_secrets(&self, arbiters: &[Arbiter]) {
-        if self.secrets.names().is_empty() {
+        if self.secrets.is_empty() {
             return;
         }
         let secrets = self.secrets.clone();
@@ -388,7 +392,12 @@ impl Node {
                     continue;
                 };
                 for error in &found.errors {
-                    tracing::warn!(event = "secret_unreadable", name = error.name(), %error, "the old value is kept");
+                    tracing::warn!(
+                        event = "secret_unreadable",
+                        name = error.name,
+                        error = error as &dyn std::error::Error,
+                        "the old value is kept"
+                    );
                 }
                 if found.changed.is_empty() {
                     continue;

@@ -540,12 +540,15 @@ pub(super) fn missing_secrets(
             .map(|source| ("listen".to_owned(), "token", source)),
     );
     for (section, key, source) in sources {
-        if let Err(e) = secrets::read(source, env) {
+        if let Err(e) = secrets::read(source, |name| env.get(name).map(Into::into)) {
             let hint = match &e {
                 secrets::SecretError::NotSet(name) => {
                     format!("export {name}, or let the secret come from a file; `run` needs it")
                 }
                 secrets::SecretError::Empty(_) => "put the secret in; `run` needs it".to_owned(),
+                secrets::SecretError::NotText(_) => {
+                    "a secret is text; encode what is not, as base64 for example".to_owned()
+                }
                 secrets::SecretError::Unreadable { cause, .. } => format!("{cause}; `run` needs it"),
             };
             check.report(severity, &section, key, None, e.to_string(), &hint);

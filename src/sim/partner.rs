@@ -3,6 +3,7 @@
 
 use super::oracle::Facts;
 use crate::clock::simulated;
+use crate::core::mask::Masker;
 use crate::core::types::{MessageId, RoutePartition, Time};
 use crate::sink::{
     Answer, AnswerDetail, Delivery, DoubtCause, Gate, Pace, PrepareError, Sent, Sink, Verdict, Verified,
@@ -10,6 +11,7 @@ use crate::sink::{
 };
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -316,5 +318,9 @@ impl Sink for SimSink {
             true => Verified::Delivered,
             false => Verified::NeverSeen,
         }
+    }
+
+    fn masker(&self) -> Rc<Masker> {
+        Rc::default()
     }
 }

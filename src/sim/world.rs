@@ -8,6 +8,7 @@ use crate::actors::context::{PartnerContext, RouteContext, RouteFigures};
 use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lifeline::Lifeline;
 use crate::actors::limiter::{self, RateLimiterActor};
+use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
 use crate::actors::partition::{
     AreYouIdle, Drain, Loaded, PartitionActor, PartitionParts, PartitionSettings, Payloads, Remembered,
@@ -422,6 +423,11 @@ impl World {
                     current: Default::default(),
                     on_wire: RefCell::default(),
                     flood: Rc::new(RefCell::new(FloodGuard::new(0))),
+                    lines: LineRules {
+                        sample: 0,
+                        key: KeySource::Record,
+                        id: vec![IdSource::Hash],
+                    },
                     figures: Arc::new(RouteFigures::default()),
                 };
                 tree.figures.push(route.figures.clone());

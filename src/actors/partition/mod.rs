@@ -291,7 +291,7 @@ impl<S: Sink> PartitionActor<S> {
     }
 
     /// One more dead letter: if it is one too many in a row, the route stops, also over restarts.
-    fn count_dead(&mut self) {
+    fn count_dead(&self) {
         let route = &self.route;
         let mut flood = route.flood.borrow_mut();
         let Some(stop) = flood.dead("see `dead list`") else {

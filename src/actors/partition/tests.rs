@@ -4,12 +4,14 @@ use super::*;
 use crate::actors::attempt;
 use crate::actors::context::{PartnerContext, RouteFigures};
 use crate::actors::gate::{NodeCap, PartnerGate};
+use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
 use crate::clock::Clock;
-use crate::config::{Config, OnDoubt, PartnerConfig};
+use crate::config::{Config, IdSource, KeySource, OnDoubt, PartnerConfig};
 use crate::core::breaker::BreakerSettings;
 use crate::core::ledger::fold::{FinishedState, LaneState, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
+use crate::core::mask::Masker;
 use crate::core::record::Record;
 use crate::core::resolve::Known;
 use crate::core::turnstile::{Draws, Turnstile};
@@ -98,7 +100,14 @@ impl Sink for FakeSink {
     async fn verify(&self, _: &Delivery) -> Verified {
         Verified::Delivered
     }
+
+    fn masker(&self) -> Rc<Masker> {
+        Rc::default()
+    }
 }
+
+/// Numbers from here on are no messages.
+const INVALID: u64 = 1_000_000;
 
 struct ByKey;
 impl Resolve for ByKey {
@@ -110,11 +119,15 @@ impl Resolve for ByKey {
             .key
             .as_ref()
             .map(|k| KeyHash(k.iter().fold(17, |h, b| h * 31 + u64::from(*b))));
-        Resolved::Message(Known {
+        let known = Known {
             id: MessageId(id),
             key,
             readable: record.value.clone(),
-        })
+        };
+        match String::from_utf8_lossy(&record.value).parse::<u64>() {
+            Ok(INVALID..) => Resolved::Invalid(known, "invalid: no ID".into()),
+            _ => Resolved::Message(known),
+        }
     }
     fn draws(&mut self, _: &Record) -> Draws {
         Draws::new()
@@ -289,6 +302,11 @@ impl World {
             current: Default::default(),
             on_wire: RefCell::default(),
             flood: Rc::new(RefCell::new(crate::core::flood::FloodGuard::new(flood))),
+            lines: LineRules {
+                sample: 1,
+                key: KeySource::Record,
+                id: vec![IdSource::Hash],
+            },
             figures: Arc::new(RouteFigures::default()),
         });
         let start = self
@@ -428,6 +446,28 @@ async fn records_without_key_and_duplicates_in_flight() {
     world.live(partner(), |_, _| Reply::Take).await;
     assert_eq!(world.partner.lock().seen.len(), 50);
     assert_eq!(world.position(), 100);
+}
+
+#[actix_rt::test]
+async fn records_that_are_no_messages_stop_the_route_after_so_many() {
+    let mut world = World::new();
+    world.append(keyed(10));
+    // Delivered before: each delivery begins the count anew.
+    world.live(partner(), |_, _| Reply::Take).await;
+    world.append((0..200).map(|n| (None, INVALID + n)));
+    let mut config = partner();
+    config.flood.dead_in_a_row = 50;
+    let stopped = |state: &LaneState| state.stopped.contains_key(&AT.route);
+    world
+        .live_until(config.clone(), |_, _| Reply::Take, stopped)
+        .await;
+    let dead = |world: &World| world.memory.state.lock().partitions[&AT].counts.dead;
+    assert_eq!(dead(&world), 50);
+    assert!(world.position() <= 60);
+    // An operator who has no guard lets the rest go: each record once.
+    config.flood.dead_in_a_row = 0;
+    world.live(config, |_, _| Reply::Take).await;
+    assert_eq!((dead(&world), world.position()), (200, 210));
 }
 
 #[actix_rt::test]
