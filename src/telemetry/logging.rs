@@ -3,7 +3,7 @@
 //! Every line goes to stderr; stdout is for data. The filter comes from the configuration and can be changed while
 //! the node runs ([`Logging::set_level`]).
 
-use crate::config::{LogFormat, LoggingConfig};
+use crate::config::{LogFormat, LoggingConfig, units};
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 use tracing::field::{Field, Visit};
@@ -57,12 +57,10 @@ pub struct Logging {
 }
 
 fn filter(text: &str) -> Result<EnvFilter, LoggingError> {
-    EnvFilter::builder()
-        .parse(text)
-        .map_err(|e| LoggingError::Filter {
-            text: text.to_owned(),
-            cause: e.to_string(),
-        })
+    units::parse_log_filter(text).map_err(|cause| LoggingError::Filter {
+        text: text.to_owned(),
+        cause,
+    })
 }
 
 /// Whether lines are for people, and whether they may be coloured. `no_color`: the variable `NO_COLOR` is set.

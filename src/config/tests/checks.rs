@@ -227,6 +227,11 @@ fn topics_and_their_routes_are_checked() {
         "topics.t.id",
         "of its own",
     );
+    warns(
+        &topic("partner = 'p'\nid = ['json:/user/email', 'key']"),
+        "topics.t.id",
+        "by their hash",
+    );
     let by_field = good(&topic("partner = 'json:/to'"));
     assert_eq!(
         by_field.config.topics["t"].deliver[0].partner,
@@ -279,6 +284,7 @@ fn where_attempts_or_age_is_moot_it_is_said() {
 
 #[test]
 fn what_nobody_uses_is_said() {
+    warns("[node]", "topics", "nothing to deliver");
     warns("[limits.l]\nrates = ['5/s']", "limits.l", "no partner draws");
     warns("[secrets]\ns = { env = 'S' }", "secrets.s", "no template uses it");
     warns(

@@ -138,7 +138,7 @@ concurrency = 0
 timeout = { conect = '1s' }
 limits = 'acme-acount'
 [limits.acme-account]
-rates = ['5/s']
+rates = ['5/s', '5/fortnight', '5/day@Mars/Base']
 [topics.t]
 partner = 'acmee'
 partitions = 'four'
@@ -153,6 +153,8 @@ partitions = 'four'
         (6, "partners.acme.concurrency", "at least 1"),
         (7, "partners.acme.timeout.conect", "did you mean `connect`?"),
         (8, "partners.acme.limits", "did you mean `acme-account`?"),
+        (10, "limits.acme-account.rates", "`5/fortnight`: expected a rate"),
+        (10, "limits.acme-account.rates", "`5/day@Mars/Base`: "),
         (12, "topics.t.partner", "did you mean `acme`?"),
         (13, "topics.t.partitions", "whole number"),
         (14, "shoes", "known here: "),
@@ -163,7 +165,7 @@ partitions = 'four'
         assert!(hit, "{key} on line {line}: {says}\n{told}");
     }
     let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
-    assert_eq!(errors, 9, "{told}");
+    assert_eq!(errors, 10, "{told}");
     assert!(
         findings
             .iter()

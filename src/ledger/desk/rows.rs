@@ -8,7 +8,7 @@ use crate::config::KeySource;
 use crate::core::ledger::entry::{Body, Entry, Kept, OutcomeKind};
 use crate::core::ledger::fold::MessageState;
 use crate::core::record::SOURCE_HEADER;
-use crate::core::shown::{key_text, masked_key, text};
+use crate::core::shown::{key_text, masked_key, shown_id, text};
 use crate::core::types::Time;
 
 /// Behind the reason of a message whose payload was given up: retention's, or the size cap's, doing.
@@ -183,6 +183,8 @@ impl Desk {
 
     /// A row as it may be shown: rows are matched against filters as they are.
     fn veiled(&self, mut row: MessageRow) -> MessageRow {
+        let sources = self.config.section_of(&row.topic).map_or(&[][..], |t| &t.id);
+        row.id = shown_id(sources, row.id.as_bytes(), self.masker(&row.partner)).unwrap_or(row.hex.clone());
         row.key = row.key.map(|key| self.veiled_key(&row.topic, &row.partner, &key));
         row
     }
