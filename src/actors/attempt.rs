@@ -238,6 +238,10 @@ async fn send<S: Sink>(
 
 /// Closes the intent of an attempt whose slot was missed: nothing was written, and it does not count.
 fn close_unsent<S: Sink>(route: &RouteContext<S>, item: &mut Item, now: Time) {
+    if item.is_unsettled() {
+        // An earlier attempt is in doubt still: so is the message, and its intent says so.
+        return;
+    }
     let kind = OutcomeKind::Later {
         not_before: now,
         first_try: item.first_try,
@@ -332,7 +336,10 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
                         key: item.key,
                         reason: detail.reason,
                     };
-                    append(route, item, now, kind);
+                    // With an earlier attempt in doubt the intent stays open: this answer says nothing about that one.
+                    if !item.is_unsettled() {
+                        append(route, item, now, kind);
+                    }
                     if answer.verdict == Verdict::Pause {
                         // It closes its intent and is not counted: refused credentials burn no attempts.
                         item.delivery.attempt -= 1;
@@ -342,14 +349,17 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
                 }
                 Next::GiveUp(why) => {
                     let reason = format!("{why}; last: {}", detail.reason);
-                    dead(
-                        route,
-                        item,
-                        AnswerDetail {
-                            reason,
-                            answer: detail.answer,
-                        },
-                    )
+                    let detail = AnswerDetail {
+                        reason,
+                        answer: detail.answer,
+                    };
+                    if item.is_unsettled() {
+                        // An earlier attempt may have been taken, whatever became of the later ones (I3).
+                        let reason = format!("{}; {}", doubt::ParkReason::Unsettled, detail.reason);
+                        park(route, item, AnswerDetail { reason, ..detail })
+                    } else {
+                        dead(route, item, detail)
+                    }
                 }
             }
         }

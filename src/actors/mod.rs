@@ -2,6 +2,7 @@
 
 pub mod arbiter;
 pub mod attempt;
+pub mod blocking;
 pub mod context;
 pub mod fault;
 pub mod gate;

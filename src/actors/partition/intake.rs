@@ -1,7 +1,7 @@
 //! From a record that was read to a message in its key's queue.
 
 use super::super::item::{Item, Task};
-use super::super::{attempt, context::RouteContext, lines};
+use super::super::{attempt, blocking, context::RouteContext, lines};
 use super::{PartitionActor, start};
 use crate::core::ledger::entry::{Body, Outcome, OutcomeKind};
 use crate::core::ledger::fold::FinishedState;
@@ -71,6 +71,8 @@ impl<S: Sink> PartitionActor<S> {
             return;
         }
         let from = self.window.next_unfinished(self.next_read);
+        // What lies between is finished. Where that is all there is, the partition has read everything.
+        self.next_read = from;
         match self.log.bounds(self.input) {
             Ok(bounds) if from < bounds.next => {}
             // At the end; the next tick looks again.
@@ -79,8 +81,7 @@ impl<S: Sink> PartitionActor<S> {
         self.reading = true;
         let (log, input, bytes) = (self.log.clone(), self.input, self.settings.read_chunk);
         let read = async move {
-            // Off the arbiter: a cold page must not hold back the partner's other partitions.
-            let read = tokio::task::spawn_blocking(move || {
+            let read = blocking::off(move || {
                 let mut records = Vec::new();
                 log.read(input, from, bytes, &mut records)
                     .map(|next| (records, next))

@@ -321,7 +321,8 @@ impl<S: Sink> PartitionActor<S> {
         self.forget_key(item.place);
         item.not_before = at;
         if at.since(now) > SHED_AFTER && !item.shed {
-            item.shed();
+            let freed = item.shed();
+            self.uncount(freed);
         }
         self.count(&mut item);
         self.queues.wait_until(item.place, item, at, now);
@@ -344,9 +345,15 @@ impl<S: Sink> PartitionActor<S> {
     fn may_read(&self) -> bool {
         !self.stands()
             && self.route.partner.memory.room() > (self.settings.read_chunk + ITEM_OVERHEAD) as u64
-            && self.window.ranges() < self.settings.ranges
-            && self.queues.len().saturating_sub(self.queues.waiting()) < self.settings.window
+            && (self.window.ranges() < self.settings.ranges || self.has_gaps())
+            && self.queues.len().saturating_sub(self.queues.stuck()) < self.settings.window
             && self.route.partner.port.lane().backlog() < self.settings.backlog
+    }
+
+    /// Whether what would be read next has been taken up by an earlier life: it fills a gap between finished ranges,
+    /// and their bound must not keep it out, for only that makes them fewer again.
+    fn has_gaps(&self) -> bool {
+        self.window.next_unfinished(self.next_read) < self.window.high_water()
     }
 
     fn write_position(&mut self) {

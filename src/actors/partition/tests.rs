@@ -177,6 +177,7 @@ struct World {
     partner: Arc<Mutex<Partner>>,
     lives: u64,
     waiting_after: Duration,
+    ranges: usize,
 }
 
 impl World {
@@ -206,6 +207,7 @@ impl World {
             partner: Arc::default(),
             lives: 0,
             waiting_after: Duration::from_secs(600),
+            ranges: 1_000,
         }
     }
 
@@ -319,7 +321,7 @@ impl World {
             busy_keys: 16,
             read_chunk: 4_096,
             window: 1_000,
-            ranges: 1_000,
+            ranges: self.ranges,
             position_every: Duration::from_millis(20),
             waiting_after: self.waiting_after,
             backlog: 100_000,
@@ -652,4 +654,47 @@ async fn finished_ranges_are_not_read_again() {
     world.live_until(patient, plan, new_one).await;
     // The waiting key's own 143 records, and the new one.
     assert_eq!(world.log.read_count(world.input) - read, 144);
+}
+
+/// An earlier life has delivered these records and no others.
+fn delivered_before(world: &World, offsets: &[u64]) {
+    for offset in offsets {
+        let mut id = [0; 16];
+        id[..offset.to_string().len()].copy_from_slice(offset.to_string().as_bytes());
+        let outcome = crate::core::ledger::entry::Outcome {
+            at: AT,
+            id: MessageId(id),
+            offset: *offset,
+            round: 1,
+            attempts: 1,
+            when: Time(1),
+            life: LifeId(1),
+            status: 200,
+            kind: crate::core::ledger::entry::OutcomeKind::Delivered {
+                readable: Default::default(),
+            },
+        };
+        append_entry(&world.log, world.lane, &world.memory, Body::Outcome(outcome));
+    }
+}
+
+#[actix_rt::test]
+async fn what_an_earlier_life_finished_at_the_end_of_the_topic_is_not_waited_for() {
+    let mut world = World::new();
+    world.append(keyed(8));
+    delivered_before(&world, &[5, 6, 7]);
+    world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!(world.partner.lock().seen.len(), 5);
+    assert_eq!(world.position(), 8);
+}
+
+#[actix_rt::test]
+async fn gaps_between_finished_ranges_are_filled_although_the_ranges_are_at_their_bound() {
+    let mut world = World::new();
+    world.append(keyed(12));
+    world.ranges = 3;
+    delivered_before(&world, &[1, 3, 5, 7, 9]);
+    world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!(world.partner.lock().seen.len(), 7);
+    assert_eq!(world.position(), 12);
 }
