@@ -8,7 +8,7 @@ use crate::intake;
 use crate::log::{Log, LogError};
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where records go in.
 pub enum Door {
@@ -22,25 +22,56 @@ impl Door {
     /// The node at the admin address; where none answers and none was named, the folder of the stopped one.
     pub fn open(global: &Global) -> Result<Self, CliError> {
         let address = global.admin_address()?;
-        if listens(&address) {
-            let token = global.token().map(|t| t.expose().to_owned());
-            return Client::new(&address, token).map(Door::Node).map_err(refused);
-        }
-        if global.admin.is_some() {
-            return Err(CliError::failed(format!("no node answers at {address}")).mend(
-                "start it with `sluicegate run`, or leave --admin out to use the folder of a stopped one",
-            ));
-        }
-        let config = global.load()?.config;
-        let opened = app::open_log(&config);
-        opened.map(Door::Folder).map_err(|error| match &error {
-            OpenError::Log(LogError::Locked { .. }) => {
-                CliError::failed("a node has the folder open, but its admin port does not answer")
-                    .at(address)
-                    .caused_by(error)
+        let patience = Patience::begin();
+        loop {
+            if listens(&address) {
+                let token = global.token().map(|t| t.expose().to_owned());
+                return Client::new(&address, token).map(Door::Node).map_err(refused);
             }
-            _ => CliError::failed("cannot open the node's folder").caused_by(error),
-        })
+            if global.admin.is_some() {
+                return Err(CliError::failed(format!("no node answers at {address}")).mend(
+                    "start it with `sluicegate run`, or leave --admin out to use the folder of a stopped one",
+                ));
+            }
+            let error = match app::open_log(&global.load()?.config) {
+                Ok(log) => return Ok(Door::Folder(log)),
+                Err(error) => error,
+            };
+            match &error {
+                OpenError::Log(LogError::Locked { .. }) if patience.wait() => {}
+                OpenError::Log(LogError::Locked { .. }) => {
+                    return Err(CliError::failed(
+                        "a node has the folder open, but its admin port does not answer",
+                    )
+                    .at(address)
+                    .caused_by(error));
+                }
+                _ => return Err(CliError::failed("cannot open the node's folder").caused_by(error)),
+            }
+        }
+    }
+}
+
+/// A command's patience with a folder that is in use while no admin port answers: a node is just starting or
+/// stopping, or another command is at work for a moment.
+pub struct Patience(Instant);
+
+impl Patience {
+    const LONGEST: Duration = Duration::from_secs(3);
+    const STEP: Duration = Duration::from_millis(50);
+
+    /// It begins now.
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Waits a moment before the next try; false once it is at its end.
+    pub fn wait(&self) -> bool {
+        let left = self.0.elapsed() < Self::LONGEST;
+        if left {
+            std::thread::sleep(Self::STEP);
+        }
+        left
     }
 }
 

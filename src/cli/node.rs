@@ -68,21 +68,27 @@ impl Node {
         stopped: impl FnOnce(&Offline) -> Result<T, CliError>,
     ) -> Result<T, CliError>
     where
-        F: FnOnce(Client) -> A,
+        F: Fn(Client) -> A,
         A: Future<Output = Result<T, ClientError>>,
     {
         if let Some(folder) = self.folder.get() {
             return stopped(folder);
         }
-        let error = match self.runtime.block_on(live(self.client.clone())) {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        let (ClientError::NotRunning { address, .. }, Some(loaded)) = (&error, &self.loaded) else {
-            return Err(failed(error, self.loaded.is_some()));
-        };
-        let folder = open(loaded, address)?;
-        stopped(self.folder.get_or_init(|| folder))
+        let patience = door::Patience::begin();
+        loop {
+            let error = match self.runtime.block_on(live(self.client.clone())) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let (ClientError::NotRunning { address, .. }, Some(loaded)) = (&error, &self.loaded) else {
+                return Err(failed(error, self.loaded.is_some()));
+            };
+            match open(loaded) {
+                Ok(folder) => return stopped(self.folder.get_or_init(|| folder)),
+                Err(OfflineError::InUse(_)) if patience.wait() => {}
+                Err(error) => return Err(unopened(error, loaded, address)),
+            }
+        }
     }
 
     /// The node as it stands.
@@ -179,7 +185,7 @@ impl Node {
     }
 }
 
-fn open(loaded: &Loaded, address: &str) -> Result<Offline, CliError> {
+fn open(loaded: &Loaded) -> Result<Offline, OfflineError> {
     // Secrets that cannot be had mask nothing, and nothing here uses them.
     let values = loaded
         .config
@@ -187,7 +193,11 @@ fn open(loaded: &Loaded, address: &str) -> Result<Offline, CliError> {
         .values()
         .filter_map(|source| config::secrets::read(source, config::secrets::process_variable).ok());
     let secrets: Vec<Arc<str>> = values.map(|secret| secret.expose().into()).collect();
-    Offline::open(Arc::new(loaded.config.clone()), &secrets).map_err(|e| match e {
+    Offline::open(Arc::new(loaded.config.clone()), &secrets)
+}
+
+fn unopened(error: OfflineError, loaded: &Loaded, address: &str) -> CliError {
+    match error {
         OfflineError::Nothing(data) => CliError::failed(format!(
             "no node answers at {address}, and there is no data of one"
         ))
@@ -201,7 +211,7 @@ fn open(loaded: &Loaded, address: &str) -> Result<Offline, CliError> {
         other => CliError::failed("cannot open the stopped node's folder")
             .at(loaded.config.node.data.display())
             .caused_by(other),
-    })
+    }
 }
 
 /// The error of a command for what the node, or its desk, said.
