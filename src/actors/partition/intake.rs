@@ -78,10 +78,11 @@ impl<S: Sink> PartitionActor<S> {
         }
         self.reading = true;
         let (log, input, bytes) = (self.log.clone(), self.input, self.settings.read_chunk);
+        let expected = self.expected;
         let read = async move {
             // Off the arbiter: a cold page must not hold back the partner's other partitions.
             let read = tokio::task::spawn_blocking(move || {
-                let mut records = Vec::new();
+                let mut records = Vec::with_capacity(expected);
                 log.read(input, from, bytes, &mut records)
                     .map(|next| (records, next))
             });
@@ -89,6 +90,7 @@ impl<S: Sink> PartitionActor<S> {
         };
         let taken = read.into_actor(self).map(move |result, act, ctx| match result {
             Ok(Ok((records, next))) => {
+                act.expected = records.len();
                 if let Err(why) = act.take_up(from, records, next) {
                     act.read_again(&why, ctx);
                     return;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::actors::attempt;
-use crate::actors::context::{PartnerContext, RouteFigures};
+use crate::actors::context::{Approach, PartnerContext, RouteFigures};
 use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::memory::MemoryShare;
 use crate::clock::Clock;
@@ -283,6 +283,7 @@ impl World {
             at: AT,
             topic: "t".into(),
             queue: 0,
+            approach: Approach::new(4),
             partner,
             current: Default::default(),
             on_wire: RefCell::default(),
@@ -299,6 +300,7 @@ impl World {
             .unwrap_or_default();
         let settings = PartitionSettings {
             busy_keys: 16,
+            ahead: 4,
             read_chunk: 4_096,
             window: 1_000,
             ranges: 1_000,
