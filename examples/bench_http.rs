@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sluicegate::clock::Clock;
-use sluicegate::config::model::*;
+use sluicegate::config::PartnerConfig;
 use sluicegate::core::record::Record;
 use sluicegate::core::types::{MessageId, Time};
 use sluicegate::sink::http::HttpSink;
@@ -33,7 +33,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 #[global_allocator]
@@ -335,52 +335,9 @@ async fn the_sink(server: &Server, tls: bool, in_flight: usize, requests: usize)
 
 fn partner(server: &Server, tls: bool, in_flight: usize) -> PartnerConfig {
     PartnerConfig {
-        name: "bench".into(),
-        sink: SinkKind::Http,
-        url: server.url(tls),
-        method: "POST".into(),
-        headers: vec![],
-        body: None,
         concurrency: in_flight,
-        limits: vec![],
-        connect_timeout: Duration::from_secs(2),
-        request_timeout: Duration::from_secs(10),
-        retry: RetryConfig {
-            first: Duration::from_millis(200),
-            longest: Duration::from_secs(300),
-            give_up_after: Duration::from_secs(86_400),
-            attempts: None,
-            longest_retry_after: Duration::from_secs(3600),
-        },
-        doubt: DoubtConfig {
-            crash: DoubtPolicy::Park,
-            timeout: DoubtPolicy::Park,
-            gateway: DoubtPolicy::Park,
-        },
-        on_doubt: OnDoubt::Continue,
-        idempotency_window: Duration::from_secs(86_400),
-        verify: None,
-        verdict: vec![],
-        client: ClientKind::Pool,
-        http2: false,
-        proxy: None,
-        redirects: 0,
-        answer_limit: 64 * 1024,
         ca: Some(server.ca.clone()),
-        idempotency_key: true,
-        traceparent: true,
-        breaker: BreakerConfig {
-            failures: 20,
-            open: Duration::from_secs(1),
-            longest: Duration::from_secs(60),
-            probes: 1,
-        },
-        flood: FloodConfig {
-            dead_in_a_row: 1000,
-            doubts_in_a_row: 64,
-        },
-        retention: None,
-        mask: vec![],
+        ..PartnerConfig::new("bench", server.url(tls))
     }
 }
 

@@ -19,5 +19,7 @@ pub mod intake;
 pub mod ledger;
 pub mod log;
 pub mod mock;
+#[cfg(test)]
+mod sim;
 pub mod sink;
 pub mod telemetry;

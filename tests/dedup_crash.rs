@@ -6,14 +6,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use sluicegate::core::ledger::fold::{Finished, FinishedState, StoreOp};
 use sluicegate::core::types::{MessageId, RouteId, RoutePartition, Time};
 use sluicegate::dedup::{DedupOptions, DedupStore, OpenReport};
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use support::{Mount, copy_image, not_tested};
 
 const HOUR: u64 = 3_600_000_000;
 /// Ledger offsets of one bucket.
@@ -231,13 +234,29 @@ fn rounds(default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-/// Killed while it feeds, spills, syncs and expires; every third time inside the open of the store.
+/// Where sealing stands in a folder: a file is being written, or one is finished beside its sled folder.
+fn sealing(dir: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return false;
+    };
+    let names: Vec<String> = entries
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .collect();
+    let number = |n: &String| n.strip_prefix("sealed-").map(str::to_owned);
+    names
+        .iter()
+        .filter_map(number)
+        .any(|n| n.ends_with(".new") || names.contains(&format!("bucket-{n}")))
+}
+
+/// Killed while it feeds, spills, seals, syncs and expires; every third time inside the open of the store, and every
+/// third time in the middle of sealing a bucket.
 #[test]
 fn survives_kill_9() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, told) = (folder.path().join("store"), folder.path().join("told"));
     let mut random = fastrand::Rng::with_seed(11);
-    let (mut inside_open, mut last) = (0, 0);
+    let (mut inside_open, mut inside_sealing, mut last) = (0, 0, 0);
     for round in 0..rounds(8) {
         let openings = fs::read_to_string(&told)
             .unwrap_or_default()
@@ -246,47 +265,29 @@ fn survives_kill_9() {
         let mut child = start(&dir, &told);
         wait_for(&told, "opening", openings + 1, &mut child);
         let longest = if round % 3 == 2 { 12_000 } else { 600_000 };
-        std::thread::sleep(Duration::from_micros(random.u64(0..longest)));
+        if round % 3 == 1 {
+            let began = Instant::now();
+            while !sealing(&dir) {
+                assert!(began.elapsed() < Duration::from_secs(60), "nothing is sealed");
+                std::hint::spin_loop();
+            }
+            std::thread::sleep(Duration::from_micros(random.u64(0..20_000)));
+        } else {
+            std::thread::sleep(Duration::from_micros(random.u64(0..longest)));
+        }
         drop(child);
         let facts = read(&told);
         inside_open += u64::from(!facts.opened);
+        inside_sealing += u64::from(sealing(&dir));
         last = check(&dir, &facts, &format!("kill {round}"));
     }
     eprintln!(
-        "{} kills, {inside_open} of them inside open, {last} ledger entries taken",
+        "{} kills, {inside_open} of them inside open, {inside_sealing} while a bucket was sealed, {last} ledger entries taken",
         rounds(8)
     );
     assert!(last > 0);
 }
 
-/// A file system on a loop device, unmounted when dropped.
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn ran(command: &mut Command) -> Result<(), String> {
-    match command.stdout(Stdio::null()).stderr(Stdio::piped()).output() {
-        Ok(out) if out.status.success() => Ok(()),
-        Ok(out) => Err(format!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&out.stderr).trim()
-        )),
-        Err(e) => Err(format!("{command:?}: {e}")),
-    }
-}
-
-fn mount(image: &Path, on: &Path) -> Result<Mounted, String> {
-    fs::create_dir_all(on).map_err(|e| e.to_string())?;
-    ran(Command::new("mount").args(["-o", "loop"]).arg(image).arg(on))?;
-    Ok(Mounted(on.to_path_buf()))
-}
-
-/// Power cut: the device's image as it stands at the kill holds what was synced, and of the rest only what the
-/// system had happened to write. A drive that loses its own cache would do worse still.
 #[test]
 fn survives_power_cut() {
     let mut random = fastrand::Rng::with_seed(5);
@@ -295,15 +296,9 @@ fn survives_power_cut() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let (image, copy, told) = (path("image"), path("copy"), path("told"));
-        File::create(&image).unwrap().set_len(512 << 20).unwrap();
-        let device = ran(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))
-            .and_then(|()| mount(&image, &path("live")));
-        let device = match device {
+        let device = match Mount::new_image(&image, 512, &path("live")) {
             Ok(device) => device,
-            Err(why) => {
-                eprintln!("POWER CUT NOT TESTED: no loop device here ({why})");
-                return;
-            }
+            Err(why) => return not_tested("power cuts of the dedup store", &why),
         };
         let dir = device.0.join("store");
         let mut child = start(&dir, &told);
@@ -311,11 +306,74 @@ fn survives_power_cut() {
         drop(child);
         // Facts that were told before the copy began are in the copy.
         let facts = read(&told);
-        fs::copy(&image, &copy).unwrap();
+        copy_image(&image, &copy);
         drop(device);
-        let cut = mount(&copy, &path("cut")).unwrap();
+        let cut = Mount::image(&copy, &path("cut")).unwrap();
         last = check(&cut.0.join("store"), &facts, &format!("power cut {round}")).max(last);
     }
     eprintln!("{} power cuts, up to {last} ledger entries taken", rounds(3));
     assert!(last > 0);
+}
+
+/// No room for a sealed file: the bucket stays in sled and answers, the store says why, and with room again the next
+/// opening seals it.
+#[test]
+fn a_full_disk_leaves_the_bucket_in_sled() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = match Mount::tmpfs(48, &folder.path().join("disk")) {
+        Ok(disk) => disk,
+        Err(why) => return not_tested("a full disk under the dedup store", &why),
+    };
+    let (dir, ballast) = (disk.0.join("store"), disk.0.join("ballast"));
+    // One bucket with all: its file needs much more room than the last run on its way into sled.
+    let options = DedupOptions {
+        bucket: Duration::from_secs(24 * 3_600),
+        ..options()
+    };
+    let count = 6 * SPAN;
+    let (store, _) = DedupStore::open(&dir, options.clone()).unwrap();
+    for from in (0..count).step_by(500) {
+        let ops: Vec<_> = (from..from + 500).map(op).collect();
+        store.record(&ops, from + 500).unwrap();
+    }
+    store.sync().unwrap();
+    let mut file = File::create(&ballast).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    file.set_len(file.metadata().unwrap().len() - (2 << 20)).unwrap();
+    let before = store.stats();
+    assert_eq!((before.unsealed, before.seal_refuses), (0, None));
+    store.advance(Time(2_000 * HOUR)).unwrap();
+    let refused = wait(|| store.stats().seal_refuses);
+    assert!(refused.contains("No space left"), "{refused}");
+    assert_eq!(store.stats().unsealed, 1);
+    let answers = |store: &DedupStore| {
+        let mut out = Vec::new();
+        for from in (0..count).step_by(500) {
+            let ids: Vec<_> = (from..from + 500).map(id).collect();
+            store.lookup(at(), &ids, &mut out).unwrap();
+            for (n, found) in (from..).zip(&out) {
+                assert_eq!(*found, expected(n, count), "ID {n}");
+            }
+        }
+    };
+    answers(&store);
+    drop((store, file));
+    fs::remove_file(&ballast).unwrap();
+    let (store, report) = DedupStore::open(&dir, options).unwrap();
+    assert!(report.rebuild.is_none(), "{report:?}");
+    store.advance(Time(2_000 * HOUR)).unwrap();
+    wait(|| (store.stats().unsealed == 0).then_some(()));
+    assert!(store.buckets().iter().all(|b| b.sealed));
+    answers(&store);
+}
+
+fn wait<R>(ready: impl Fn() -> Option<R>) -> R {
+    let began = Instant::now();
+    loop {
+        if let Some(ready) = ready() {
+            return ready;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "it never comes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }

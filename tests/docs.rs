@@ -185,3 +185,57 @@ fn every_piece_of_configuration_loads() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(loaded >= 5, "only {loaded} pieces found");
 }
+
+/// Every source file of the crate, without its tests.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("src") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let text = std::fs::read_to_string(&path).expect("a source");
+                let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+                files.push((path, text[..end].to_owned()));
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn every_log_line_has_an_event_and_every_event_is_documented() {
+    let line = regex::Regex::new(r"(?s)(?:tracing::(?:error|warn|info|debug|trace)|about)!\((.*?)\)[;,]?\n")
+        .expect("a pattern");
+    let event = regex::Regex::new(r#"event = "([a-z_]+)""#).expect("a pattern");
+    let mut written = BTreeSet::new();
+    for (path, text) in sources() {
+        let code: String = text
+            .lines()
+            .filter(|l| !l.trim_start().starts_with("//"))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        for found in line.captures_iter(&code) {
+            let event = event
+                .captures(&found[1])
+                .unwrap_or_else(|| panic!("{}: a log line without event: {}", path.display(), &found[0]));
+            written.insert(event[1].to_owned());
+        }
+    }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/logs.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let (_, table) = page.split_once("## Events").expect("the table of events");
+    let name = regex::Regex::new("`([a-z_]+)`").expect("a pattern");
+    let documented: BTreeSet<String> = table
+        .lines()
+        .filter_map(|row| row.strip_prefix("| `").and_then(|_| row.split('|').nth(1)))
+        .flat_map(|cell| {
+            name.captures_iter(cell)
+                .map(|n| n[1].to_owned())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(written, documented);
+}

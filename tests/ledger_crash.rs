@@ -7,6 +7,8 @@
 //! loop device copied at the moment of the kill; where the machine does not allow it, the test says so on stderr.
 //! `SLUICEGATE_LEDGER_KILLS` sets the number of rounds.
 
+mod support;
+
 use sluicegate::app::{Opened, open};
 use sluicegate::clock::Clock;
 use sluicegate::config::{self, Config};
@@ -17,9 +19,10 @@ use sluicegate::core::types::{KeyHash, MessageId, RouteId, RoutePartition, Time}
 use sluicegate::log::Batch;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use support::{Mount, copy_image, not_tested};
 
 const CHILD: &str = "SLUICEGATE_LEDGER_CHILD";
 /// Messages of one batch.
@@ -270,65 +273,18 @@ fn the_fold_after_a_kill_is_the_fold_of_the_lane() {
     }
 }
 
-/// A mounted file system, unmounted at the end.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn image(image: &Path, at: &Path) -> Result<Mount, String> {
-        std::fs::create_dir_all(at).map_err(|e| e.to_string())?;
-        ran(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at))?;
-        Ok(Mount(at.to_owned()))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if let Err(e) = ran(Command::new("umount").arg("--lazy").arg(&self.0)) {
-            eprintln!("cannot unmount {}: {e}", self.0.display());
-        }
-    }
-}
-
-fn ran(command: &mut Command) -> Result<(), String> {
-    let out = command.output().map_err(|e| format!("{command:?}: {e}"))?;
-    match out.status.success() {
-        true => Ok(()),
-        false => Err(format!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&out.stderr).trim()
-        )),
-    }
-}
-
 #[test]
 fn power_cut_on_a_loop_device_or_loudly_not_tested() {
     let dir = tempfile::tempdir().expect("a folder");
     let image = dir.path().join("image");
-    let made = (|| {
-        let made = std::fs::File::create(&image).and_then(|f| f.set_len(96 << 20));
-        made.map_err(|e| e.to_string())?;
-        ran(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
-        Mount::image(&image, &dir.path().join("disk"))
-    })();
-    let mount = match made {
+    let mount = match Mount::new_image(&image, 96, &dir.path().join("disk")) {
         Ok(mount) => mount,
-        Err(why) => {
-            // Past the harness, which keeps back what a passing test writes.
-            if let Ok(mut err) = std::fs::OpenOptions::new().write(true).open("/dev/stderr") {
-                let _ = writeln!(
-                    err,
-                    "NOT TESTED: power cuts of the ledger. This machine does not allow it: {why}"
-                );
-            }
-            return;
-        }
+        Err(why) => return not_tested("power cuts of the ledger", &why),
     };
     let data = mount.0.join("data");
     for round in 0..rounds(3) {
         let copy = dir.path().join(format!("copy-{round}"));
-        let acknowledged = write_and_kill(&data, fastrand::usize(20..400), || {
-            ran(Command::new("cp").arg("--sparse=always").arg(&image).arg(&copy)).expect("copied");
-        });
+        let acknowledged = write_and_kill(&data, fastrand::usize(20..400), || copy_image(&image, &copy));
         let after =
             Mount::image(&copy, &dir.path().join(format!("after-{round}"))).expect("mounted like the image");
         check(&after.0.join("data"), acknowledged);

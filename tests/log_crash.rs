@@ -5,15 +5,18 @@
 //! mounts; where the machine does not allow them the tests say so on stderr, as their names announce.
 //! `SLUICEGATE_LOG_KILLS` sets the number of rounds.
 
+mod support;
+
 use sluicegate::core::record::Record;
 use sluicegate::core::types::{Offset, Time};
 use sluicegate::log::conformance::{append, read_all};
 use sluicegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use sluicegate::log::{Batch, Log, LogError, PartitionId, TopicSpec};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use support::{Mount, copy_image, not_tested};
 
 const CHILD: &str = "SLUICEGATE_LOG_CHILD";
 /// Records of one transaction, in five parts.
@@ -269,60 +272,13 @@ fn a_second_process_is_refused() {
     write_and_kill(dir.path(), 1, &mut said, || {});
 }
 
-/// A mounted file system, unmounted at the end.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(args: &[&str], at: &Path) -> Result<Mount, String> {
-        std::fs::create_dir_all(at).map_err(|e| e.to_string())?;
-        run(Command::new("mount").args(args).arg(at))?;
-        Ok(Mount(at.to_owned()))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if let Err(e) = run(Command::new("umount").arg("--lazy").arg(&self.0)) {
-            eprintln!("cannot unmount {}: {e}", self.0.display());
-        }
-    }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let out = command.output().map_err(|e| format!("{command:?}: {e}"))?;
-    match out.status.success() {
-        true => Ok(()),
-        false => Err(format!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&out.stderr).trim()
-        )),
-    }
-}
-
-fn not_tested(what: &str, why: &str) {
-    let line = "!".repeat(100);
-    eprintln!("{line}\nNOT TESTED: {what}. This machine does not allow it: {why}\n{line}");
-    // Past the harness, which keeps back what a passing test writes.
-    if let Ok(mut tty) = std::fs::OpenOptions::new().write(true).open("/dev/stderr") {
-        let _ = writeln!(tty, "NOT TESTED: {what}: {why}");
-    }
-}
-
 /// The image of a loop device is copied at the moment of the kill: what the file system had handed to the device
 /// is there, what was only in its page cache is not, as when the power fails.
 #[test]
 fn power_cut_on_a_loop_device_or_loudly_not_tested() {
     let dir = tempfile::tempdir().expect("a folder");
     let image = dir.path().join("image");
-    let made = (|| {
-        std::fs::File::create(&image)
-            .and_then(|f| f.set_len(48 * 1024 * 1024))
-            .map_err(|e| e.to_string())?;
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
-        let image = image.to_str().ok_or("the folder's name is no text")?;
-        Mount::new(&["-o", "loop", image], &dir.path().join("disk"))
-    })();
-    let mount = match made {
+    let mount = match Mount::new_image(&image, 48, &dir.path().join("disk")) {
         Ok(mount) => mount,
         Err(why) => return not_tested("power cuts of the log", &why),
     };
@@ -330,13 +286,10 @@ fn power_cut_on_a_loop_device_or_loudly_not_tested() {
     for round in 0..rounds(4) {
         let copy = dir.path().join(format!("copy-{round}"));
         write_and_kill(&mount.0.join("log"), fastrand::usize(1..1500), &mut said, || {
-            run(Command::new("cp").arg("--sparse=always").arg(&image).arg(&copy)).expect("copied");
+            copy_image(&image, &copy);
         });
-        let after = Mount::new(
-            &["-o", "loop", copy.to_str().expect("as above")],
-            &dir.path().join(format!("after-{round}")),
-        )
-        .expect("the copy is mounted like the image");
+        let after = Mount::image(&copy, &dir.path().join(format!("after-{round}")))
+            .expect("the copy is mounted like the image");
         check(&after.0.join("log"), &said);
         drop(after);
         // The next round goes on where the kill alone left it.
@@ -348,10 +301,7 @@ fn power_cut_on_a_loop_device_or_loudly_not_tested() {
 #[test]
 fn full_disk_on_a_small_tmpfs_or_loudly_not_tested() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mount = match Mount::new(
-        &["-t", "tmpfs", "-o", "size=4m", "tmpfs"],
-        &dir.path().join("disk"),
-    ) {
+    let mount = match Mount::tmpfs(4, &dir.path().join("disk")) {
         Ok(mount) => mount,
         Err(why) => return not_tested("a full disk under the log", &why),
     };
@@ -385,16 +335,21 @@ fn full_disk_on_a_small_tmpfs_or_loudly_not_tested() {
     let log = EmbeddedLog::open(&folder, options()).expect("opens on a full disk");
     assert!(numbers(&log, p).into_iter().eq(0..n));
     log.trim(p, n - 10).expect("trimmed");
-    let mut batch = Batch::new();
-    record(&mut batch, p, n);
-    while log.refuses().is_some() {
-        std::thread::yield_now();
+    // Room comes back file by file behind the trim: whoever is quicker than that is refused once more.
+    let began = std::time::Instant::now();
+    for more in n..n + 1000 {
+        loop {
+            let mut batch = Batch::new();
+            record(&mut batch, p, more);
+            match append(&log, batch) {
+                Ok(_) => break,
+                Err(LogError::NoRoom { .. }) if began.elapsed() < Duration::from_secs(60) => {
+                    std::thread::yield_now();
+                }
+                Err(error) => panic!("{error}: there must be room again"),
+            }
+        }
     }
-    append(&log, batch).expect("taken again");
-    for more in n + 1..n + 1000 {
-        let mut batch = Batch::new();
-        record(&mut batch, p, more);
-        append(&log, batch).expect("there is room again");
-    }
+    assert!(log.refuses().is_none());
     drop(log);
 }

@@ -12,6 +12,7 @@
 
 use super::context::{Approaching, RouteContext};
 use super::item::{Item, Task};
+use super::lines;
 use crate::config::OnDoubt;
 use crate::core::backoff::{self, Next, Tried};
 use crate::core::breaker::AttemptResult;
@@ -247,7 +248,11 @@ async fn send<S: Sink>(
 }
 
 /// Closes the intent of an attempt whose slot was missed: nothing was written, and it does not count.
-fn close_unsent<S>(route: &RouteContext<S>, item: &mut Item, now: Time) {
+fn close_unsent<S: Sink>(route: &RouteContext<S>, item: &mut Item, now: Time) {
+    if item.is_unsettled() {
+        // An earlier attempt is in doubt still: so is the message, and its intent says so.
+        return;
+    }
     let kind = OutcomeKind::Later {
         not_before: now,
         first_try: item.first_try,
@@ -292,13 +297,14 @@ fn result_of(answer: &Answer) -> AttemptResult {
 }
 
 /// Turns the answer into an outcome, appends it, and says what comes next.
-fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, started: Time) -> After {
+fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, started: Time) -> After {
     let partner = &route.partner;
     let now = partner.clock.now();
     partner.metrics.attempt(answer.verdict).inc();
     partner.metrics.attempt_time.record(now.since(started));
     item.status = answer.status;
     item.delivery.attempt += 1;
+    lines::attempted(route, item, &answer, now.since(started));
     if answer.verdict == Verdict::Delivered {
         let bound = partner.ledger.readable_id;
         let readable = cut_bytes(&item.delivery.readable, bound);
@@ -341,7 +347,10 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
                         key: item.key,
                         reason: detail.reason,
                     };
-                    append(route, item, now, kind);
+                    // With an earlier attempt in doubt the intent stays open: this answer says nothing about that one.
+                    if !item.is_unsettled() {
+                        append(route, item, now, kind);
+                    }
                     if answer.verdict == Verdict::Pause {
                         // It closes its intent and is not counted: refused credentials burn no attempts.
                         item.delivery.attempt -= 1;
@@ -351,14 +360,17 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
                 }
                 Next::GiveUp(why) => {
                     let reason = format!("{why}; last: {}", detail.reason);
-                    dead(
-                        route,
-                        item,
-                        AnswerDetail {
-                            reason,
-                            answer: detail.answer,
-                        },
-                    )
+                    let detail = AnswerDetail {
+                        reason,
+                        answer: detail.answer,
+                    };
+                    if item.is_unsettled() {
+                        // An earlier attempt may have been taken, whatever became of the later ones (I3).
+                        let reason = format!("{}; {}", doubt::ParkReason::Unsettled, detail.reason);
+                        park(route, item, AnswerDetail { reason, ..detail })
+                    } else {
+                        dead(route, item, detail)
+                    }
                 }
             }
         }
@@ -366,7 +378,7 @@ fn conclude<S>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, sta
 }
 
 /// Deals with an unknown outcome, after a look-up if one was made.
-fn settle<S>(
+fn settle<S: Sink>(
     route: &Rc<RouteContext<S>>,
     item: &mut Item,
     doubt: Doubt,
@@ -426,13 +438,13 @@ fn settle<S>(
     }
 }
 
-fn dead<S>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
+fn dead<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
     let kept = kept(item, detail);
     append(route, item, route.partner.clock.now(), OutcomeKind::Dead(kept));
     After::Dead
 }
 
-fn park<S>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
+fn park<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
     let kept = kept(item, detail);
     append(route, item, route.partner.clock.now(), OutcomeKind::Parked(kept));
     After::Parked {
@@ -465,15 +477,21 @@ pub fn kept(item: &Item, detail: AnswerDetail) -> Box<Kept> {
     })
 }
 
-fn append<S>(route: &RouteContext<S>, item: &mut Item, when: Time, kind: OutcomeKind) {
+fn append<S: Sink>(route: &RouteContext<S>, item: &mut Item, when: Time, kind: OutcomeKind) {
     let metrics = &route.partner.metrics;
     match &kind {
         OutcomeKind::Delivered { .. } => {
             metrics.delivered.inc();
             metrics.age.record(when.since(item.delivery.record.timestamp));
         }
-        OutcomeKind::Dead(_) => drop(metrics.dead.inc()),
-        OutcomeKind::Parked(_) => drop(metrics.parked.inc()),
+        OutcomeKind::Dead(kept) => {
+            metrics.dead.inc();
+            lines::dead(route, item, kept);
+        }
+        OutcomeKind::Parked(kept) => {
+            metrics.parked.inc();
+            lines::parked(route, item, kept);
+        }
         OutcomeKind::Later { .. } | OutcomeKind::Skipped(_) => {}
     }
     let port = &route.partner.port;

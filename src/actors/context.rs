@@ -2,6 +2,7 @@
 
 use super::gate::PartnerGate;
 use super::item::Item;
+use super::lines::LineRules;
 use super::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{LedgerConfig, PartnerConfig};
@@ -59,6 +60,8 @@ pub struct RouteContext<S> {
     pub on_wire: RefCell<HashSet<MessageId>>,
     /// Stops the route when its messages die one after the other; all its partitions share it.
     pub flood: Rc<RefCell<FloodGuard>>,
+    /// How its messages are named in log lines, and which are sampled.
+    pub lines: LineRules,
     /// Figures that others read.
     pub figures: Arc<RouteFigures>,
 }

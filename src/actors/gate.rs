@@ -477,14 +477,15 @@ mod tests {
         )
     }
 
+    fn entered(gate: &Rc<PartnerGate>) -> Permit {
+        let permit = gate.enter(0, Draws::new()).now_or_never().flatten();
+        permit.expect("a free place")
+    }
+
     #[test]
     fn a_place_that_is_freed_goes_to_who_waits() {
         let gate = gate(1, 10);
-        let first = gate
-            .enter(0, Draws::new())
-            .now_or_never()
-            .flatten()
-            .expect("a free place");
+        let first = entered(&gate);
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
         first.finish(AttemptResult::Answered);
@@ -497,11 +498,7 @@ mod tests {
     #[test]
     fn who_gives_up_waiting_leaves_no_trace() {
         let gate = gate(1, 10);
-        let first = gate
-            .enter(0, Draws::new())
-            .now_or_never()
-            .flatten()
-            .expect("a free place");
+        let first = entered(&gate);
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         let mut third = Box::pin(gate.enter(1, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
@@ -516,11 +513,7 @@ mod tests {
     #[test]
     fn the_nodes_cap_holds_over_gates() {
         let gate = gate(5, 1);
-        let first = gate
-            .enter(0, Draws::new())
-            .now_or_never()
-            .flatten()
-            .expect("a free place");
+        let first = entered(&gate);
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
         assert!(gate.ask_at() < Time::NEVER, "somebody must look again");
@@ -531,11 +524,7 @@ mod tests {
     #[test]
     fn a_closed_gate_sends_everybody_away() {
         let gate = gate(1, 10);
-        let first = gate
-            .enter(0, Draws::new())
-            .now_or_never()
-            .flatten()
-            .expect("a free place");
+        let first = entered(&gate);
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
         gate.close();

@@ -46,7 +46,7 @@ pub struct Item {
     pub off_position: bool,
     /// Number of its last outcome in the lane's port.
     pub outcome: u64,
-    /// Bytes counted for it against the memory bound.
+    /// Bytes counted for it against the memory bound. Who has it shed its payload gives back what that freed.
     pub counted: usize,
 }
 
@@ -55,6 +55,12 @@ pub struct Item {
 pub const ITEM_OVERHEAD: usize = 512;
 
 impl Item {
+    /// Whether it is being resent because an earlier attempt of this round is in doubt: until the partner takes or
+    /// refuses it under the same Idempotency-Key, nobody knows whether it was taken.
+    pub fn is_unsettled(&self) -> bool {
+        self.resend_until != Time::NEVER
+    }
+
     /// Bytes it holds now, bookkeeping included (I6).
     pub fn memory(&self) -> usize {
         ITEM_OVERHEAD + self.bytes()
@@ -73,6 +79,7 @@ impl Held for Box<Item> {
         record.value = bytes::Bytes::new();
         record.headers = crate::core::record::Headers::none();
         self.shed = true;
+        self.counted = self.counted.saturating_sub(freed);
         freed
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod arbiter;
 pub mod attempt;
+pub mod blocking;
 pub mod context;
 pub mod fault;
 pub mod gate;
@@ -9,6 +10,7 @@ pub mod item;
 pub mod ledger;
 pub mod lifeline;
 pub mod limiter;
+pub mod lines;
 pub mod memory;
 pub mod partition;
 pub mod subpartition;

@@ -10,11 +10,13 @@ use super::attempt::{After, attempt};
 use super::context::{Approaching, RouteContext};
 use super::fault;
 use super::item::{Item, Task};
+use super::lines;
 use crate::core::turnstile::Draws;
 use crate::sink::Sink;
 use actix::prelude::*;
 use std::cell::Cell;
 use std::rc::Rc;
+use tracing::Instrument;
 
 /// A message to be worked on.
 #[derive(Message)]
@@ -105,6 +107,7 @@ impl<S: Sink> Handler<Work> for SubpartitionActor<S> {
         let route = self.route.clone();
         let sends = matches!(work.item.task, Task::Send);
         let mut approaching = sends.then(|| Approaching::of(route.clone()));
+        let span = lines::span(&route, &work.item);
         let mut hand = InHand {
             by: self.number,
             item: Some(work.item),
@@ -118,6 +121,9 @@ impl<S: Sink> Handler<Work> for SubpartitionActor<S> {
                 hand.give_back(WorkEnd::After(after));
             }
         };
-        ctx.spawn(attempt.into_actor(self));
+        match span {
+            None => ctx.spawn(attempt.into_actor(self)),
+            Some(span) => ctx.spawn(attempt.instrument(span).into_actor(self)),
+        };
     }
 }

@@ -9,6 +9,7 @@ use super::arbiter::local;
 use super::context::{Approach, RouteContext, RouteFigures};
 use super::fault;
 use super::lifeline::{End, Lifeline};
+use super::lines::LineRules;
 use super::partition::{
     AreYouIdle, Drain, Drained, NodePayloads, PartitionActor, PartitionParts, PartitionSettings, Start, Stop,
     Told,
@@ -59,6 +60,8 @@ pub struct RoutePlan {
     pub keeper: Arc<Keeper>,
     /// Bounds and rhythm.
     pub settings: PartitionSettings,
+    /// One message in so many is sampled; 0 is none.
+    pub sample: u64,
     /// Figures that others read.
     pub figures: Arc<RouteFigures>,
 }
@@ -71,6 +74,14 @@ impl RoutePlan {
     pub fn resolver(&self) -> Result<Resolver, RulesError> {
         let scope = IdScope::new(&self.topic, self.topic_id, self.at.partition, &self.partner);
         Resolver::try_new(scope, &self.topic, self.at.partition, self.rules.clone())
+    }
+
+    fn lines(&self) -> LineRules {
+        LineRules {
+            sample: self.sample,
+            key: self.rules.key.clone(),
+            id: self.rules.id.clone(),
+        }
     }
 }
 
@@ -167,6 +178,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
                 current: Cell::new(0),
                 on_wire: RefCell::default(),
                 flood,
+                lines: plan.lines(),
                 figures: plan.figures.clone(),
             })
         };

@@ -8,8 +8,10 @@
 //!
 //! A restart of the node loses nothing here: there is no state.
 
+mod ask;
 pub mod client;
 mod guard;
+mod listener;
 mod page;
 pub mod server;
 pub mod upload;

@@ -19,31 +19,32 @@
 //!
 //! Errors are problem documents (RFC 9457). The probes port has the first three only, and asks for no token.
 
+use super::ask::{Posted, Wanted};
 use super::guard::{Credentials, Guard};
+use super::listener::Bounded;
 use super::page;
 use super::upload::Upload;
 use super::{Answer, NodeApi};
 use crate::api::{ApiError, Filter, Health, ImportRequest, OrderRequest, Problem, Query, SendRequest};
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 /// Largest body of a request that is no file: bulk orders name up to ten thousand IDs.
-const BODY_LIMIT: usize = 8 << 20;
+pub(super) const BODY_LIMIT: usize = 8 << 20;
 /// Connections a port serves at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
 /// How long requests under way may take to end when the node stops.
@@ -136,10 +137,7 @@ pub fn serve(options: AdminOptions, node: Arc<dyn NodeApi>) -> Result<AdminServe
                 };
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => {
-                        let listener = Bounded {
-                            listener,
-                            room: Arc::new(Semaphore::new(CONNECTIONS)),
-                        };
+                        let listener = Bounded::new(listener, CONNECTIONS);
                         ports.push(tokio::spawn(axum::serve(listener, router).into_future()));
                     }
                     Err(e) => tracing::error!(
@@ -215,30 +213,12 @@ fn admin_router(node: Node, guard: Guard) -> Router {
         .route("/api/partners", get(partners))
         .route("/api/partners/{name}/test", post(test_partner))
         .route("/api/message", get(message))
-        .route(
-            "/api/doubt",
-            get(|s: State<Node>, q: RawQuery| listed(s, q, |filter| Query::Doubts { filter })),
-        )
-        .route(
-            "/api/dead",
-            get(|s: State<Node>, q: RawQuery| listed(s, q, |filter| Query::Dead { filter })),
-        )
-        .route(
-            "/api/dedup/get",
-            get(|s: State<Node>, q: RawQuery| listed(s, q, |filter| Query::DedupGet { filter })),
-        )
-        .route(
-            "/api/dedup/list",
-            get(|s: State<Node>, q: RawQuery| listed(s, q, |filter| Query::DedupList { filter })),
-        )
-        .route(
-            "/api/dedup/stats",
-            get(|s: State<Node>, q: RawQuery| listed(s, q, |_| Query::DedupStats)),
-        )
-        .route(
-            "/api/skip",
-            get(|s: State<Node>, q: RawQuery| listed(s, q, |_| Query::Skips)),
-        )
+        .route("/api/doubt", list(|filter| Query::Doubts { filter }))
+        .route("/api/dead", list(|filter| Query::Dead { filter }))
+        .route("/api/dedup/get", list(|filter| Query::DedupGet { filter }))
+        .route("/api/dedup/list", list(|filter| Query::DedupList { filter }))
+        .route("/api/dedup/stats", list(|_| Query::DedupStats))
+        .route("/api/skip", list(|_| Query::Skips))
         .route("/api/dedup/export", get(export))
         .route("/api/query", post(query))
         .route("/api/order", post(order))
@@ -283,6 +263,15 @@ fn admin_router(node: Node, guard: Guard) -> Router {
         .with_state(node)
 }
 
+/// A list; the query string is its filter.
+fn list(make: impl Fn(Filter) -> Query + Clone + Send + Sync + 'static) -> MethodRouter<Node> {
+    get(
+        |State(node): State<Node>, Wanted(filter): Wanted<Filter>| async move {
+            json(node.query(make(filter))).await
+        },
+    )
+}
+
 /// Refuses a body that is announced larger than the bound before a byte of it is read.
 async fn announced_too_large(request: Request, next: Next) -> Response {
     let announced = request
@@ -307,7 +296,7 @@ async fn finish(request: Request, next: Next) -> Response {
 }
 
 /// The problem document of an error. What failed inside the node goes to the log under the request's number.
-fn problem(error: &ApiError) -> Response {
+pub(super) fn problem(error: &ApiError) -> Response {
     static REQUESTS: AtomicU64 = AtomicU64::new(1);
     let request = format!("{:x}-{}", std::process::id(), REQUESTS.fetch_add(1, Relaxed));
     if let ApiError::Internal(detail) = error {
@@ -386,122 +375,40 @@ async fn test_partner(State(node): State<Node>, Path(name): Path<String>) -> Res
     json(node.test_partner(name)).await
 }
 
-/// Reads a query string into a type; unknown names are refused, for a mistyped filter would take everything.
-fn parameters<T: DeserializeOwned>(query: Option<&str>) -> Result<T, ApiError> {
-    let mut object = serde_json::Map::new();
-    for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        let value = value.into_owned();
-        match &*name {
-            "id" | "ids" => {
-                let ids = object
-                    .entry("ids")
-                    .or_insert_with(|| serde_json::Value::Array(Vec::new()));
-                if let serde_json::Value::Array(ids) = ids {
-                    ids.push(value.into());
-                }
-            }
-            "partition" | "round" | "limit" => {
-                let number: u64 = value
-                    .parse()
-                    .map_err(|_| ApiError::Invalid(format!("{name} is `{value}`, expected a number")))?;
-                object.insert(name.into_owned(), number.into());
-            }
-            "again" | "strict" => {
-                object.insert(name.into_owned(), (value == "true").into());
-            }
-            _ => {
-                object.insert(name.into_owned(), value.into());
-            }
-        }
+async fn message(State(node): State<Node>, Wanted(filter): Wanted<Filter>) -> Response {
+    if filter.ids.len() != 1 {
+        return problem(&ApiError::Invalid("one `id` is needed".into()));
     }
-    serde_json::from_value(object.into()).map_err(|e| ApiError::Invalid(format!("the query string: {e}")))
-}
-
-async fn listed(
-    State(node): State<Node>,
-    RawQuery(text): RawQuery,
-    make: impl FnOnce(Filter) -> Query,
-) -> Response {
-    match parameters(text.as_deref()) {
-        Ok(filter) => json(node.query(make(filter))).await,
-        Err(e) => problem(&e),
-    }
-}
-
-async fn message(State(node): State<Node>, RawQuery(text): RawQuery) -> Response {
-    let filter = match parameters::<Filter>(text.as_deref()) {
-        Ok(filter) if filter.ids.len() == 1 => filter,
-        Ok(_) => return problem(&ApiError::Invalid("one `id` is needed".into())),
-        Err(e) => return problem(&e),
-    };
     json(node.query(Query::Story { filter })).await
 }
 
-/// Reads a JSON body. Says what is wrong and where, as only the caller's own text is in it.
-fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|e| ApiError::Invalid(format!("the body: {e}")))
+async fn query(State(node): State<Node>, Posted(query): Posted<Query>) -> Response {
+    json(node.query(query)).await
 }
 
-async fn query(
-    State(node): State<Node>,
-    bytes: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
-    match received(bytes).and_then(|b| body::<Query>(&b)) {
-        Ok(query) => json(node.query(query)).await,
-        Err(e) => problem(&e),
-    }
+async fn order(State(node): State<Node>, Posted(order): Posted<OrderRequest>) -> Response {
+    json(node.order(order)).await
 }
 
-async fn order(
-    State(node): State<Node>,
-    bytes: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
-    match received(bytes).and_then(|b| body::<OrderRequest>(&b)) {
-        Ok(order) => json(node.order(order)).await,
-        Err(e) => problem(&e),
-    }
+async fn send(State(node): State<Node>, Posted(record): Posted<SendRequest>) -> Response {
+    json(node.send(record)).await
 }
 
-async fn send(
-    State(node): State<Node>,
-    bytes: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
-    match received(bytes).and_then(|b| body::<SendRequest>(&b)) {
-        Ok(record) => json(node.send(record)).await,
-        Err(e) => problem(&e),
-    }
+/// The body of a change of the log's level.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Level {
+    level: String,
 }
 
-async fn log_level(
-    State(node): State<Node>,
-    bytes: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Level {
-        level: String,
-    }
-    let set = received(bytes)
-        .and_then(|b| body::<Level>(&b))
-        .and_then(|l| node.set_log_level(l.level));
-    match set {
+async fn log_level(State(node): State<Node>, Posted(wanted): Posted<Level>) -> Response {
+    match node.set_log_level(wanted.level) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(e) => problem(&e),
     }
 }
 
-fn received(bytes: Result<Bytes, axum::extract::rejection::BytesRejection>) -> Result<Bytes, ApiError> {
-    bytes.map_err(|e| match e.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge { limit: BODY_LIMIT },
-        _ => ApiError::Invalid("the body broke off".into()),
-    })
-}
-
-async fn export(State(node): State<Node>, RawQuery(text): RawQuery) -> Response {
-    let filter = match parameters::<Filter>(text.as_deref()) {
-        Ok(filter) => filter,
-        Err(e) => return problem(&e),
-    };
+async fn export(State(node): State<Node>, Wanted(filter): Wanted<Filter>) -> Response {
     match node.export(filter).await {
         Ok(lines) => {
             // An error in the middle breaks the answer off, so that a client cannot take a part for the whole.
@@ -525,11 +432,11 @@ async fn export(State(node): State<Node>, RawQuery(text): RawQuery) -> Response 
     }
 }
 
-async fn import(State(node): State<Node>, RawQuery(text): RawQuery, request: Request) -> Response {
-    let wanted = match parameters::<ImportRequest>(text.as_deref()) {
-        Ok(wanted) => wanted,
-        Err(e) => return problem(&e),
-    };
+async fn import(
+    State(node): State<Node>,
+    Wanted(wanted): Wanted<ImportRequest>,
+    request: Request,
+) -> Response {
     let (sender, upload) = Upload::channel();
     let mut pieces = request.into_body().into_data_stream();
     // In a task of its own: the import answers once it has seen the end of the file.
@@ -545,77 +452,6 @@ async fn import(State(node): State<Node>, RawQuery(text): RawQuery, request: Req
     let answer = json(node.import(wanted, upload)).await;
     feeding.abort();
     answer
-}
-
-/// A listener that takes a connection only while there is room for one.
-struct Bounded {
-    listener: tokio::net::TcpListener,
-    room: Arc<Semaphore>,
-}
-
-/// A connection with its place.
-struct Placed {
-    stream: tokio::net::TcpStream,
-    _place: Option<tokio::sync::OwnedSemaphorePermit>,
-}
-
-impl axum::serve::Listener for Bounded {
-    type Io = Placed;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Placed, SocketAddr) {
-        // The semaphore is never closed; without a place the connection would be served all the same.
-        let place = self.room.clone().acquire_owned().await.ok();
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, from)) => {
-                    return (
-                        Placed {
-                            stream,
-                            _place: place,
-                        },
-                        from,
-                    );
-                }
-                // Out of descriptors, or a caller that is gone already: neither ends the server.
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-mod placed {
-    use super::Placed;
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    impl AsyncRead for Placed {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_read(cx, buf)
-        }
-    }
-
-    impl AsyncWrite for Placed {
-        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(cx, buf)
-        }
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(cx)
-        }
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(cx)
-        }
-    }
 }
 
 #[cfg(test)]

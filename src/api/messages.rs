@@ -279,6 +279,9 @@ pub struct DedupStats {
     pub bytes_per_id: f64,
     /// Its buckets, oldest first.
     pub buckets: Vec<BucketRow>,
+    /// Why a bucket that is over cannot be sealed, while that lasts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seal_refuses: Option<String>,
     /// Messages by partner and what became of them, as the ledger counts them.
     pub messages: Vec<CountRow>,
 }
@@ -291,6 +294,8 @@ pub struct BucketRow {
     pub from: String,
     /// End of its span.
     pub to: String,
+    /// Over and sealed into a plain file; if not, in sled.
+    pub sealed: bool,
     /// IDs in it.
     pub ids: u64,
     /// Bytes on disk.

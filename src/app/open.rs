@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry, Genesis, Owner};
 use crate::core::types::{LifeId, Offset, Tenure};
-use crate::dedup::{DedupError, DedupOptions, DedupStore};
+use crate::dedup::{DedupError, DedupOptions, DedupStore, Rebuild};
 use crate::ledger::keeper::Keeper;
 use crate::ledger::restore::{self, Expected, Report, RestoreError};
 use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
@@ -128,7 +128,18 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
         readable: config.ledger.readable_id > 0,
         ..DedupOptions::new(ledger)
     };
-    let (store, _) = DedupStore::open(&folder(data.join("dedup"))?, options)?;
+    let (store, found) = DedupStore::open(&folder(data.join("dedup"))?, options)?;
+    if let Some(why) = found.rebuild.filter(|why| *why != Rebuild::Missing) {
+        let aside = found.moved_to.unwrap_or_default();
+        tracing::warn!(event = "dedup_rebuilt", %why, moved_to = %aside.display(), "the store of delivered IDs is built again from the ledger");
+    }
+    for what in found.repaired {
+        tracing::info!(
+            event = "dedup_repaired",
+            what,
+            "the store of delivered IDs was put right"
+        );
+    }
     let expected = Expected {
         ledger: Some(ledger),
         group: GROUP.into(),

@@ -152,6 +152,7 @@ pub fn plans(
                     waiting_after: config.ledger.waiting_after,
                     backlog: BACKLOG,
                 },
+                sample: config.logging.sample,
                 figures: Arc::new(RouteFigures::default()),
             });
         }

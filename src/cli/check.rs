@@ -2,6 +2,7 @@
 
 use super::{CliError, Exit, Global, Out};
 use crate::config::{self, Finding, Loaded, PartnerConfig, Severity};
+use crate::telemetry::text::counted;
 use serde::Serialize;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Instant;
@@ -98,7 +99,7 @@ fn tell(out: &mut Out, args: &Args, loaded: &Loaded, connect: &[Connect]) -> Res
     for c in connect {
         let address = c.address.as_deref().unwrap_or("no fixed address");
         match (&c.error, c.ms) {
-            (Some(error), _) => out.line(format!("# {}: {address}: {error}", c.partner))?,
+            (Some(_), _) => {}
             (None, Some(ms)) => out.line(format!("# {}: {address}: connected in {ms} ms", c.partner))?,
             (None, None) => out.line(format!("# {}: {address}: known only with a record", c.partner))?,
         }
@@ -108,16 +109,31 @@ fn tell(out: &mut Out, args: &Args, loaded: &Loaded, connect: &[Connect]) -> Res
     for warning in &loaded.warnings {
         eprintln!("{warning}");
     }
-    let counted = |n: usize, thing: &str| format!("{n} {thing}{}", if n == 1 { "" } else { "s" });
+    let refused: Vec<_> = connect
+        .iter()
+        .filter_map(|c| Some((c, c.error.as_ref()?)))
+        .collect();
+    for (c, error) in &refused {
+        let address = c.address.as_deref().unwrap_or_default();
+        eprintln!("error: partner {} at {address}: {error}", c.partner);
+    }
+    let counted = |n: usize, thing: &str| counted(n as u64, thing);
     let warnings = match loaded.warnings.len() {
         0 => String::new(),
         n => format!(", with {}", counted(n, "warning")),
     };
-    let partners = counted(loaded.config.partners.len(), "partner");
-    eprintln!(
-        "ok{warnings}: {partners}, {}",
+    let found = format!(
+        "{}, {}",
+        counted(loaded.config.partners.len(), "partner"),
         counted(loaded.config.topics.len(), "topic")
     );
+    match refused.len() {
+        0 => eprintln!("ok{warnings}: {found}"),
+        n => eprintln!(
+            "the configuration is in order{warnings}: {found}; {} without connection",
+            counted(n, "partner")
+        ),
+    }
     Ok(())
 }
 

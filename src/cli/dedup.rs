@@ -182,6 +182,7 @@ fn print_stats(out: &mut Out, stats: &DedupStats) -> Result<(), CliError> {
     let mut buckets = Table::new([
         Column::Text("FROM"),
         Column::Text("TO"),
+        Column::Text("FORM"),
         Column::Number("IDS"),
         Column::Number("DISK"),
         Column::Number("MEMORY"),
@@ -190,6 +191,7 @@ fn print_stats(out: &mut Out, stats: &DedupStats) -> Result<(), CliError> {
         buckets.row([
             b.from.clone(),
             b.to.clone(),
+            if b.sealed { "sealed" } else { "sled" }.to_owned(),
             count(b.ids),
             bytes(b.disk_bytes),
             bytes(b.memory_bytes),
@@ -198,6 +200,12 @@ fn print_stats(out: &mut Out, stats: &DedupStats) -> Result<(), CliError> {
     if !buckets.is_empty() {
         out.line("")?;
         buckets.print(out)?;
+    }
+    if let Some(why) = &stats.seal_refuses {
+        out.line("")?;
+        out.line(format!(
+            "a bucket that is over cannot be sealed, look-ups take longer: {why}"
+        ))?;
     }
     let mut messages = Table::new([
         Column::Text("PARTNER"),

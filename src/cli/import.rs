@@ -9,7 +9,7 @@ use crate::api::{ImportReport, ImportRequest};
 use crate::config::Config;
 use crate::intake::import::{ImportError, ImportOptions, Importer, Progress};
 use crate::intake::topic_spec;
-use crate::telemetry::text::count;
+use crate::telemetry::text::{count, counted};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Read};
@@ -112,9 +112,15 @@ fn each(
         let request = args.request(file);
         // The key is wrong in every file or in none.
         ImportOptions::of_request(&request).map_err(CliError::usage)?;
-        let bar = bar(args, file, &request.name);
-        let report = import(file, &request, &bar);
-        bar.finish_and_clear();
+        let report = if file.is_dir() {
+            let refused = CliError::failed("a folder cannot be imported").at(file.display());
+            Err(refused.mend("name the files in it"))
+        } else {
+            let bar = bar(args, file, &request.name);
+            let report = import(file, &request, &bar);
+            bar.finish_and_clear();
+            report
+        };
         match report {
             Ok(report) => tell(out, &report)?,
             Err(e) => {
@@ -197,9 +203,7 @@ fn explained(error: ImportError, file: &Path) -> CliError {
         ImportError::Changed { .. } => Some("import it again when nobody writes to it"),
         _ => None,
     };
-    let failed = CliError::failed("nothing was imported")
-        .at(file.display())
-        .caused_by(error);
+    let failed = CliError::failed(format!("nothing of {} was imported", file.display())).caused_by(error);
     match mend {
         Some(how) => failed.mend(how),
         None => failed,
@@ -210,18 +214,18 @@ fn tell(out: &mut Out, report: &ImportReport) -> Result<(), CliError> {
     let mut text = format!("{}: ", report.name);
     if report.known {
         text.push_str(&format!(
-            "imported into {} before ({} records)",
+            "imported into {} before ({})",
             report.topic,
-            count(report.accepted)
+            counted(report.accepted, "record")
         ));
     } else {
         text.push_str(&format!(
-            "{} records into {}",
-            count(report.accepted),
+            "{} into {}",
+            counted(report.accepted, "record"),
             report.topic
         ));
         if report.rejected > 0 {
-            text.push_str(&format!(", {} lines rejected", count(report.rejected)));
+            text.push_str(&format!(", {} rejected", counted(report.rejected, "line")));
         }
         if let Some(file) = &report.reject_file {
             text.push_str(&format!(", see {file}"));
@@ -325,7 +329,17 @@ mod tests {
         let importer = Importer::new(Arc::new(log.clone()), folder.path().join("spool"));
         let config = Config::for_test(folder.path()).with_topic(TopicConfig::new("t", "p"));
         let (good, bad, last) = (path("good.jsonl"), path("bad.jsonl"), path("last.jsonl"));
-        let args = parse(&["--topic", "t", "--quiet", &good, &bad, &last, "missing.jsonl"]);
+        let folder = folder.path().display().to_string();
+        let args = parse(&[
+            "--topic",
+            "t",
+            "--quiet",
+            &good,
+            &bad,
+            &folder,
+            &last,
+            "missing.jsonl",
+        ]);
         let mut out = Out::new(&Global::default());
         let exit = each(&args, &mut out, |file, request, bar| {
             into_log(&importer, &config, &args, file, request, bar)

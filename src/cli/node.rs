@@ -181,12 +181,11 @@ impl Node {
 
 fn open(loaded: &Loaded, address: &str) -> Result<Offline, CliError> {
     // Secrets that cannot be had mask nothing, and nothing here uses them.
-    let env = config::process_env().collect();
     let values = loaded
         .config
         .secrets
         .values()
-        .filter_map(|source| config::secrets::read(source, &env).ok());
+        .filter_map(|source| config::secrets::read(source, config::secrets::process_variable).ok());
     let secrets: Vec<Arc<str>> = values.map(|secret| secret.expose().into()).collect();
     Offline::open(Arc::new(loaded.config.clone()), &secrets).map_err(|e| match e {
         OfflineError::Nothing(data) => CliError::failed(format!(

@@ -6,7 +6,7 @@ use super::{CliError, Exit, Global, Out};
 use crate::api::messages::parse_time;
 use crate::api::orders::{Expect, Order, OrderReport, OrderRequest};
 use crate::core::types::Time;
-use crate::telemetry::text::count;
+use crate::telemetry::text::{count, counted};
 use std::io::{self, BufRead, IsTerminal, Write};
 
 /// How an order is to be given.
@@ -60,11 +60,11 @@ pub(super) fn give_to(
     };
     let would = node.order(&request)?;
     if how.dry_run {
-        show(out, &would)?;
+        show(out, &request.order, &would)?;
         return Ok(Exit::Done);
     }
     if would.touched == 0 {
-        show(out, &would)?;
+        show(out, &request.order, &would)?;
         return Ok(if named(&request.order) {
             Exit::Failed
         } else {
@@ -93,7 +93,7 @@ pub(super) fn give_to(
         did.add(&next);
         did.more = more && touched > 0;
     }
-    show(out, &did)?;
+    show(out, &request.order, &did)?;
     Ok(if did.touched == 0 {
         Exit::Failed
     } else {
@@ -107,6 +107,18 @@ fn just_after(at: &str) -> String {
         Ok(t) => t.plus(std::time::Duration::from_millis(1)).to_string(),
         Err(_) => at.to_owned(),
     }
+}
+
+/// Whether the order is about a rule, a partner or a route, not about messages.
+fn is_setting(order: &Order) -> bool {
+    matches!(
+        order,
+        Order::SkipAdd { .. }
+            | Order::SkipRemove { .. }
+            | Order::Pause { .. }
+            | Order::Resume { .. }
+            | Order::ResumeRoute { .. }
+    )
 }
 
 /// Whether the order names what it is about: then touching nothing is a failure.
@@ -150,9 +162,9 @@ fn things(report: &OrderReport) -> String {
         ([], _) => "this".to_owned(),
         ([one], 1) => format!("message {} ({} to {})", one.id, one.topic, one.partner),
         (_, n) => format!(
-            "{}{} messages",
+            "{}{}",
             if report.more { "more than " } else { "" },
-            count(n)
+            counted(n, "message")
         ),
     }
 }
@@ -173,39 +185,27 @@ fn tell(would: &OrderReport) {
     eprint!("{text}");
 }
 
-fn show(out: &mut Out, report: &OrderReport) -> Result<(), CliError> {
+fn show(out: &mut Out, order: &Order, report: &OrderReport) -> Result<(), CliError> {
     if out.is_json() {
         return out.object(report);
     }
-    let verb = if report.dry_run {
-        format!("{} would touch", report.verb)
-    } else {
-        format!("{}:", report.verb)
+    let counted = || {
+        let more = if report.more { "more than " } else { "" };
+        format!("{more}{}", counted(report.touched, "message"))
     };
-    let noun = if report.messages.is_empty() && report.touched <= 1 {
-        "done"
-    } else {
-        "messages"
+    let what = match (report.dry_run, report.touched) {
+        (true, 0) => ": nothing to do".to_owned(),
+        (false, 0) => ": nothing done".to_owned(),
+        (true, _) => format!(" would touch {}", counted()),
+        (false, 1) if report.messages.is_empty() => ": done".to_owned(),
+        (false, _) => format!(": {}", counted()),
     };
-    match (report.dry_run, noun) {
-        (false, "done") => out.line(format!(
-            "{verb} {}",
-            if report.touched == 1 {
-                "done"
-            } else {
-                "nothing done"
-            }
-        ))?,
-        _ => out.line(format!(
-            "{verb} {}{} messages",
-            if report.more { "more than " } else { "" },
-            count(report.touched)
-        ))?,
-    }
+    out.line(format!("{}{what}", report.verb))?;
     for g in &report.groups {
         out.line(format!("  {:>9}  {}  {}", count(g.count), g.partner, g.reason))?;
     }
-    if report.stale > 0 {
+    // A setting that stands already says so in its note.
+    if report.stale > 0 && !is_setting(order) {
         out.line(format!(
             "  {:>9}  stale: moved on in the meantime, not touched",
             count(report.stale)
@@ -213,6 +213,9 @@ fn show(out: &mut Out, report: &OrderReport) -> Result<(), CliError> {
     }
     for note in &report.notes {
         out.line(format!("  {note}"))?;
+    }
+    if report.touched + report.stale + report.refused == 0 {
+        out.line("  no message fits; `sluicegate message ID` tells where one stands")?;
     }
     Ok(())
 }

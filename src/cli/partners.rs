@@ -111,7 +111,7 @@ fn show(global: &Global, name: &str) -> Result<Exit, CliError> {
         let names = status.partners.iter().map(|p| p.partner.as_str());
         return Err(match nearest(name, names) {
             Some(near) => error.mend(format!("did you mean `{near}`?")),
-            None => error,
+            None => error.mend("`sluicegate partners list` names them"),
         });
     };
     let mut out = Out::new(global);

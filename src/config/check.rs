@@ -8,6 +8,8 @@ use super::topic::whole_name;
 use super::tree::{Origin, join, quoted};
 use super::units::duration as show;
 use super::{mask, template};
+use crate::core::mask::Masker;
+use crate::core::shown::shown_id;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -132,6 +134,16 @@ impl Check<'_> {
 
     fn node(&mut self) {
         let c = self.config;
+        if c.topics.is_empty() {
+            let hint = "add [topics.NAME] with its partner; `sluicegate init` writes an example";
+            self.warn(
+                "topics",
+                "",
+                None,
+                "no topic is defined: there is nothing to deliver",
+                hint,
+            );
+        }
         let admin = c.listen.admin;
         if !admin.ip().is_loopback() && c.listen.token.is_none() {
             self.error(
@@ -404,6 +416,22 @@ impl Check<'_> {
         {
             self.retention_too_short(s, "retention", retention);
         }
+        let hidden = self.config.partners.values().find(|p| {
+            let fed = t
+                .deliver
+                .iter()
+                .any(|d| d.partner == PartnerRef::Named(p.name.clone()));
+            fed && shown_id(&t.id, b"x", &Masker::new(&p.mask, &[])).is_none()
+        });
+        if hidden.is_some() {
+            self.warn(
+                s,
+                "id",
+                None,
+                "comes from what is masked: lists and logs name such messages by their hash only",
+                "take another field, or `hash`",
+            );
+        }
         let positions = t.id.contains(&IdSource::Position);
         if positions && t.id.len() > 1 {
             let hint = "take position out, or the others";
@@ -540,12 +568,15 @@ pub(super) fn missing_secrets(
             .map(|source| ("listen".to_owned(), "token", source)),
     );
     for (section, key, source) in sources {
-        if let Err(e) = secrets::read(source, env) {
+        if let Err(e) = secrets::read(source, |name| env.get(name).map(Into::into)) {
             let hint = match &e {
                 secrets::SecretError::NotSet(name) => {
                     format!("export {name}, or let the secret come from a file; `run` needs it")
                 }
                 secrets::SecretError::Empty(_) => "put the secret in; `run` needs it".to_owned(),
+                secrets::SecretError::NotText(_) => {
+                    "a secret is text; encode what is not, as base64 for example".to_owned()
+                }
                 secrets::SecretError::Unreadable { cause, .. } => format!("{cause}; `run` needs it"),
             };
             check.report(severity, &section, key, None, e.to_string(), &hint);

@@ -89,7 +89,7 @@ impl Loaded {
             .listen
             .token
             .as_ref()
-            .map(|source| secrets::read(source, &self.env))
+            .map(|source| secrets::read(source, |name| self.env.get(name).map(Into::into)))
             .transpose()
     }
 }

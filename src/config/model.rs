@@ -144,7 +144,7 @@ pub struct LoggingConfig {
     pub level: String,
     /// Pretty on a terminal, JSON otherwise, unless set.
     pub format: LogFormat,
-    /// Every how many messages one gets a span and a line of its own; 0 = none. Default 0.
+    /// About one message in so many is sampled (`docs/logs.md`); 0 = none. Default 0.
     pub sample: u64,
 }
 

@@ -229,7 +229,7 @@ fn limits(r: &mut Reader, s: &mut Section<'_>) -> Vec<LimitRef> {
         match units::parse_rate(&text) {
             Ok(rate) => own.rates.push(rate),
             Err(e) => {
-                r.wrong(&path, &node, e.to_string());
+                r.wrong(&path, &node, format!("`{text}`: {e}"));
             }
         }
     }

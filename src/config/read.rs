@@ -364,6 +364,25 @@ pub(super) fn texts(node: &Node) -> Result<Vec<String>, Expected> {
     }
 }
 
+/// Every text of a list, or the only one, read by itself: all that are wrong are told, by their texts.
+pub(super) fn each<T>(node: &Node, one: impl Fn(&str) -> Result<T, Expected>) -> Result<Vec<T>, Expected> {
+    let texts = texts(node)?;
+    let mut values = Vec::with_capacity(texts.len());
+    let mut wrong = Vec::new();
+    for text in &texts {
+        match one(text) {
+            Ok(value) => values.push(value),
+            Err(expected) if texts.len() == 1 => wrong.push(expected),
+            Err(expected) => wrong.push(format!("`{text}`: {expected}")),
+        }
+    }
+    if wrong.is_empty() {
+        Ok(values)
+    } else {
+        Err(wrong.join("; "))
+    }
+}
+
 /// `HOST:PORT` with a numeric host.
 pub(super) fn address(node: &Node) -> Result<std::net::SocketAddr, Expected> {
     let form = "expected an address with a port, as 127.0.0.1:7070 or [::1]:7070";

@@ -121,7 +121,7 @@ pub const KEYS: &[Key] = &[
     k("actors.restart.within", Duration, "\"5m\"", "See `actors.restart.escalate_after`."),
     k("logging.level", Text, "\"info\"", "Which log lines: `info`, or by module as `sluicegate=debug,warn`."),
     k("logging.format", Choice(&["auto", "pretty", "json"]), "\"auto\"", "`auto`: pretty on a terminal, JSON otherwise."),
-    k("logging.sample", Count(0), "0", "Every how many messages one gets a span and a line of its own; 0 is none."),
+    k("logging.sample", Count(0), "0", "About one message in so many is sampled: a span, and a line for each of its attempts (`docs/logs.md`). 0 is none and costs nothing."),
     k("secrets.NAME.env", Text, "", "The secret is the value of this environment variable. Used in templates as `{{ secret('NAME') }}`."),
     k("secrets.NAME.file", Path, "", "The secret is this file's content; a line end at its end is cut off. Give either `env` or `file`; a literal is refused."),
     k("limits.NAME.rates", Rates, "", "Rates that all hold at once, over any sliding window: `500/s`, `20000/min`, `10/250ms`. With a zone it is a calendar quota: `1000000/day@Europe/London` (hour, day, week, month)."),
@@ -233,7 +233,7 @@ pub fn takes_plain_text(path: &[String]) -> bool {
 const HEAD: &str = "\
 # Configuration
 
-Printed from the table in `src/config/reference.rs`; `SLUICEGATE_WRITE_DOCS=1 cargo test --lib config::reference`
+Printed from the table in `src/config/reference.rs`; `SLUICEGATE_WRITE_DOCS=1 cargo test --lib config::tests::manual`
 writes it again.
 
 Sluicegate reads `./actors.toml`, or the files that `--config` names: several overlay each other key by key, the later

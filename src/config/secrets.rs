@@ -1,7 +1,7 @@
 //! Secrets: where they come from, and a type that does not show them (I9).
 
 use super::model::SecretSource;
-use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,6 +18,11 @@ impl Secret {
     /// The text itself: for the bytes of a request, never for a log, an error or a page.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The same, to be kept.
+    pub fn text(&self) -> Arc<str> {
+        self.0.clone()
     }
 }
 
@@ -36,7 +41,10 @@ pub enum SecretError {
     /// It is set, but to nothing.
     #[error("{0} is empty")]
     Empty(String),
-    /// The file cannot be read as text.
+    /// It is there, but no text.
+    #[error("{0} is not UTF-8 text")]
+    NotText(String),
+    /// The file cannot be read.
     #[error("cannot read {file}")]
     Unreadable {
         /// The file as configured.
@@ -47,21 +55,28 @@ pub enum SecretError {
     },
 }
 
-/// Reads one secret now: variables from `env`, files from disk (so a file changed meanwhile gives its new content).
-pub fn read(source: &SecretSource, env: &BTreeMap<String, String>) -> Result<Secret, SecretError> {
-    let (text, from) = match source {
+/// Reads one secret now: variables from `env`, files from disk (so a file changed meanwhile gives its new content). A
+/// line end at its end is not part of it.
+///
+/// # Errors
+/// [`SecretError`]; none of them shows anything of the secret.
+pub fn read(source: &SecretSource, env: impl Fn(&str) -> Option<OsString>) -> Result<Secret, SecretError> {
+    let (bytes, from) = match source {
         SecretSource::Env(name) => {
-            let text = env.get(name).ok_or_else(|| SecretError::NotSet(name.clone()))?;
-            (text.clone(), format!("environment variable {name}"))
+            let text = env(name).ok_or_else(|| SecretError::NotSet(name.clone()))?;
+            (text.into_encoded_bytes(), format!("environment variable {name}"))
         }
         SecretSource::File(path) => {
             let file = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|cause| SecretError::Unreadable {
+            let bytes = std::fs::read(path).map_err(|cause| SecretError::Unreadable {
                 file: file.clone(),
                 cause,
             })?;
-            (text, file)
+            (bytes, file)
         }
+    };
+    let Ok(text) = String::from_utf8(bytes) else {
+        return Err(SecretError::NotText(from));
     };
     let text = text
         .strip_suffix('\n')
@@ -71,6 +86,11 @@ pub fn read(source: &SecretSource, env: &BTreeMap<String, String>) -> Result<Sec
     } else {
         Ok(Secret::new(text))
     }
+}
+
+/// One variable of the process environment, for [`read`].
+pub fn process_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 /// The process environment; variables that are not UTF-8 are left out.
@@ -86,29 +106,33 @@ mod tests {
 
     #[test]
     fn a_secret_comes_from_environment_or_file_and_is_not_shown() {
-        let env = BTreeMap::from([
-            ("TOKEN".to_owned(), "s3cret".to_owned()),
-            ("NIL".to_owned(), String::new()),
-        ]);
-        let secret = read(&SecretSource::Env("TOKEN".into()), &env).unwrap();
+        let env = |name: &str| match name {
+            "TOKEN" => Some(OsString::from("s3cret")),
+            "NIL" => Some(OsString::new()),
+            _ => None,
+        };
+        let secret = read(&SecretSource::Env("TOKEN".into()), env).unwrap();
         assert_eq!(
             (secret.expose(), format!("{secret:?}").as_str()),
             ("s3cret", "***")
         );
         assert!(matches!(
-            read(&SecretSource::Env("OTHER".into()), &env),
+            read(&SecretSource::Env("OTHER".into()), env),
             Err(SecretError::NotSet(_))
         ));
         assert!(matches!(
-            read(&SecretSource::Env("NIL".into()), &env),
+            read(&SecretSource::Env("NIL".into()), env),
             Err(SecretError::Empty(_))
         ));
 
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"from file\r\n").unwrap();
-        let secret = read(&SecretSource::File(file.path().into()), &env).unwrap();
+        let secret = read(&SecretSource::File(file.path().into()), env).unwrap();
         assert_eq!(secret.expose(), "from file");
+        std::fs::write(file.path(), b"\xff\xfe").unwrap();
+        let binary = read(&SecretSource::File(file.path().into()), env);
+        assert!(matches!(binary, Err(SecretError::NotText(_))));
         let gone = SecretSource::File("/nonexistent/secret".into());
-        assert!(matches!(read(&gone, &env), Err(SecretError::Unreadable { .. })));
+        assert!(matches!(read(&gone, env), Err(SecretError::Unreadable { .. })));
     }
 }

@@ -176,10 +176,12 @@ fn logging(r: &mut Reader, root: &mut Section<'_>, into: &mut LoggingConfig) {
     let mut s = r.table(root, "logging");
     r.read(&mut s, "level", &mut into.level, |node| {
         let level = read::filled(node)?;
-        tracing_subscriber::EnvFilter::builder()
-            .parse(&level)
-            .map(|_| level)
-            .map_err(|_| "expected a log filter, as info or sluicegate=debug,warn".into())
+        match units::parse_log_filter(&level) {
+            Ok(_) => Ok(level),
+            Err(why) => Err(format!(
+                "expected a log filter, as info or sluicegate=debug,warn: {why}"
+            )),
+        }
     });
     let formats = [
         ("auto", LogFormat::Auto),
@@ -249,14 +251,12 @@ pub(super) fn limit(r: &mut Reader, s: &mut Section<'_>) -> LimitConfig {
 }
 
 fn rates(node: &Node) -> Result<Vec<Rate>, Expected> {
-    let texts = read::texts(node).map_err(|_| "expected a list of rates, as [\"500/s\", \"20000/min\"]")?;
-    if texts.is_empty() {
+    read::texts(node).map_err(|_| "expected a list of rates, as [\"500/s\", \"20000/min\"]")?;
+    let rates = read::each(node, |text| units::parse_rate(text).map_err(|e| e.to_string()))?;
+    if rates.is_empty() {
         return Err("expected at least one rate, as [\"500/s\"]".into());
     }
-    texts
-        .iter()
-        .map(|text| units::parse_rate(text).map_err(|e| e.to_string()))
-        .collect()
+    Ok(rates)
 }
 
 fn dedup(r: &mut Reader, root: &mut Section<'_>, into: &mut DedupConfig) {

@@ -27,11 +27,11 @@ pub(super) fn topic(r: &mut Reader, mut s: Section<'_>, name: &str) -> TopicConf
         }
     });
     r.read(s, "id", &mut t.id, |node| {
-        let sources = read::texts(node)?;
+        let sources = read::each(node, id_source)?;
         if sources.is_empty() {
             return Err("expected at least one source of the ID".into());
         }
-        sources.iter().map(|source| id_source(source)).collect()
+        Ok(sources)
     });
     r.read(s, "key", &mut t.key, |node| match read::text(node)?.as_str() {
         "record" => Ok(KeySource::Record),

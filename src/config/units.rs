@@ -1,10 +1,12 @@
 //! Text forms of quantities: durations (`200ms`, `1h30m`), sizes (`512MiB`), rates (`500/s`, `10/250ms`,
-//! `1000000/day@Europe/London`). A bare number is refused: it hides its unit.
+//! `1000000/day@Europe/London`). A bare number is refused: it hides its unit. And of log filters.
 //!
 //! Every form reads back: what [`duration`] and its siblings print, their parsers take.
 
 use super::model::{CalendarUnit, Rate};
 use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Why a text is not a quantity: what was expected, as a half sentence for a finding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +135,22 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// Reads a log filter. A single word must be a level: it would else be taken for a module's name, and a mistyped level
+/// would silence everything.
+pub fn parse_log_filter(text: &str) -> Result<EnvFilter, String> {
+    let word = |part: &str| part.chars().all(char::is_alphanumeric);
+    let wrong = text
+        .split(',')
+        .map(str::trim)
+        .find(|part| part.is_empty() || word(part) && part.parse::<LevelFilter>().is_err());
+    match wrong {
+        Some(part) => Err(format!(
+            "`{part}` is none of off, error, warn, info, debug, trace"
+        )),
+        None => EnvFilter::builder().parse(text).map_err(|e| e.to_string()),
+    }
+}
+
 /// Reads a rate. With a zone (`@`) it is a calendar quota; the zone must be known to this machine's zone files.
 pub fn parse_rate(text: &str) -> Result<Rate, UnitError> {
     let (count, span) = text.trim().split_once('/').ok_or_else(|| expected(RATE_FORM))?;
@@ -222,6 +240,23 @@ pub fn rate(rate: &Rate) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_mistyped_level_is_no_filter() {
+        for good in [
+            "info",
+            "WARN",
+            "sluicegate=debug,warn",
+            "off",
+            "sluicegate::actors",
+            "hyper=off,info",
+        ] {
+            assert!(parse_log_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["infoo", "sluicegate=debug,wran", "sluicegate=loud", "", "info,"] {
+            assert!(parse_log_filter(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn durations_have_units() {

@@ -91,6 +91,8 @@ pub enum ParkReason {
     OutsideWindow,
     /// As many attempts as are allowed have been made.
     Attempts,
+    /// It was resent, and given up before any answer said what became of the attempt in doubt.
+    Unsettled,
     /// The look-up gave an answer that is neither "has it" nor "never seen".
     Unclear,
     /// The look-up could not be had for too long.
@@ -112,6 +114,7 @@ impl std::fmt::Display for ParkReason {
             ParkReason::Policy(DoubtCause::Gateway) => "doubt_gateway: a gateway answered for the partner",
             ParkReason::OutsideWindow => "doubt_window: the partner no longer knows the idempotency key",
             ParkReason::Attempts => "doubt_attempts: no further attempt is allowed",
+            ParkReason::Unsettled => "doubt_unsettled: an attempt in doubt was never settled",
             ParkReason::Unclear => "doubt_unclear: the look-up gave no clear answer",
             ParkReason::NoAnswer => "doubt_no_answer: the look-up could not be had",
             ParkReason::NoLookUp => "doubt_no_look_up: no look-up is configured",

@@ -51,11 +51,6 @@ impl FloodGuard {
         }
     }
 
-    /// Changes the limit; a stop stays until it is resumed.
-    pub fn set_limit(&mut self, limit: u32) {
-        self.limit = limit;
-    }
-
     /// A message was delivered.
     #[inline]
     pub fn delivered(&mut self) {

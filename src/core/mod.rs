@@ -9,7 +9,7 @@
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
 //! | [`verdict`], [`expr`] | what an answer means |
 //! | [`doubt`] | what becomes of an attempt without a known outcome (I3) |
-//! | [`mask`] | what must not be shown (I9) |
+//! | [`mask`], [`shown`] | what must not be shown (I9); how keys and IDs are |
 //! | [`ledger`] | the ledger's entries and their fold: what is known of every message |
 
 pub mod backoff;
@@ -28,6 +28,7 @@ pub mod readable_id;
 pub mod record;
 pub mod resolve;
 pub mod restart;
+pub mod shown;
 pub mod turnstile;
 pub mod types;
 pub mod verdict;

@@ -1,14 +1,14 @@
 //! One bucket's sled folder: opened with guards, written run by run, read block by block.
 //!
 //! Nothing else in the store touches sled. sled may panic on damage; every call that can is caught and told as
-//! damage. A folder is closed when its bucket is over, and opened again on a hit; at most so many old ones are
-//! open at once.
+//! damage. A folder stays open when its bucket is over, until that is sealed; where sealing lags behind, at most so
+//! many old ones are open at once, and a closed one is opened again on a hit.
 
 use super::block::{Block, Damage};
 use super::filter::{self, Filter, Probe, Span};
 use super::manifest::{RunMeta, sync_dir};
 use super::{DedupError, DedupOptions};
-use crate::core::types::{MessageId, Time};
+use crate::core::types::Time;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -110,11 +110,15 @@ fn key(run: u32, prefix: u16) -> [u8; 6] {
     key
 }
 
-/// The block in which an ID stands, if blocks are numbered by so many bits.
+/// The block in which an ID with these first eight bytes stands, if blocks are numbered by so many bits.
 #[inline]
-pub(super) fn prefix(id: &MessageId, bits: u8) -> u16 {
-    let head = u32::from(u16::from_be_bytes([id.0[0], id.0[1]]));
-    (head >> (16 - u32::from(bits.min(16)))) as u16
+pub(super) fn prefix(head: u64, bits: u8) -> u16 {
+    ((head >> 48) >> (16 - u32::from(bits.min(16)))) as u16
+}
+
+/// The number of the last block.
+pub(super) fn last_block(bits: u8) -> u16 {
+    prefix(u64::MAX, bits)
 }
 
 impl Bucket {
@@ -201,7 +205,13 @@ impl Bucket {
         done
     }
 
-    fn damaged(&self, why: impl Into<String>) -> DedupError {
+    /// Its runs that count, in order.
+    pub(super) fn runs(&self) -> Vec<RunMeta> {
+        self.runs.lock().clone()
+    }
+
+    /// Damage of this bucket, as the store's error.
+    pub(super) fn damaged(&self, why: impl Into<String>) -> DedupError {
         DedupError::Damaged {
             path: self.dir.clone(),
             why: why.into(),
@@ -451,6 +461,25 @@ impl Bucket {
         self.runs.lock().push(run);
     }
 
+    /// So many blocks of a run at most, with their numbers, from number `from` on. Read together: they are
+    /// neighbours in sled, and it need not find their leaf for each.
+    pub(super) fn blocks_from(
+        &self,
+        opened: &Opened,
+        run: u32,
+        from: u16,
+        most: usize,
+    ) -> Result<Vec<(u16, sled::IVec)>, DedupError> {
+        self.guarded(|| {
+            let range = opened.db.range(key(run, from)..=key(run, u16::MAX));
+            let number = |key: &[u8]| key.last_chunk().map_or(0, |b| u16::from_be_bytes(*b));
+            range
+                .take(most)
+                .map(|entry| entry.map(|(key, block)| (number(&key), block)))
+                .collect()
+        })
+    }
+
     /// One block, if the run has it.
     pub(super) fn block(
         &self,
@@ -473,7 +502,7 @@ impl Bucket {
         run: &RunMeta,
         mut visit: impl FnMut(&Block<'_>) -> Result<(), DedupError>,
     ) -> Result<(), DedupError> {
-        for prefix in 0..=prefix(&MessageId([0xff; 16]), run.bits) {
+        for prefix in 0..=last_block(run.bits) {
             if let Some(bytes) = self.block(opened, run.seq, prefix)? {
                 visit(&self.parse(&bytes)?)?;
             }

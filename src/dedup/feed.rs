@@ -50,6 +50,8 @@ pub(super) struct Queue {
     pub spills: u64,
     /// Longest of them.
     pub longest: Duration,
+    /// Why the last attempt to seal a bucket failed.
+    pub seal_error: Option<String>,
 }
 
 impl Shared {
@@ -157,7 +159,7 @@ impl Shared {
             .read()
             .buckets
             .first()
-            .map_or(Time::ZERO, |b| b.bucket.to);
+            .map_or(Time::ZERO, |b| b.span().1);
         let before = feed.active.as_ref().map_or(newest, |m| m.bucket.to.max(newest));
         let start = when.0 / span * span;
         let bucket = Bucket::new(
@@ -229,7 +231,8 @@ impl Shared {
             .iter()
             .any(|m| m.bucket.id == mem.bucket.id);
         if !waiting {
-            mem.bucket.close();
+            // Nothing of it is written any more: it can be sealed.
+            self.changed.notify_all();
         }
         Ok(())
     }
@@ -338,8 +341,8 @@ impl Shared {
         self.wait_drained()?;
         let view = self.view.read();
         match view.buckets.last() {
-            Some(oldest) if oldest.bucket.id == bucket => Ok(()),
-            _ if view.buckets.iter().any(|b| b.bucket.id == bucket) => Err(DedupError::NotOldest(bucket)),
+            Some(oldest) if oldest.id() == bucket => Ok(()),
+            _ if view.buckets.iter().any(|b| b.id() == bucket) => Err(DedupError::NotOldest(bucket)),
             _ => Err(DedupError::NoBucket(bucket)),
         }
     }

@@ -23,6 +23,8 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Bits of a filter for each ID it is made for.
 pub(super) const BITS_PER_ID: u64 = 12;
 const MAGIC: u32 = u32::from_le_bytes(*b"SGF1");
+/// Blocks that are read or written at once.
+const CHUNK: usize = 2_048;
 const HEAD: usize = 4 + 4 + 4 + 8 + 4 + 4;
 
 /// 256 bits that lie in one cache line.
@@ -66,12 +68,57 @@ impl Probe {
 }
 
 impl Filter {
+    /// Bytes of one of its blocks.
+    pub(super) const BLOCK: usize = size_of::<Block>();
+
     /// An empty filter for so many IDs.
     pub(super) fn for_ids(ids: u64) -> Self {
-        let blocks = (ids * BITS_PER_ID).div_ceil(256).clamp(1, u64::from(u32::MAX));
+        Self::with_bits(ids, BITS_PER_ID)
+    }
+
+    /// An empty filter for so many IDs, with so many bits for each.
+    pub(super) fn with_bits(ids: u64, bits: u64) -> Self {
+        let blocks = (ids * bits).div_ceil(256).clamp(1, u64::from(u32::MAX));
         Self {
             blocks: (0..blocks).map(|_| Block::default()).collect(),
         }
+    }
+
+    /// Gives its bytes to `take`, piece by piece.
+    pub(super) fn each_chunk(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(CHUNK * Self::BLOCK);
+        for blocks in self.blocks.chunks(CHUNK) {
+            bytes.clear();
+            for word in blocks.iter().flat_map(|b| &b.0) {
+                bytes.extend_from_slice(&word.load(Relaxed).to_le_bytes());
+            }
+            take(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// A filter of so many blocks from its bytes, which `fill` gives piece by piece; and their checksum.
+    pub(super) fn read(
+        blocks: u32,
+        mut fill: impl FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<(Self, u32)> {
+        let mut all = Vec::with_capacity(blocks as usize);
+        let (mut bytes, mut sum) = (vec![0; CHUNK * Self::BLOCK], 0);
+        while all.len() < blocks as usize {
+            let piece = &mut bytes[..CHUNK.min(blocks as usize - all.len()) * Self::BLOCK];
+            fill(piece)?;
+            sum = crc32c::crc32c_append(sum, piece);
+            all.extend(piece.chunks_exact(Self::BLOCK).map(|block| {
+                let word = |at: usize| {
+                    block[at * 8..]
+                        .first_chunk()
+                        .map_or(0, |b| u64::from_le_bytes(*b))
+                };
+                Block(std::array::from_fn(|at| AtomicU64::new(word(at))))
+            }));
+        }
+        let blocks = all.into_boxed_slice();
+        Ok((Self { blocks }, sum))
     }
 
     /// How many IDs it is made for.
@@ -95,6 +142,13 @@ impl Filter {
         for (word, mask) in self.blocks[self.index(probe.hash)].0.iter().zip(probe.masks) {
             word.store(word.load(Relaxed) | mask, Relaxed);
         }
+    }
+
+    /// Adds IDs. What of the filter they need is fetched from memory before, many lines at once.
+    pub(super) fn add_all(&self, probes: &[Probe]) {
+        let look = |sum: u64, probe: &Probe| sum ^ self.blocks[self.index(probe.hash)].0[0].load(Relaxed);
+        std::hint::black_box(probes.iter().fold(0, look));
+        probes.iter().for_each(|probe| self.add(probe));
     }
 
     /// False: the ID was certainly never added.
@@ -147,11 +201,8 @@ fn frame(span: Span, filter: &Filter) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEAD + filter.blocks.len() * 32);
     frame.extend_from_slice(&head);
     frame.extend_from_slice(&[0; 4]);
-    for block in &filter.blocks {
-        for word in &block.0 {
-            frame.extend_from_slice(&word.load(Relaxed).to_le_bytes());
-        }
-    }
+    // Memory takes all that it is given.
+    let _ = filter.each_chunk(|bytes| frame.write_all(bytes));
     let crc = crc32c::crc32c_append(crc32c::crc32c(&head), &frame[HEAD..]);
     frame[HEAD - 4..HEAD].copy_from_slice(&crc.to_le_bytes());
     frame
@@ -188,28 +239,13 @@ pub(super) fn load(path: &Path, mut wanted: impl FnMut(Span) -> bool) -> Vec<(Sp
             }
             continue;
         }
-        let mut bytes = vec![0; len as usize];
-        if file.read_exact(&mut bytes).is_err() {
+        let Ok((filter, sum)) = Filter::read(blocks, |bytes| file.read_exact(bytes)) else {
             break;
-        }
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&fixed[..HEAD - 4]), &bytes);
-        if sum != crc {
-            continue;
-        }
-        let words = |block: &[u8]| {
-            let word = |at: usize| {
-                let mut b = [0; 8];
-                b.copy_from_slice(&block[at * 8..at * 8 + 8]);
-                AtomicU64::new(u64::from_le_bytes(b))
-            };
-            Block(std::array::from_fn(word))
         };
-        found.push((
-            span,
-            Filter {
-                blocks: bytes.chunks_exact(32).map(words).collect(),
-            },
-        ));
+        // The checksum of head and words together.
+        if crc32c::crc32c_combine(crc32c::crc32c(&fixed[..HEAD - 4]), sum, len as usize) == crc {
+            found.push((span, filter));
+        }
     }
     found
 }

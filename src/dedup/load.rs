@@ -5,15 +5,16 @@ use super::bucket::{Bucket, Env};
 use super::filter::{self, Filter};
 use super::manifest::{self, Manifest, Unusable, sync_dir};
 use super::memtable::Memtable;
+use super::sealed::{self, Sealed};
 use super::store::io_error;
 use super::tail::{self, TailWriter};
-use super::view::{BucketView, Group, Mem, Routes, View};
+use super::view::{BucketView, Group, Live, Mem, Routes, View};
 use super::{DedupError, Rebuild};
-use crate::core::types::{Offset, RouteId, RoutePartition};
+use crate::core::types::{Offset, RouteId, RoutePartition, Time};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,6 +63,10 @@ impl From<DedupError> for Refused {
 
 pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
     let damaged = |why: String| Refused::Rebuild(Rebuild::Damaged(why));
+    match fs::read_to_string(dir.join(DAMAGED)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        why => return Err(damaged(why.unwrap_or_default())),
+    }
     let manifest = match manifest::load(dir) {
         Ok(manifest) => manifest,
         Err(Unusable::Missing) => {
@@ -110,6 +115,16 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
         Ordering::Relaxed,
     );
     for meta in &loaded.manifest.buckets {
+        if meta.sealed {
+            let (sealed, repaired) = Sealed::open(dir, meta)?;
+            if repaired {
+                let what = format!("built the filter of the sealed bucket {} again", meta.id);
+                env.repaired.lock().push(what);
+            }
+            let sealed = BucketView::Sealed(Arc::new(sealed));
+            loaded.view.buckets.insert(0, sealed);
+            continue;
+        }
         let bucket = Bucket::new(dir, meta.id, meta.from(), meta.to(), meta.runs.clone());
         bucket.check_there()?;
         if Some(meta.id) == last {
@@ -117,14 +132,33 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
             bucket.with(env, |_| Ok(()))?;
         }
         let groups = load_groups(env, &bucket, meta)?;
-        loaded.view.buckets.insert(0, BucketView { bucket, groups });
+        let live = Live {
+            bucket,
+            groups,
+            pin: Arc::default(),
+        };
+        loaded.view.buckets.insert(0, BucketView::Live(live));
     }
-    let newest = loaded.view.buckets.first().map(|b| b.bucket.clone());
-    let bucket = match &tail {
-        Some(t) if newest.as_ref().is_none_or(|b| b.id != t.of.bucket) => {
+    let newest = loaded.view.buckets.first();
+    let bucket = match (&tail, newest) {
+        (Some(t), newest) if newest.is_none_or(|b| b.id() != t.of.bucket) => {
             Some(Bucket::new(dir, t.of.bucket, t.of.from, t.of.to, Vec::new()))
         }
-        _ => newest,
+        (_, Some(BucketView::Live(live))) => Some(live.bucket.clone()),
+        // Nothing of its successor was durable yet, and a sealed bucket takes nothing more.
+        (None, Some(BucketView::Sealed(sealed))) => {
+            let span = (env.options.bucket.as_micros() as u64).max(1);
+            let end = Time((sealed.to.0 / span + 1) * span);
+            env.present.store(next_bucket, Ordering::Relaxed);
+            Some(Bucket::new(dir, next_bucket, sealed.to, end, Vec::new()))
+        }
+        (Some(t), Some(BucketView::Sealed(_))) => {
+            return Err(damaged(format!(
+                "the tail belongs to the sealed bucket {}",
+                t.of.bucket
+            )));
+        }
+        (_, None) => None,
     };
     if let Some(bucket) = bucket {
         loaded.next_bucket = next_bucket.max(bucket.id + 1);
@@ -213,8 +247,8 @@ fn load_groups(
     Ok(groups)
 }
 
-/// Folders and tails that the manifest does not know: of a bucket that has expired, or whose first run was not
-/// finished.
+/// Folders, sealed files and tails that the manifest does not know: of a bucket that has expired, or whose first run
+/// was not finished; sled's folder of a sealed bucket, and the file of one whose sealing was cut off.
 fn unlisted(dir: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -224,7 +258,11 @@ fn unlisted(dir: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
             .to_str()
             .and_then(|n| n.strip_prefix("bucket-"))
             .and_then(|n| n.parse::<u32>().ok());
-        if number.is_some_and(|n| manifest.buckets.iter().all(|b| b.id != n)) {
+        let counts = |n: u32, sealed: bool| manifest.buckets.iter().any(|b| b.id == n && b.sealed == sealed);
+        let sealed = name.to_str().and_then(sealed::bucket_of);
+        // Of what is written to be sealed only the finished file may count.
+        let named = sealed.is_some_and(|n| entry.path() == sealed::path(dir, n) && counts(n, true));
+        if number.is_some_and(|n| !counts(n, false)) || (sealed.is_some() && !named) {
             out.push(entry.path());
         }
     }
@@ -233,6 +271,14 @@ fn unlisted(dir: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
         .filter(|&run| run != manifest.next_run || manifest.ledger.is_empty());
     out.extend(tails.map(|run| dir.join(format!("tail-{run}"))));
     Ok(out)
+}
+
+/// Takes the mark of damage away.
+pub(super) fn unmark_damaged(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join(DAMAGED)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn clear_unlisted(dir: &Path, manifest: &Manifest) -> io::Result<()> {
@@ -244,6 +290,16 @@ pub(super) fn clear_unlisted(dir: &Path, manifest: &Manifest) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+const DAMAGED: &str = "DAMAGED";
+
+/// Notes that damage was met: the next opening refuses the store.
+pub(super) fn mark_damaged(dir: &Path, why: &str) -> io::Result<()> {
+    let mut file = File::create(dir.join(DAMAGED))?;
+    file.write_all(why.as_bytes())?;
+    file.sync_all()?;
+    sync_dir(dir)
 }
 
 /// Moves everything but the lock into a folder beside it; what was moved there before goes.
@@ -268,6 +324,8 @@ pub(super) fn move_aside(dir: &Path) -> io::Result<PathBuf> {
     }
     let aside = dir.join(format!("damaged-{number}"));
     fs::create_dir(&aside)?;
+    // While the mark of damage stands, a crash in here changes nothing: it goes last.
+    names.sort_by_key(|name| name == DAMAGED);
     for name in names {
         fs::rename(dir.join(&name), aside.join(&name))?;
     }

@@ -18,8 +18,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Format of manifest, blocks, keys and tail together.
-pub const FORMAT: u32 = 1;
+/// Format of manifest, blocks, keys, tail and sealed files together. Format 1 had no sealed buckets, and is read.
+pub const FORMAT: u32 = 2;
 /// Name of the file.
 pub(super) const NAME: &str = "MANIFEST";
 const WORD: &str = "sluicegate-dedup";
@@ -54,6 +54,38 @@ pub(super) struct BucketMeta {
     pub states: [u64; STATES],
     /// Records by route: (index in the dictionary, count).
     pub routes: Vec<(u32, u64)>,
+    /// Its records stand in a plain file (`sealed`) as one run, not in sled.
+    #[serde(default)]
+    pub sealed: bool,
+}
+
+/// Counts records by state and by route.
+#[derive(Default)]
+pub(super) struct Tally {
+    states: [u64; STATES],
+    routes: BTreeMap<u32, u64>,
+    /// The route at hand and its count: neighbours are mostly of the same.
+    last: (u32, u64),
+}
+
+impl Tally {
+    /// Counts one record.
+    #[inline]
+    pub(super) fn count(&mut self, state: u8, route: u32) {
+        self.states[usize::from(state).min(STATES - 1)] += 1;
+        if route != self.last.0 {
+            *self.routes.entry(self.last.0).or_default() += self.last.1;
+            self.last = (route, 0);
+        }
+        self.last.1 += 1;
+    }
+
+    /// Records by state, and by route.
+    pub(super) fn end(mut self) -> ([u64; STATES], BTreeMap<u32, u64>) {
+        *self.routes.entry(self.last.0).or_default() += self.last.1;
+        self.routes.retain(|_, n| *n > 0);
+        (self.states, self.routes)
+    }
 }
 
 impl BucketMeta {
@@ -129,7 +161,7 @@ pub(super) fn load(dir: &Path) -> Result<Manifest, Unusable> {
         .next()
         .and_then(|w| w.parse().ok())
         .ok_or_else(|| damaged("no format"))?;
-    if format != FORMAT {
+    if !(1..=FORMAT).contains(&format) {
         return Err(Unusable::Format(format));
     }
     let crc = words.next().and_then(|w| u32::from_str_radix(w, 16).ok());
@@ -180,6 +212,7 @@ mod tests {
             runs: vec![run],
             states: [1; STATES],
             routes: vec![(0, 77)],
+            sealed: true,
         };
         let manifest = Manifest {
             ledger: "ff".into(),

@@ -120,15 +120,26 @@ impl Memtable {
         recs.iter().take(limit).filter(|r| r.live).map(|r| self.row(r))
     }
 
-    /// The records that no later one hides, sorted by ID, as places for [`Memtable::at`].
-    pub(super) fn sorted(&self) -> Vec<u32> {
+    /// The records that no later one hides, sorted by ID: the ID's first eight bytes, and the place for
+    /// [`Memtable::at`].
+    pub(super) fn sorted(&self) -> Vec<(u64, u32)> {
         let live = self.recs.iter().enumerate().filter(|(_, r)| r.live);
         let mut order: Vec<(u64, u32)> = live.map(|(i, r)| (r.id.head(), i as u32)).collect();
         order.sort_unstable_by(|a, b| {
             let tails = || self.recs[a.1 as usize].id.cmp(&self.recs[b.1 as usize].id);
             a.0.cmp(&b.0).then_with(tails)
         });
-        order.into_iter().map(|(_, i)| i).collect()
+        order
+    }
+
+    /// Fetches records from memory. They lie far from each other: asked for one after the other, with nothing in
+    /// between, many are on their way at once.
+    pub(super) fn fetch(&self, places: &[(u64, u32)]) {
+        let look = |sum: u64, &(_, place): &(u64, u32)| {
+            let rec = &self.recs[place as usize];
+            sum ^ rec.offset ^ u64::from(rec.id.0[15])
+        };
+        std::hint::black_box(places.iter().fold(0, look));
     }
 
     /// The record at this place.

@@ -17,6 +17,8 @@
 //! DIR/tail-<run>           records of the memory table that a sync made durable      (tail.rs)
 //! DIR/bucket-<n>/          one sled folder: `db`, `conf`, `snap.*`, `blobs/`
 //!                filters   filters of its runs and groups                            (filter.rs)
+//! DIR/sealed-<n>           a bucket that is over, instead of its sled folder            (sealed.rs)
+//! DIR/DAMAGED              damage that was met: the next opening refuses the store
 //! DIR/damaged-<n>/         what was moved aside last
 //!
 //! sled key   run u32 BE | first bits of the ID, u16 BE   ->  block                   (block.rs)
@@ -27,8 +29,12 @@
 //! no fsync, so `db` and blobs are synced here before the manifest names a run. A kill inside sled's own open can
 //! leave `snap.*.generating` behind, which it later takes for a snapshot: such files are removed first.
 //!
+//! A bucket that is over is **sealed** in the background: each ID once, sorted, in one plain file with one filter.
+//! `forget` and `mark` never touch it: they are records of the present bucket, which hide older ones.
+//!
 //! Neighbours: the lane (or restore) feeds it; `PartitionActor` looks up batches; the admin API lists. Threads:
-//! one spills; look-ups run on any thread and wait for neither feed nor spill, but for a closed old bucket to open.
+//! one spills, one seals; look-ups run on any thread and wait for none of them, but for a closed bucket that could
+//! not be sealed yet to open.
 //!
 //! After a restart: everything before the watermark is there. What came later is fed again; feeding again what is
 //! already there does no harm as long as it is fed to its end.
@@ -42,6 +48,10 @@ mod load;
 mod manifest;
 mod memtable;
 mod scan;
+mod seal;
+mod sealed;
+#[cfg(test)]
+mod sealed_tests;
 mod spill;
 mod store;
 mod tail;
@@ -75,12 +85,10 @@ pub struct DedupOptions {
     /// Cache of the present bucket, bytes, as sled counts it. As large as the bucket on disk (some 40 B an ID) it
     /// makes look-ups of present IDs five times as fast; sled may hold more than it is set to.
     pub cache: u64,
-    /// Cache of each older bucket that is open, bytes.
+    /// Cache of each older bucket that is not sealed yet and had to be opened again, bytes.
     pub old_cache: u64,
-    /// How many older buckets may be open at once; the others hold only filters in memory (1.5 B an ID), an open one
-    /// about 70 MiB with 5M IDs. A filter lets about one absent ID in 200 through, so with fewer open than there are
-    /// buckets, nearly every batch of look-ups opens and closes some (`examples/bench_dedup`: ten buckets of 5M IDs,
-    /// two open: less than 0.5k absent look-ups/s; all open: 390k/s).
+    /// How many older buckets may be open at once while they wait to be sealed; further ones hold only filters in
+    /// memory, and a look-up that a filter lets through (one absent ID in 150) opens and closes them by turns.
     pub open_old: usize,
     /// Records of a memory table, about 60 bytes each; at most three tables are held.
     pub memtable: usize,
@@ -101,7 +109,7 @@ impl DedupOptions {
             bucket: Duration::from_secs(86_400),
             cache: 64 << 20,
             old_cache: 4 << 20,
-            open_old: 16,
+            open_old: 4,
             memtable: 1 << 18,
             block: 6 << 10,
             readable: true,
@@ -195,15 +203,17 @@ pub struct BucketInfo {
     pub to: Time,
     /// Whether new records go into it.
     pub present: bool,
-    /// Whether its sled folder is open.
+    /// Whether it is in sled, and its folder is open.
     pub open: bool,
-    /// Records written to it. An ID that was recorded twice, or forgotten, counts each time.
+    /// Whether it is over and stands in a plain file.
+    pub sealed: bool,
+    /// Records written to it. An ID that was recorded twice, or forgotten, counts each time, until it is sealed.
     pub records: u64,
     /// Records by state, as numbered by `FinishedState`; 0 counts forgotten ones.
     pub states: [u64; 7],
     /// Records by route partition, forgotten ones included.
     pub routes: Vec<(RoutePartition, u64)>,
-    /// Runs.
+    /// Runs; a sealed one is one.
     pub runs: usize,
     /// Bytes on disk.
     pub disk_bytes: u64,
@@ -236,4 +246,8 @@ pub struct DedupStats {
     pub longest_spill: Duration,
     /// Why the last spill failed, while that lasts.
     pub refuses: Option<String>,
+    /// Buckets that are over and not sealed yet.
+    pub unsealed: usize,
+    /// Why the last attempt to seal one failed, while that lasts. They are asked in sled until then.
+    pub seal_refuses: Option<String>,
 }

@@ -1,8 +1,9 @@
 //! Walking through the store: for lists and exports, and for carrying IDs out of a bucket.
 
 use super::block::{FORGOTTEN, OwnedRow, Row};
+use super::bucket::last_block;
 use super::store::Shared;
-use super::view::found;
+use super::view::{BucketView, found};
 use super::{DedupError, Found};
 use crate::core::ledger::fold::FinishedState;
 use crate::core::types::{RoutePartition, Time};
@@ -82,9 +83,18 @@ pub(super) fn iterate(
         }
     }
     for seen in &view.buckets {
+        let seen = match seen {
+            BucketView::Live(live) => live,
+            BucketView::Sealed(sealed) => {
+                if sealed.each_row(&mut |row| check(sealed.run, row))?.is_break() {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
         let bucket = &seen.bucket;
         for run in seen.groups.iter().flat_map(|g| &g.runs) {
-            for prefix in 0..=super::bucket::prefix(&crate::core::types::MessageId([0xff; 16]), run.bits) {
+            for prefix in 0..=last_block(run.bits) {
                 // Copied out, so that the bucket is free while the rows are looked at.
                 let bytes = bucket.with(&shared.env, |opened| bucket.block(opened, run.seq, prefix))?;
                 let Some(bytes) = bytes.flatten() else { continue };
@@ -111,10 +121,17 @@ pub(super) fn bucket_rows(
     let seen = view
         .buckets
         .iter()
-        .find(|b| b.bucket.id == bucket)
+        .find(|b| b.id() == bucket)
         .ok_or(DedupError::NoBucket(bucket))?;
+    let seen = match seen {
+        BucketView::Live(live) => live,
+        BucketView::Sealed(sealed) => {
+            let visit = &mut |row: &Row<'_>| visit(sealed.run, row).map(ControlFlow::Continue);
+            return sealed.each_row(visit).map(drop);
+        }
+    };
     for run in seen.groups.iter().flat_map(|g| &g.runs) {
-        for prefix in 0..=super::bucket::prefix(&crate::core::types::MessageId([0xff; 16]), run.bits) {
+        for prefix in 0..=last_block(run.bits) {
             let bytes = seen
                 .bucket
                 .with(&shared.env, |opened| seen.bucket.block(opened, run.seq, prefix))?;

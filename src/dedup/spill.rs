@@ -7,11 +7,11 @@
 use super::block::{Row, encode};
 use super::bucket::{Bucket, prefix};
 use super::filter::{self, Filter, Probe, Span};
-use super::manifest::{self, BucketMeta, RunMeta, STATES};
+use super::manifest::{self, BucketMeta, RunMeta, STATES, Tally};
+use super::memtable::Memtable;
 use super::store::{Shared, io_error};
-use super::view::{BucketView, Group, Mem, View};
+use super::view::{BucketView, Group, Live, Mem, View};
 use super::{DedupError, tail};
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -89,7 +89,8 @@ pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
         })
 }
 
-fn describe(error: &DedupError) -> String {
+/// An error with its cause.
+pub(super) fn describe(error: &DedupError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
@@ -151,18 +152,17 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
         ids: order.len() as u32,
     };
     let mut blocks = Blocks {
-        rows: order.iter().map(|&place| table.at(place)),
-        next: None,
+        table: &table,
+        order: &order,
         bits,
         block: Vec::new(),
+        probes: Vec::new(),
         filters: [&filter, &group.filter],
-        states: [0; STATES],
-        routes: BTreeMap::new(),
-        route: (0, 0),
+        tally: Tally::default(),
     };
     let run = bucket.with(&shared.env, |opened| bucket.write_run(opened, run, &mut blocks))?;
     let run = run.ok_or(DedupError::NoBucket(bucket.id))?;
-    let (states, routes) = blocks.counts();
+    let (states, routes) = blocks.tally.end();
     let span = Span {
         first: run.seq,
         last: run.seq,
@@ -190,6 +190,7 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
                 runs,
                 states,
                 routes,
+                sealed: false,
             });
         }
         if let Some(meta) = next.buckets.last_mut() {
@@ -213,7 +214,7 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
     };
     publish(shared, mem, seen);
     if full {
-        seal(shared, growing.take());
+        end_group(shared, growing.take());
     }
     // A tail that stays behind is not read again: its run number is past.
     let _ = tail::remove(&shared.dir, mem.run);
@@ -227,8 +228,8 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
             .skip(1)
             .any(|m| m.bucket.id == bucket.id)
     {
-        seal(shared, growing.take());
-        bucket.close();
+        // It is sealed next, with a filter of its own: this one need not be kept.
+        *growing = None;
     }
     Ok(())
 }
@@ -241,56 +242,37 @@ fn bits_for(bytes: usize, block: usize) -> u8 {
 
 /// The blocks of a sorted table; fills its filters and counts its records on the way, since each record is fetched
 /// from memory only once.
-struct Blocks<'a, I> {
-    rows: I,
-    /// The first row of the next block.
-    next: Option<Row<'a>>,
+struct Blocks<'a> {
+    table: &'a Memtable,
+    /// What is left of the table, sorted.
+    order: &'a [(u64, u32)],
     bits: u8,
-    /// Rows of the block at hand.
+    /// Rows of the block at hand, and what filters ask of them.
     block: Vec<Row<'a>>,
+    probes: Vec<Probe>,
     filters: [&'a Filter; 2],
-    states: [u64; STATES],
-    routes: BTreeMap<u32, u64>,
-    /// The route at hand and its count: neighbours are mostly of the same.
-    route: (u32, u64),
+    tally: Tally,
 }
 
-impl<'a, I: Iterator<Item = Row<'a>>> Iterator for Blocks<'a, I> {
+impl Iterator for Blocks<'_> {
     type Item = (u16, Vec<u8>);
     fn next(&mut self) -> Option<(u16, Vec<u8>)> {
+        let number = prefix(self.order.first()?.0, self.bits);
+        let inside = |&&(head, _): &&(u64, u32)| prefix(head, self.bits) == number;
+        let (block, rest) = self.order.split_at(self.order.iter().take_while(inside).count());
+        self.order = rest;
+        self.table.fetch(block);
         self.block.clear();
-        let first = match self.next.take() {
-            Some(row) => row,
-            None => self.rows.next()?,
-        };
-        let number = prefix(&first.id, self.bits);
-        self.block.push(first);
-        for row in self.rows.by_ref() {
-            if prefix(&row.id, self.bits) != number {
-                self.next = Some(row);
-                break;
-            }
-            self.block.push(row);
-        }
-        for row in &self.block {
-            let probe = Probe::of(&row.id);
-            self.filters.iter().for_each(|f| f.add(&probe));
-            self.states[usize::from(row.state).min(STATES - 1)] += 1;
-            if row.route != self.route.0 {
-                *self.routes.entry(self.route.0).or_default() += self.route.1;
-                self.route = (row.route, 0);
-            }
-            self.route.1 += 1;
-        }
+        self.block
+            .extend(block.iter().map(|&(_, place)| self.table.at(place)));
+        self.probes.clear();
+        self.probes
+            .extend(self.block.iter().map(|row| Probe::of(&row.id)));
+        self.filters.iter().for_each(|f| f.add_all(&self.probes));
+        self.block
+            .iter()
+            .for_each(|row| self.tally.count(row.state, row.route));
         Some((number, encode(&self.block)))
-    }
-}
-
-impl<'a, I> Blocks<'a, I> {
-    fn counts(mut self) -> ([u64; STATES], BTreeMap<u32, u64>) {
-        *self.routes.entry(self.route.0).or_default() += self.route.1;
-        self.routes.retain(|_, n| *n > 0);
-        (self.states, self.routes)
     }
 }
 
@@ -303,7 +285,7 @@ fn take_into<'a>(
 ) -> &'a mut Growing {
     let fits = |g: &Growing| g.bucket.id == bucket.id && g.room >= ids && g.runs.len() < GROUP;
     if growing.as_ref().is_some_and(|g| !fits(g)) {
-        seal(shared, growing.take());
+        end_group(shared, growing.take().filter(|g| g.bucket.id == bucket.id));
     }
     let room = (shared.env.options.memtable as u64).max(ids) * GROUP as u64;
     growing.get_or_insert_with(|| Growing::new(bucket.clone(), room))
@@ -314,21 +296,22 @@ fn publish(shared: &Shared, mem: &Arc<Mem>, group: Group) {
     let mut view = shared.view.write();
     let mut next = View::clone(&view);
     next.mems.retain(|m| m.run != mem.run);
-    if next.buckets.first().is_none_or(|b| b.bucket.id != mem.bucket.id) {
-        next.buckets.insert(
-            0,
-            BucketView {
-                bucket: mem.bucket.clone(),
-                groups: Vec::new(),
-            },
-        );
+    if next.buckets.first().is_none_or(|b| b.id() != mem.bucket.id) {
+        let live = Live {
+            bucket: mem.bucket.clone(),
+            groups: Vec::new(),
+            pin: Arc::default(),
+        };
+        next.buckets.insert(0, BucketView::Live(live));
     }
-    put_group(&mut next.buckets[0], group);
+    if let Some(BucketView::Live(live)) = next.buckets.first_mut() {
+        put_group(live, group);
+    }
     *view = Arc::new(next);
 }
 
 /// Puts a group in the place of those of its runs.
-fn put_group(bucket: &mut BucketView, group: Group) {
+fn put_group(bucket: &mut Live, group: Group) {
     let (Some(last), Some(first)) = (group.runs.first(), group.runs.last()) else {
         return;
     };
@@ -339,9 +322,8 @@ fn put_group(bucket: &mut BucketView, group: Group) {
     bucket.groups.insert(at, group);
 }
 
-/// Ends a group: its filter goes into the file, and is made smaller first if it is mostly empty (its bucket is
-/// over).
-fn seal(shared: &Shared, growing: Option<Growing>) {
+/// Ends a group: its filter goes into the file, and is made smaller first if it is mostly empty.
+fn end_group(shared: &Shared, growing: Option<Growing>) {
     let Some(mut growing) = growing else { return };
     let Some(span) = growing.span() else { return };
     if growing.filter.room() > span.ids * 2 {
@@ -358,8 +340,10 @@ fn seal(shared: &Shared, growing: Option<Growing>) {
 fn show(shared: &Shared, growing: &Growing) {
     let mut view = shared.view.write();
     let mut next = View::clone(&view);
-    if let Some(seen) = next.buckets.iter_mut().find(|b| b.bucket.id == growing.bucket.id) {
-        put_group(seen, growing.group());
+    // It may have been sealed meanwhile.
+    let seen = next.buckets.iter_mut().find(|b| b.id() == growing.bucket.id);
+    if let Some(BucketView::Live(live)) = seen {
+        put_group(live, growing.group());
         *view = Arc::new(next);
     }
 }
@@ -377,10 +361,8 @@ fn add_runs(shared: &Shared, bucket: &Arc<Bucket>, runs: &[RunMeta], filter: &Fi
 /// from the blocks; until that is done, look-ups ask its runs one by one.
 fn adopt(shared: &Shared) -> Option<Growing> {
     let view = shared.view.read().clone();
-    let newest = view
-        .buckets
-        .first()
-        .filter(|b| b.bucket.id == shared.env.present.load(Ordering::Relaxed))?;
+    let present = shared.env.present.load(Ordering::Relaxed);
+    let newest = view.buckets.first()?.live().filter(|b| b.bucket.id == present)?;
     let bucket = newest.bucket.clone();
     let first = newest.groups.first()?;
     let full = shared.env.options.memtable as u64 * GROUP as u64;

@@ -3,14 +3,14 @@
 //! Locks are taken in this order: feed, queue, manifest, view. A look-up takes none of them for longer than it
 //! takes to copy a pointer, and reads memory tables under their own lock.
 
-use super::block::{FORGOTTEN, OwnedRow};
+use super::block::{FORGOTTEN, OwnedRow, Row};
 use super::bucket::{Env, folder_bytes};
 use super::feed::{Feed, Queue};
-use super::load::{Loaded, Refused, clear_unlisted, load, lock, move_aside};
+use super::load::{self, Loaded, Refused, clear_unlisted, load, lock, move_aside};
 use super::manifest::{self, Manifest, sync_dir};
-use super::view::{Routes, View};
+use super::view::{BucketView, Live, Routes, View};
 use super::{
-    BucketInfo, DedupError, DedupOptions, DedupStats, Found, OpenReport, Rebuild, StoreOp, scan, spill,
+    BucketInfo, DedupError, DedupOptions, DedupStats, Found, OpenReport, Rebuild, StoreOp, scan, seal, spill,
 };
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -19,7 +19,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What the store's handle and its spill thread share.
@@ -32,6 +32,13 @@ pub(super) struct Shared {
     pub manifest: Mutex<Manifest>,
     pub queue: Mutex<Queue>,
     pub changed: Condvar,
+    /// Held while IDs are carried out of a bucket, and while a sealed one takes the place of sled's: records of the
+    /// one form must not be compared with those of the other. Taken before all other locks.
+    pub forms: Mutex<()>,
+    /// Sealed buckets' sled folders that views may still ask, oldest first.
+    pub retired: Mutex<Vec<Live>>,
+    /// Damage was told and written down.
+    pub damage_told: AtomicBool,
     /// Everything before it is durable here.
     pub durable: AtomicU64,
     /// Everything before it was fed.
@@ -43,7 +50,8 @@ pub(super) struct Shared {
 /// The dedup store. All methods may be called from any thread.
 pub struct DedupStore {
     shared: Arc<Shared>,
-    spiller: Option<std::thread::JoinHandle<()>>,
+    /// The threads that spill and seal.
+    threads: Vec<std::thread::JoinHandle<()>>,
 }
 
 pub(super) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DedupError {
@@ -97,15 +105,21 @@ impl DedupStore {
             manifest: Mutex::new(manifest),
             queue: Mutex::new(Queue::default()),
             changed: Condvar::new(),
+            forms: Mutex::default(),
+            retired: Mutex::default(),
+            damage_told: AtomicBool::new(false),
             durable: AtomicU64::new(loaded.upto),
             fed: AtomicU64::new(loaded.upto),
             _lock: lock,
         });
-        let spiller = spill::start(shared.clone()).map_err(io_error("start a thread for", dir))?;
-        let store = DedupStore {
+        let mut store = DedupStore {
             shared,
-            spiller: Some(spiller),
+            threads: Vec::new(),
         };
+        for start in [spill::start, seal::start] {
+            let thread = start(store.shared.clone()).map_err(io_error("start a thread for", dir))?;
+            store.threads.push(thread);
+        }
         Ok((
             store,
             OpenReport {
@@ -188,7 +202,7 @@ impl DedupStore {
         out: &mut Vec<Option<Found>>,
     ) -> Result<(), DedupError> {
         // A bucket that goes while it is asked may have been carried into a table that this view does not have.
-        while !self.shared.look(at, ids, out)? {}
+        while !self.shared.watched(|| self.shared.look(at, ids, out))? {}
         Ok(())
     }
 
@@ -212,7 +226,7 @@ impl DedupStore {
         filter: &super::IdFilter,
         visit: &mut dyn FnMut(Found) -> std::ops::ControlFlow<()>,
     ) -> Result<(), DedupError> {
-        scan::iterate(&self.shared, filter, visit)
+        self.shared.watched(|| scan::iterate(&self.shared, filter, visit))
     }
 
     /// Span of the bucket that takes new records, if there is one; it is not in [`DedupStore::buckets`] before its
@@ -234,7 +248,7 @@ impl DedupStore {
     /// Start of the oldest bucket, the present one included: nothing older is remembered, but what was carried.
     pub fn remembers_from(&self) -> Option<Time> {
         let view = self.shared.view.read().clone();
-        let oldest = view.buckets.last().map(|b| b.bucket.from);
+        let oldest = view.buckets.last().map(|b| b.span().0);
         let table = view.mems.last().map(|m| m.bucket.from);
         oldest.into_iter().chain(table).min()
     }
@@ -259,8 +273,8 @@ impl DedupStore {
         {
             let mut view = shared.view.write();
             let mut next = View::clone(&view);
-            if let Some(at) = next.buckets.iter().position(|b| b.bucket.id == bucket) {
-                gone = Some(next.buckets.remove(at).bucket);
+            if let Some(at) = next.buckets.iter().position(|b| b.id() == bucket) {
+                gone = Some(next.buckets.remove(at));
             }
             *view = Arc::new(next);
         }
@@ -268,8 +282,15 @@ impl DedupStore {
         let Some(gone) = gone else {
             return Err(DedupError::NoBucket(bucket));
         };
-        let bytes = gone.disk_bytes();
-        gone.remove().map_err(io_error("remove", &gone.dir))?;
+        let mut bytes = shared.remove(&gone)?;
+        let left: Vec<Live> = shared
+            .retired
+            .lock()
+            .extract_if(.., |l| l.bucket.id == bucket)
+            .collect();
+        for live in left {
+            bytes += shared.remove(&BucketView::Live(live))?;
+        }
         sync_dir(&shared.dir).map_err(io_error("sync", &shared.dir))?;
         Ok(bytes)
     }
@@ -281,13 +302,14 @@ impl DedupStore {
     /// As [`DedupStore::expire`] and [`DedupStore::record`].
     pub fn carry(&self, bucket: u32, routes: &[RoutePartition]) -> Result<u64, DedupError> {
         let shared = &*self.shared;
+        let _form = shared.forms.lock();
         shared.check_oldest(&shared.feed.lock(), bucket)?;
         let known = shared.routes.read();
         let wanted: HashSet<u32> = routes.iter().filter_map(|r| known.index(*r)).collect();
         drop(known);
         let mut carried = 0;
         let mut chunk: Vec<(u32, OwnedRow)> = Vec::new();
-        scan::bucket_rows(shared, bucket, &mut |run, row| {
+        let mut take = |run, row: &Row<'_>| {
             if wanted.contains(&row.route) && row.state != FORGOTTEN {
                 chunk.push((run, row.to_owned_row()));
             }
@@ -295,10 +317,16 @@ impl DedupStore {
                 carried += shared.carry_rows(&mut chunk)?;
             }
             Ok(())
-        })?;
+        };
+        shared.watched(|| scan::bucket_rows(shared, bucket, &mut take))?;
         carried += shared.carry_rows(&mut chunk)?;
         self.sync()?;
         Ok(carried)
+    }
+
+    #[cfg(test)]
+    pub(super) fn retired(&self) -> usize {
+        self.shared.retired.lock().len()
     }
 
     /// Figures of the store. Walks its folders.
@@ -324,6 +352,8 @@ impl DedupStore {
             spills: queue.spills,
             longest_spill: queue.longest,
             refuses: queue.error.clone(),
+            unsealed: buckets.iter().filter(|b| !b.sealed && !b.present).count(),
+            seal_refuses: queue.seal_error.clone(),
             buckets,
         }
     }
@@ -360,47 +390,98 @@ impl DedupStore {
         shared.env.present.store(u32::MAX, Ordering::Relaxed);
         shared.durable.store(0, Ordering::Release);
         shared.fed.store(0, Ordering::Release);
-        for bucket in &old.buckets {
-            bucket
-                .bucket
-                .remove()
-                .map_err(io_error("remove", &bucket.bucket.dir))?;
+        let retired = std::mem::take(&mut *shared.retired.lock());
+        for bucket in old
+            .buckets
+            .iter()
+            .cloned()
+            .chain(retired.into_iter().map(BucketView::Live))
+        {
+            shared.remove(&bucket)?;
         }
-        clear_unlisted(&shared.dir, &manifest).map_err(io_error("clear", &shared.dir))
+        clear_unlisted(&shared.dir, &manifest).map_err(io_error("clear", &shared.dir))?;
+        load::unmark_damaged(&shared.dir).map_err(io_error("clear", &shared.dir))?;
+        shared.damage_told.store(false, Ordering::Relaxed);
+        Ok(())
     }
 }
 
 impl Drop for DedupStore {
-    /// Ends the spill thread after what it is at. Without [`DedupStore::sync`] before, what is not durable is fed
+    /// Ends the spill thread after what it is at, and breaks off sealing. Without [`DedupStore::sync`] before, what is not durable is fed
     /// again after the next opening.
     fn drop(&mut self) {
         self.shared.queue.lock().stop = true;
         self.shared.changed.notify_all();
-        if let Some(spiller) = self.spiller.take() {
+        for thread in self.threads.drain(..) {
             // It catches its own panics; there is nobody to tell in a drop.
-            let _ = spiller.join();
+            let _ = thread.join();
         }
         let view = self.shared.view.read().clone();
-        view.buckets.iter().for_each(|b| b.bucket.close());
+        let live = view.buckets.iter().filter_map(BucketView::live);
+        live.for_each(|l| l.bucket.close());
+        self.shared.retired.lock().iter().for_each(|l| l.bucket.close());
         view.mems.iter().for_each(|m| m.bucket.close());
     }
 }
 
 impl Shared {
+    /// Writes down that damage was met: whoever opens the store next finds it refused, and builds it again.
+    pub(super) fn watched<R>(&self, work: impl FnOnce() -> Result<R, DedupError>) -> Result<R, DedupError> {
+        let done = work();
+        if let Err(DedupError::Damaged { path, why }) = &done
+            && !self.damage_told.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!(
+                event = "dedup_damaged",
+                path = %path.display(),
+                why,
+                "the store of delivered IDs is damaged: it is built again from the ledger at the next start"
+            );
+            if let Err(error) = load::mark_damaged(&self.dir, &format!("{why} (`{}`)", path.display())) {
+                tracing::error!(event = "dedup_damaged", %error, "this cannot be written down: remove the store's folder before the next start");
+            }
+        }
+        done
+    }
+
+    /// Removes a bucket's files; returns the bytes of disk that they took.
+    fn remove(&self, bucket: &BucketView) -> Result<u64, DedupError> {
+        match bucket {
+            BucketView::Live(Live { bucket, .. }) => {
+                let bytes = bucket.disk_bytes();
+                bucket.remove().map_err(io_error("remove", &bucket.dir))?;
+                Ok(bytes)
+            }
+            BucketView::Sealed(sealed) => {
+                let bytes = sealed.disk_bytes();
+                sealed.remove().map_err(io_error("remove", sealed.path()))?;
+                Ok(bytes)
+            }
+        }
+    }
+
     fn buckets(&self) -> Vec<BucketInfo> {
         let manifest = self.manifest.lock().clone();
         let view = self.view.read().clone();
         let routes = self.routes.read();
         let present = self.env.present.load(Ordering::Relaxed);
         let info = |meta: &manifest::BucketMeta| {
-            let seen = view.buckets.iter().find(|b| b.bucket.id == meta.id)?;
-            let groups = seen.groups.iter().map(|g| g.filter.bytes()).sum::<u64>();
+            let seen = view.buckets.iter().find(|b| b.id() == meta.id)?;
+            let (open, disk_bytes, filter_bytes) = match seen {
+                BucketView::Sealed(sealed) => (false, sealed.disk_bytes(), sealed.memory_bytes()),
+                BucketView::Live(Live { bucket, groups, .. }) => {
+                    let groups = groups.iter().map(|g| g.filter.bytes()).sum::<u64>();
+                    let bytes = groups + bucket.run_filter_bytes();
+                    (bucket.is_open(), bucket.disk_bytes(), bytes)
+                }
+            };
             Some(BucketInfo {
                 id: meta.id,
                 from: meta.from(),
                 to: meta.to(),
                 present: meta.id == present,
-                open: seen.bucket.is_open(),
+                open,
+                sealed: matches!(seen, BucketView::Sealed(_)),
                 records: meta.records(),
                 states: meta.states,
                 routes: meta
@@ -409,8 +490,8 @@ impl Shared {
                     .filter_map(|&(r, n)| Some((routes.at(r)?, n)))
                     .collect(),
                 runs: meta.runs.len(),
-                disk_bytes: seen.bucket.disk_bytes(),
-                filter_bytes: groups + seen.bucket.run_filter_bytes(),
+                disk_bytes,
+                filter_bytes,
             })
         };
         manifest.buckets.iter().filter_map(info).collect()

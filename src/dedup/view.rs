@@ -7,6 +7,7 @@ use super::bucket::{Bucket, prefix};
 use super::filter::{Filter, Probe};
 use super::manifest::RunMeta;
 use super::memtable::Memtable;
+use super::sealed::Sealed;
 use super::store::Shared;
 use crate::core::ledger::fold::FinishedState;
 use crate::core::types::{MessageId, RoutePartition, Time};
@@ -32,10 +33,47 @@ pub(super) struct Group {
 
 /// A bucket as look-ups see it.
 #[derive(Clone)]
-pub(super) struct BucketView {
+pub(super) enum BucketView {
+    /// It takes records, or waits to be sealed.
+    Live(Live),
+    /// It is over, and stands in a plain file.
+    Sealed(Arc<Sealed>),
+}
+
+/// A bucket in sled.
+#[derive(Clone)]
+pub(super) struct Live {
     pub bucket: Arc<Bucket>,
     /// Newest first.
     pub groups: Vec<Group>,
+    /// Held by every view that names the bucket: once it is sealed and nobody else holds this, sled may go.
+    pub pin: Arc<()>,
+}
+
+impl BucketView {
+    /// Its number.
+    pub(super) fn id(&self) -> u32 {
+        match self {
+            BucketView::Live(live) => live.bucket.id,
+            BucketView::Sealed(sealed) => sealed.id,
+        }
+    }
+
+    /// Its span of ledger time.
+    pub(super) fn span(&self) -> (Time, Time) {
+        match self {
+            BucketView::Live(live) => (live.bucket.from, live.bucket.to),
+            BucketView::Sealed(sealed) => (sealed.from, sealed.to),
+        }
+    }
+
+    /// The bucket, if it is in sled.
+    pub(super) fn live(&self) -> Option<&Live> {
+        match self {
+            BucketView::Live(live) => Some(live),
+            BucketView::Sealed(_) => None,
+        }
+    }
 }
 
 /// Everything that can be asked, newest first.
@@ -114,32 +152,30 @@ impl Shared {
         }
         let mut maybe: Vec<u32> = vec![0; open.len()];
         for bucket in &view.buckets {
-            for group in &bucket.groups {
-                if open.is_empty() {
-                    return Ok(true);
-                }
-                // No branch in here: what misses the cache is fetched for several IDs at once.
-                let mut hits = 0;
-                for &i in &open {
-                    maybe[hits] = i;
-                    hits += usize::from(group.filter.may_hold(&probes[i as usize]));
-                }
-                if hits == 0 {
+            let live = match bucket {
+                BucketView::Live(live) => live,
+                BucketView::Sealed(sealed) => {
+                    let ask = |i: u32| -> Result<Option<bool>, DedupError> {
+                        let id = &ids[i as usize];
+                        sealed.find(id, |row| answer(i, row)).map(Some)
+                    };
+                    ask_filter(
+                        &mut open,
+                        &mut maybe,
+                        |i| sealed.may_hold(&probes[i as usize]),
+                        ask,
+                    )?;
                     continue;
                 }
-                let mut resolved = false;
-                for i in &mut maybe[..hits] {
-                    let (id, probe) = (&ids[*i as usize], &probes[*i as usize]);
-                    match shared.in_group(&bucket.bucket, group, (id, probe), None, |row| answer(*i, row))? {
-                        Some(true) => resolved = true,
-                        Some(false) => *i = u32::MAX,
-                        None => return Ok(false),
-                    }
-                }
-                if resolved {
-                    // Both lists rise: one pass takes out what was answered.
-                    let mut answered = maybe[..hits].iter().filter(|&&i| i != u32::MAX).peekable();
-                    open.retain(|i| answered.next_if_eq(&i).is_none());
+            };
+            for group in &live.groups {
+                let ask = |i: u32| {
+                    let (id, probe) = (&ids[i as usize], &probes[i as usize]);
+                    shared.in_group(&live.bucket, group, (id, probe), None, |row| answer(i, row))
+                };
+                let may_hold = |i: u32| group.filter.may_hold(&probes[i as usize]);
+                if !ask_filter(&mut open, &mut maybe, may_hold, ask)? {
+                    return Ok(false);
                 }
             }
         }
@@ -164,7 +200,7 @@ impl Shared {
                 if group.runs.len() > 1 && !bucket.may_hold(opened, run.seq, probe) {
                     continue;
                 }
-                let Some(bytes) = bucket.block(opened, run.seq, prefix(id, run.bits))? else {
+                let Some(bytes) = bucket.block(opened, run.seq, prefix(id.head(), run.bits))? else {
                     continue;
                 };
                 let block = bucket.parse(&bytes)?;
@@ -189,12 +225,24 @@ impl Shared {
             return Ok(true);
         }
         for bucket in &view.buckets {
-            for group in &bucket.groups {
+            let live = match bucket {
+                BucketView::Live(live) => live,
+                BucketView::Sealed(sealed) => {
+                    if sealed.run <= run {
+                        return Ok(false);
+                    }
+                    if sealed.may_hold(&probe) && sealed.find(id, |_| ())? {
+                        return Ok(true);
+                    }
+                    continue;
+                }
+            };
+            for group in &live.groups {
                 if group.runs.first().is_none_or(|r| r.seq <= run) {
                     return Ok(false);
                 }
                 if group.filter.may_hold(&probe)
-                    && self.in_group(&bucket.bucket, group, (id, &probe), Some(run), |_| ())? == Some(true)
+                    && self.in_group(&live.bucket, group, (id, &probe), Some(run), |_| ())? == Some(true)
                 {
                     return Ok(true);
                 }
@@ -202,6 +250,37 @@ impl Shared {
         }
         Ok(false)
     }
+}
+
+/// Asks one filter about all that is still open, and where it lets an ID through, what stands behind it; takes what
+/// was answered out of `open`. False: what stands behind it is gone.
+#[inline]
+fn ask_filter(
+    open: &mut Vec<u32>,
+    maybe: &mut [u32],
+    may_hold: impl Fn(u32) -> bool,
+    mut ask: impl FnMut(u32) -> Result<Option<bool>, DedupError>,
+) -> Result<bool, DedupError> {
+    // No branch in here: what misses the cache is fetched for several IDs at once.
+    let mut hits = 0;
+    for &i in open.iter() {
+        maybe[hits] = i;
+        hits += usize::from(may_hold(i));
+    }
+    let mut resolved = false;
+    for i in &mut maybe[..hits] {
+        match ask(*i)? {
+            Some(true) => resolved = true,
+            Some(false) => *i = u32::MAX,
+            None => return Ok(false),
+        }
+    }
+    if resolved {
+        // Both lists rise: one pass takes out what was answered.
+        let mut answered = maybe[..hits].iter().filter(|&&i| i != u32::MAX).peekable();
+        open.retain(|i| answered.next_if_eq(&i).is_none());
+    }
+    Ok(true)
 }
 
 /// A row as the answer of a look-up; none if it says that the ID was forgotten.

@@ -29,6 +29,7 @@ use crate::core::record::Record;
 use crate::core::types::Offset;
 use crate::dedup::DedupStore;
 use crate::log::{Bounds, Log, LogError, PartitionId};
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -219,6 +220,25 @@ pub struct Report {
     pub fed: u64,
     /// How long it took.
     pub took: Duration,
+}
+
+impl fmt::Display for FoldedFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("an empty ledger"),
+            Self::Checkpoint { at } => write!(f, "a checkpoint and what is behind it, from offset {at} on"),
+            Self::Start { why } => write!(f, "the ledger's start: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for StoreFed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::From(offset) => write!(f, "fed from offset {offset} on"),
+            Self::Rebuilt => f.write_str("built again from the ledger's start"),
+        }
+    }
 }
 
 /// A lane as it stands.

@@ -8,9 +8,11 @@ pub mod http;
 pub mod secrets;
 pub mod template;
 
+use crate::core::mask::Masker;
 use crate::core::record::Record;
 use crate::core::types::MessageId;
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +59,19 @@ pub enum Verdict {
     Refused,
     /// May or may not have been taken: the partner's doubt policy decides (I3).
     Unknown(DoubtCause),
+}
+
+impl Verdict {
+    /// The word for it, in metrics and log lines.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::TryLater => "later",
+            Self::Pause => "pause",
+            Self::Refused => "refused",
+            Self::Unknown(_) => "unknown",
+        }
+    }
 }
 
 /// Why an outcome is unknown.
@@ -170,4 +185,6 @@ pub trait Sink: 'static {
     ) -> impl Future<Output = Sent>;
     /// Asks the partner's look-up where a message in doubt stands.
     fn verify(&self, delivery: &Delivery) -> impl Future<Output = Verified>;
+    /// What makes text about this partner's messages fit to be shown (I9).
+    fn masker(&self) -> Rc<Masker>;
 }

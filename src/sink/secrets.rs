@@ -4,11 +4,11 @@
 //! reload; it is handed to templates (`secret('name')`) and to the [masker](crate::core::mask) only. Neither
 //! `Debug` nor any error shows one. A restart reads them anew.
 
-use crate::config::model::SecretSource;
+use crate::config::SecretSource;
+use crate::config::secrets::{self, Secret};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,55 +18,29 @@ pub struct Secrets(Arc<Inner>);
 
 struct Inner {
     sources: BTreeMap<String, SecretSource>,
-    values: RwLock<BTreeMap<String, Arc<str>>>,
+    values: RwLock<BTreeMap<String, Secret>>,
     version: AtomicU64,
 }
 
 /// A secret that cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretError {
-    /// The environment variable is not set.
-    #[error("secret `{name}`: environment variable {variable} is not set")]
-    Unset {
-        /// The secret.
-        name: String,
-        /// The variable.
-        variable: String,
-    },
-    /// The file cannot be read.
-    #[error("secret `{name}`: cannot read {}", path.display())]
-    File {
-        /// The secret.
-        name: String,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It is there, but empty.
-    #[error("secret `{name}` is empty")]
-    Empty {
-        /// The secret.
-        name: String,
-    },
-    /// It is not UTF-8 text.
-    #[error("secret `{name}` is not UTF-8 text")]
-    NotText {
-        /// The secret.
-        name: String,
-    },
+#[derive(Debug)]
+pub struct SecretError {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub why: secrets::SecretError,
 }
 
-impl SecretError {
-    /// Name of the secret.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Unset { name, .. }
-            | Self::File { name, .. }
-            | Self::Empty { name }
-            | Self::NotText { name } => name,
-        }
+impl fmt::Display for SecretError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "secret `{}`: {}", self.name, self.why)
+    }
+}
+
+impl std::error::Error for SecretError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // What it says itself stands in the text already.
+        self.why.source()
     }
 }
 
@@ -140,17 +114,17 @@ impl Secrets {
 
     /// The value of one secret.
     pub fn get(&self, name: &str) -> Option<Arc<str>> {
-        self.0.values.read().get(name).cloned()
+        self.0.values.read().get(name).map(Secret::text)
     }
 
     /// All values, for the masker.
     pub fn values(&self) -> Vec<Arc<str>> {
-        self.0.values.read().values().cloned().collect()
+        self.0.values.read().values().map(Secret::text).collect()
     }
 
-    /// All names.
-    pub fn names(&self) -> Vec<String> {
-        self.0.sources.keys().cloned().collect()
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.sources.is_empty()
     }
 
     /// Rises with every reload that changed something: what was made from secrets is made anew then.
@@ -165,43 +139,11 @@ impl fmt::Debug for Secrets {
     }
 }
 
-fn read(name: &str, source: &SecretSource) -> Result<Arc<str>, SecretError> {
-    let name = name.to_owned();
-    let text = match source {
-        SecretSource::Env(variable) => match std::env::var(variable) {
-            Ok(text) => text,
-            Err(std::env::VarError::NotPresent) => {
-                return Err(SecretError::Unset {
-                    name,
-                    variable: variable.clone(),
-                });
-            }
-            Err(std::env::VarError::NotUnicode(_)) => return Err(SecretError::NotText { name }),
-        },
-        SecretSource::File(path) => {
-            let bytes = match std::fs::read(path) {
-                Ok(bytes) => bytes,
-                Err(source) => {
-                    return Err(SecretError::File {
-                        name,
-                        path: path.clone(),
-                        source,
-                    });
-                }
-            };
-            match String::from_utf8(bytes) {
-                Ok(text) => text
-                    .strip_suffix('\n')
-                    .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t))
-                    .to_owned(),
-                Err(_) => return Err(SecretError::NotText { name }),
-            }
-        }
-    };
-    if text.is_empty() {
-        return Err(SecretError::Empty { name });
-    }
-    Ok(text.into())
+fn read(name: &str, source: &SecretSource) -> Result<Secret, SecretError> {
+    secrets::read(source, secrets::process_variable).map_err(|why| SecretError {
+        name: name.to_owned(),
+        why,
+    })
 }
 
 #[cfg(test)]
@@ -244,7 +186,7 @@ mod tests {
         ]);
         let errors = Secrets::load(&sources).unwrap_err();
         assert_eq!(
-            errors.iter().map(SecretError::name).collect::<Vec<_>>(),
+            errors.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(),
             ["a", "b"]
         );
         assert_eq!(

@@ -81,22 +81,6 @@ impl Every {
     }
 }
 
-/// A log line of this site at most every ten seconds for each partner; `suppressed` tells how many were held back.
-///
-/// `storm!(WARN, "acme", event = "attempt_failed", "partner refuses connections")`
-#[macro_export]
-macro_rules! storm {
-    ($level:ident, $key:expr, $($rest:tt)+) => {{
-        static SITE: $crate::telemetry::every::Every =
-            $crate::telemetry::every::Every::new(::std::time::Duration::from_secs(10));
-        if ::tracing::enabled!(::tracing::Level::$level) {
-            if let Some(suppressed) = SITE.speak($key) {
-                ::tracing::event!(::tracing::Level::$level, partner = $key, suppressed, $($rest)+);
-            }
-        }
-    }};
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

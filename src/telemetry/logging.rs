@@ -3,14 +3,16 @@
 //! Every line goes to stderr; stdout is for data. The filter comes from the configuration and can be changed while
 //! the node runs ([`Logging::set_level`]).
 
-use crate::config::{LogFormat, LoggingConfig};
+use crate::config::{LogFormat, LoggingConfig, units};
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
@@ -55,12 +57,10 @@ pub struct Logging {
 }
 
 fn filter(text: &str) -> Result<EnvFilter, LoggingError> {
-    EnvFilter::builder()
-        .parse(text)
-        .map_err(|e| LoggingError::Filter {
-            text: text.to_owned(),
-            cause: e.to_string(),
-        })
+    units::parse_log_filter(text).map_err(|cause| LoggingError::Filter {
+        text: text.to_owned(),
+        cause,
+    })
 }
 
 /// Whether lines are for people, and whether they may be coloured. `no_color`: the variable `NO_COLOR` is set.
@@ -103,13 +103,16 @@ where
     let logging = Logging {
         change: std::sync::Arc::new(move |new| handle.reload(new).map_err(|e| e.to_string())),
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     let subscriber: Box<dyn Subscriber + Send + Sync> = if pretty {
+        let layer = tracing_subscriber::fmt::layer().with_writer(writer);
         Box::new(registry.with(layer.with_ansi(colour).with_target(false)))
     } else {
-        Box::new(registry.with(layer.with_ansi(false).event_format(JsonLines {
+        let lines = JsonLines {
             node: node.to_owned(),
-        })))
+        };
+        let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+        let layer = layer.with_ansi(false).event_format(lines);
+        Box::new(registry.with(SpanFields).with(layer))
     };
     (subscriber, logging)
 }
@@ -127,11 +130,28 @@ impl Logging {
     }
 }
 
+/// Keeps each span's fields with it, for the lines within.
+struct SpanFields;
+
+impl<S> Layer<S> for SpanFields
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+}
+
 /// One JSON object a line, fields of [`SCHEMA`] first and at top level.
 struct JsonLines {
     node: String,
 }
 
+/// Fields of a line, or of a span in which lines are written.
 #[derive(Default)]
 struct Fields(Vec<(&'static str, serde_json::Value)>);
 
@@ -182,12 +202,18 @@ where
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        // Behind the line's own, the innermost span's first: of two with one name the first is written.
+        for span in context.event_scope().into_iter().flatten() {
+            if let Some(of_span) = span.extensions().get::<Fields>() {
+                fields.0.extend(of_span.0.iter().cloned());
+            }
+        }
         let mut line: Vec<(&str, serde_json::Value)> = vec![
             ("ts", crate::clock::Clock::wall().to_string().into()),
             (
@@ -339,12 +365,30 @@ mod tests {
     }
 
     #[test]
-    fn storms_are_one_line() {
-        let text = logged(false, "warn", |_| {
-            for _ in 0..1_000 {
-                crate::storm!(WARN, "acme", event = "attempt_failed", "no connection");
-            }
-        });
-        assert_eq!(text.lines().count(), 1, "{text}");
+    fn lines_within_a_span_have_its_fields() {
+        let speak = |_: &Logging| {
+            let span = tracing::info_span!("message", topic = "orders", offset = 17u64, key = None::<&str>);
+            span.in_scope(|| tracing::info!(event = "attempt", attempt = 1u32, offset = 18u64, "taken"));
+            tracing::info!("outside");
+        };
+        let text = logged(false, "info", speak);
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(
+            (&lines[0]["topic"], &lines[0]["attempt"]),
+            (&"orders".into(), &1.into())
+        );
+        assert_eq!(
+            lines[0]["offset"], 18,
+            "the line's own field goes before the span's"
+        );
+        assert!(
+            lines[0].get("key").is_none() && lines[1].get("topic").is_none(),
+            "{text}"
+        );
+        let pretty = logged(true, "info", speak);
+        assert!(
+            pretty.contains("orders") && pretty.contains("attempt"),
+            "{pretty}"
+        );
     }
 }

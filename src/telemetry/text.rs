@@ -15,6 +15,11 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// A count of things: `1 record`, `1,200 records`.
+pub fn counted(n: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
 /// Bytes in binary units, three digits at least: `1.50 GiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -51,6 +56,10 @@ mod tests {
         assert_eq!(
             [0, 999, 1_000, 1_234_567].map(count),
             ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [0, 1, 1_200].map(|n| counted(n, "record")),
+            ["0 records", "1 record", "1,200 records"]
         );
         assert_eq!(
             [0, 1023, 1024, 1_610_612_736, u64::MAX].map(bytes),

@@ -248,6 +248,14 @@ impl Node {
         }
     }
 
+    /// Waits until it has said this.
+    pub fn until_said(&mut self, what: &str) {
+        let said = self.said.clone();
+        self.until(what, || {
+            std::fs::read_to_string(&said).is_ok_and(|said| said.contains(what))
+        });
+    }
+
     /// Waits for its end: the exit code, none after a signal.
     pub fn end(&mut self) -> Option<i32> {
         self.status().code()

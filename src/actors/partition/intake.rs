@@ -1,7 +1,7 @@
 //! From a record that was read to a message in its key's queue.
 
 use super::super::item::{Item, Task};
-use super::super::{attempt, context::RouteContext};
+use super::super::{attempt, blocking, context::RouteContext, lines};
 use super::{PartitionActor, start};
 use crate::core::ledger::entry::{Body, Outcome, OutcomeKind};
 use crate::core::ledger::fold::FinishedState;
@@ -71,6 +71,8 @@ impl<S: Sink> PartitionActor<S> {
             return;
         }
         let from = self.window.next_unfinished(self.next_read);
+        // What lies between is finished. Where that is all there is, the partition has read everything.
+        self.next_read = from;
         match self.log.bounds(self.input) {
             Ok(bounds) if from < bounds.next => {}
             // At the end; the next tick looks again.
@@ -80,8 +82,7 @@ impl<S: Sink> PartitionActor<S> {
         let (log, input, bytes) = (self.log.clone(), self.input, self.settings.read_chunk);
         let expected = self.expected;
         let read = async move {
-            // Off the arbiter: a cold page must not hold back the partner's other partitions.
-            let read = tokio::task::spawn_blocking(move || {
+            let read = blocking::off(move || {
                 let mut records = Vec::with_capacity(expected);
                 log.read(input, from, bytes, &mut records)
                     .map(|next| (records, next))
@@ -188,17 +189,25 @@ impl<S: Sink> PartitionActor<S> {
                     }
                     None => self.queue(item, None),
                 },
+                Some(_) if self.stands() => {
+                    // The flood guard has just stopped the route: this one, and what comes after it, is read again
+                    // when the route goes on.
+                    self.next_read = offset;
+                    return Ok(());
+                }
                 Some(reason) => {
                     let detail = AnswerDetail {
                         reason,
                         answer: String::new(),
                     };
-                    let kind = OutcomeKind::Dead(attempt::kept(&item, detail));
-                    item.outcome = self.route.append_unsent(&item, kind);
+                    let kept = attempt::kept(&item, detail);
+                    lines::dead(&self.route, &item, &kept);
+                    item.outcome = self.route.append_unsent(&item, OutcomeKind::Dead(kept));
                     self.route.partner.metrics.dead.inc();
                     self.in_flight.insert(item.delivery.id);
                     self.unfolded.push_back((item.outcome, item.delivery.id));
                     self.window.finish(offset);
+                    self.count_dead();
                 }
             }
         }

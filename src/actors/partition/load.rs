@@ -1,5 +1,6 @@
 //! Reading a payload again that was given up to save memory, or that an earlier life had in hand.
 
+use super::super::blocking;
 use super::super::item::Item;
 use super::PartitionActor;
 use crate::core::record::Record;
@@ -88,7 +89,7 @@ impl<S: Sink> PartitionActor<S> {
         let payloads = self.payloads.clone();
         let (at, id, offset) = (self.route.at, item.delivery.id, item.delivery.record.offset);
         let load = async move {
-            let read = tokio::task::spawn_blocking(move || payloads.load(at, id, offset));
+            let read = blocking::off(move || payloads.load(at, id, offset));
             (item, read.await)
         };
         let loaded = load.into_actor(self).map(move |(mut item, read), act, ctx| match read {

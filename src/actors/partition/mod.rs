@@ -287,7 +287,7 @@ impl<S: Sink> PartitionActor<S> {
     }
 
     /// One more dead letter: if it is one too many in a row, the route stops, also over restarts.
-    fn count_dead(&mut self) {
+    fn count_dead(&self) {
         let route = &self.route;
         let mut flood = route.flood.borrow_mut();
         let Some(stop) = flood.dead("see `dead list`") else {
@@ -316,7 +316,8 @@ impl<S: Sink> PartitionActor<S> {
         let now = self.now();
         item.not_before = at;
         if at.since(now) > SHED_AFTER && !item.shed {
-            item.shed();
+            let freed = item.shed();
+            self.uncount(freed);
         }
         self.count(&mut item);
         self.queues.wait_until(item.place, item, at, now);
@@ -339,11 +340,27 @@ impl<S: Sink> PartitionActor<S> {
     fn may_read(&self) -> bool {
         !self.stands()
             && self.route.partner.memory.room() > (self.settings.read_chunk + ITEM_OVERHEAD) as u64
-            && self.window.ranges() < self.settings.ranges
-            && self.queues.len().saturating_sub(self.queues.waiting()) < self.settings.window
+            && (self.window.ranges() < self.settings.ranges || self.has_gaps())
+            && self.queues.len().saturating_sub(self.queues.stuck()) < self.settings.window
             && self.queues.ready()
                 < READY_ENOUGH.max(places(&self.settings, self.route.partner.config.concurrency))
             && self.route.partner.port.lane().backlog() < self.settings.backlog
+    }
+
+    /// Whether what would be read next has been taken up by an earlier life: it fills a gap between finished ranges,
+    /// and their bound must not keep it out, for only that makes them fewer again.
+    fn has_gaps(&self) -> bool {
+        self.window.next_unfinished(self.next_read) < self.window.high_water()
+    }
+
+    /// Keys that may be at work at once; the partner's concurrency may have been changed.
+    fn places(&self) -> usize {
+        let concurrency = self
+            .route
+            .partner
+            .gate
+            .look(|turnstile| turnstile.breaker().concurrency());
+        places(&self.settings, concurrency as usize)
     }
 
     fn write_position(&mut self) {
@@ -398,6 +415,7 @@ impl<S: Sink> Actor for PartitionActor<S> {
         self.read_on(ctx);
         ctx.run_interval(TICK, |act, ctx| act.tick(ctx));
         ctx.run_interval(self.settings.position_every, |act, ctx| {
+            act.queues.set_busy_keys(act.places());
             act.copy_waiting(ctx);
             act.write_position();
         });

@@ -4,12 +4,14 @@ use super::*;
 use crate::actors::attempt;
 use crate::actors::context::{Approach, PartnerContext, RouteFigures};
 use crate::actors::gate::{NodeCap, PartnerGate};
+use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
 use crate::clock::Clock;
-use crate::config::{Config, OnDoubt, PartnerConfig};
+use crate::config::{Config, IdSource, KeySource, OnDoubt, PartnerConfig};
 use crate::core::breaker::BreakerSettings;
 use crate::core::ledger::fold::{FinishedState, LaneState, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
+use crate::core::mask::Masker;
 use crate::core::record::Record;
 use crate::core::resolve::Known;
 use crate::core::turnstile::{Draws, Turnstile};
@@ -33,6 +35,8 @@ enum Reply {
     TryLater,
     Refuse,
     Silence,
+    /// Taken once so many requests have come.
+    TakeAt(usize),
     PanicBefore,
     PanicAfter,
 }
@@ -79,9 +83,14 @@ impl Sink for FakeSink {
         let key = String::from_utf8_lossy(delivery.record.key.as_deref().unwrap_or_default()).into_owned();
         self.partner.lock().seen.push((key, number, reply));
         tokio::task::yield_now().await;
+        if let Reply::TakeAt(requests) = reply {
+            while self.partner.lock().seen.len() < requests {
+                tokio::task::yield_now().await;
+            }
+        }
         assert!(reply != Reply::PanicAfter, "a planned panic after the first byte");
         let (verdict, status) = match reply {
-            Reply::Take => (Verdict::Delivered, 200),
+            Reply::Take | Reply::TakeAt(_) => (Verdict::Delivered, 200),
             Reply::TryLater => (Verdict::TryLater, 429),
             Reply::Refuse => (Verdict::Refused, 422),
             _ => (Verdict::Unknown(DoubtCause::Timeout), 0),
@@ -98,7 +107,14 @@ impl Sink for FakeSink {
     async fn verify(&self, _: &Delivery) -> Verified {
         Verified::Delivered
     }
+
+    fn masker(&self) -> Rc<Masker> {
+        Rc::default()
+    }
 }
+
+/// Numbers from here on are no messages.
+const INVALID: u64 = 1_000_000;
 
 struct ByKey;
 impl Resolve for ByKey {
@@ -110,11 +126,15 @@ impl Resolve for ByKey {
             .key
             .as_ref()
             .map(|k| KeyHash(k.iter().fold(17, |h, b| h * 31 + u64::from(*b))));
-        Resolved::Message(Known {
+        let known = Known {
             id: MessageId(id),
             key,
             readable: record.value.clone(),
-        })
+        };
+        match String::from_utf8_lossy(&record.value).parse::<u64>() {
+            Ok(INVALID..) => Resolved::Invalid(known, "invalid: no ID".into()),
+            _ => Resolved::Message(known),
+        }
     }
     fn draws(&mut self, _: &Record) -> Draws {
         Draws::new()
@@ -164,6 +184,7 @@ struct World {
     partner: Arc<Mutex<Partner>>,
     lives: u64,
     waiting_after: Duration,
+    ranges: usize,
 }
 
 impl World {
@@ -193,6 +214,7 @@ impl World {
             partner: Arc::default(),
             lives: 0,
             waiting_after: Duration::from_secs(600),
+            ranges: 1_000,
         }
     }
 
@@ -288,6 +310,11 @@ impl World {
             current: Default::default(),
             on_wire: RefCell::default(),
             flood: Rc::new(RefCell::new(crate::core::flood::FloodGuard::new(flood))),
+            lines: LineRules {
+                sample: 1,
+                key: KeySource::Record,
+                id: vec![IdSource::Hash],
+            },
             figures: Arc::new(RouteFigures::default()),
         });
         let start = self
@@ -303,7 +330,7 @@ impl World {
             ahead: 4,
             read_chunk: 4_096,
             window: 1_000,
-            ranges: 1_000,
+            ranges: self.ranges,
             position_every: Duration::from_millis(20),
             waiting_after: self.waiting_after,
             backlog: 100_000,
@@ -400,6 +427,18 @@ async fn each_record_is_delivered_once_in_the_order_of_its_key() {
     assert_eq!(world.position(), 1_000, "duplicates finish their offsets");
 }
 
+/// Few messages stand at the gate, but all places are taken: as many keys are in flight as there are.
+#[actix_rt::test]
+async fn who_gets_a_slot_makes_room_at_the_gate_for_the_next() {
+    let mut world = World::new();
+    let keys = 15;
+    world.append((0..keys).map(|i| (Some(format!("k{i}")), i)));
+    world
+        .live(partner(), move |_, _| Reply::TakeAt(keys as usize))
+        .await;
+    assert_eq!(world.partner.lock().seen.len(), keys as usize);
+}
+
 #[actix_rt::test]
 async fn a_retry_keeps_the_order_of_its_key_and_blocks_no_other() {
     let mut world = World::new();
@@ -428,6 +467,27 @@ async fn records_without_key_and_duplicates_in_flight() {
     world.live(partner(), |_, _| Reply::Take).await;
     assert_eq!(world.partner.lock().seen.len(), 50);
     assert_eq!(world.position(), 100);
+}
+
+#[actix_rt::test]
+async fn records_that_are_no_messages_stop_the_route_after_so_many() {
+    let mut world = World::new();
+    world.append((0..200).map(|n| (None, INVALID + n)));
+    world.append(keyed(10));
+    let mut config = partner();
+    config.flood.dead_in_a_row = 50;
+    let stopped = |state: &LaneState| state.stopped.contains_key(&AT.route);
+    world
+        .live_until(config.clone(), |_, _| Reply::Take, stopped)
+        .await;
+    let dead = |world: &World| world.memory.state.lock().partitions[&AT].counts.dead;
+    assert_eq!(dead(&world), 50);
+    assert!(world.position() <= 50 && world.partner.lock().seen.is_empty());
+    // An operator who has no guard lets the rest go: each record once.
+    config.flood.dead_in_a_row = 0;
+    world.live(config, |_, _| Reply::Take).await;
+    assert_eq!((dead(&world), world.position()), (200, 210));
+    assert_eq!(world.partner.lock().seen.len(), 10);
 }
 
 #[actix_rt::test]
@@ -615,4 +675,47 @@ async fn finished_ranges_are_not_read_again() {
     world.live_until(patient, plan, new_one).await;
     // The waiting key's own 143 records, and the new one.
     assert_eq!(world.log.read_count(world.input) - read, 144);
+}
+
+/// An earlier life has delivered these records and no others.
+fn delivered_before(world: &World, offsets: &[u64]) {
+    for offset in offsets {
+        let mut id = [0; 16];
+        id[..offset.to_string().len()].copy_from_slice(offset.to_string().as_bytes());
+        let outcome = crate::core::ledger::entry::Outcome {
+            at: AT,
+            id: MessageId(id),
+            offset: *offset,
+            round: 1,
+            attempts: 1,
+            when: Time(1),
+            life: LifeId(1),
+            status: 200,
+            kind: crate::core::ledger::entry::OutcomeKind::Delivered {
+                readable: Default::default(),
+            },
+        };
+        append_entry(&world.log, world.lane, &world.memory, Body::Outcome(outcome));
+    }
+}
+
+#[actix_rt::test]
+async fn what_an_earlier_life_finished_at_the_end_of_the_topic_is_not_waited_for() {
+    let mut world = World::new();
+    world.append(keyed(8));
+    delivered_before(&world, &[5, 6, 7]);
+    world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!(world.partner.lock().seen.len(), 5);
+    assert_eq!(world.position(), 8);
+}
+
+#[actix_rt::test]
+async fn gaps_between_finished_ranges_are_filled_although_the_ranges_are_at_their_bound() {
+    let mut world = World::new();
+    world.append(keyed(12));
+    world.ranges = 3;
+    delivered_before(&world, &[1, 3, 5, 7, 9]);
+    world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!(world.partner.lock().seen.len(), 7);
+    assert_eq!(world.position(), 12);
 }

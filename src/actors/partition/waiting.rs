@@ -6,8 +6,8 @@
 //! memory nothing changes: the messages stay queued, and are sent from there. A restart finds them in the fold and
 //! queues them, in the same order, before anything that is read (I4).
 
-use super::super::attempt;
 use super::super::item::Item;
+use super::super::{attempt, blocking};
 use super::PartitionActor;
 use crate::core::ledger::entry::{Body, Waiting};
 use crate::core::record::Record;
@@ -40,7 +40,7 @@ impl<S: Sink> PartitionActor<S> {
         self.copying = true;
         let (payloads, at) = (self.payloads.clone(), self.route.at);
         let load = async move {
-            let read = tokio::task::spawn_blocking(move || {
+            let read = blocking::off(move || {
                 let read = |(id, offset)| Some((id, payloads.load(at, id, offset).ok()?.record));
                 // One that cannot be read is tried again at the next turn, and holds its position so long.
                 wanted.into_iter().filter_map(read).collect::<HashMap<_, _>>()

@@ -49,6 +49,11 @@ impl Window {
         offset < self.position || self.finished.contains(offset)
     }
 
+    /// One past the highest record ever taken up.
+    pub fn high_water(&self) -> Offset {
+        self.high_water
+    }
+
     /// A record was taken up.
     pub fn seen(&mut self, offset: Offset) {
         self.high_water = self.high_water.max(offset + 1);

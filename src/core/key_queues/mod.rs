@@ -58,6 +58,8 @@ pub struct KeyQueues<T> {
     busy: usize,
     busy_keys: usize,
     waiting: usize,
+    /// Items of keys that wait or are held, and items without key that wait.
+    stuck: usize,
     payload: usize,
     cursor: usize,
 }
@@ -137,6 +139,7 @@ impl<T: Held> KeyQueues<T> {
             busy: 0,
             busy_keys: busy_keys.max(1),
             waiting: 0,
+            stuck: 0,
             payload: 0,
             cursor: 0,
         }
@@ -160,6 +163,7 @@ impl<T: Held> KeyQueues<T> {
             key.len > 0 || key.holds > 0 || key.state != State::Idle
         };
         let node = self.store(item, behind);
+        let stuck = self.stuck_of(id);
         let key = self.keys.get_mut(id);
         let tail = key.tail;
         key.tail = node;
@@ -177,6 +181,7 @@ impl<T: Held> KeyQueues<T> {
         if starts {
             self.ready_push(id);
         }
+        self.note_stuck(id, stuck);
     }
 
     /// Gives a free place to the key (or item without key) that has waited longest for one, with its next item.
@@ -192,9 +197,11 @@ impl<T: Held> KeyQueues<T> {
                 self.busy += 1;
                 return Some((None, self.unstore(first & !UNORDERED)));
             }
+            let stuck = self.stuck_of(first);
             let key = self.keys.get_mut(first);
             if key.holds > 0 {
                 key.state = State::Idle;
+                self.note_stuck(first, stuck);
                 self.forget_if_empty(first);
                 continue;
             }
@@ -238,6 +245,7 @@ impl<T: Held> KeyQueues<T> {
             self.ready_push(id);
         } else {
             key.state = State::Idle;
+            self.note_stuck(id, 0);
             self.forget_if_empty(id);
         }
         self.free_place();
@@ -253,12 +261,12 @@ impl<T: Held> KeyQueues<T> {
         let at = coalesced(until, now);
         let Some(hash) = key else {
             self.free_place();
-            let node = self.store(item, true);
-            self.timer_push(at, node | UNORDERED);
+            self.restore_unordered(item, until, now);
             return;
         };
         let id = self.key_entry(hash);
         let node = self.store(item, true);
+        let stuck = self.stuck_of(id);
         let key = self.keys.get_mut(id);
         let head = key.head;
         key.head = node;
@@ -275,6 +283,7 @@ impl<T: Held> KeyQueues<T> {
         if waits {
             self.timer_push(at, id);
         }
+        self.note_stuck(id, stuck);
         if was == State::Busy {
             self.free_place();
         }
@@ -284,6 +293,7 @@ impl<T: Held> KeyQueues<T> {
     /// is given back.
     pub fn restore_unordered(&mut self, item: T, until: Time, now: Time) {
         let node = self.store(item, true);
+        self.stuck += 1;
         self.timer_push(coalesced(until, now), node | UNORDERED);
     }
 
@@ -299,14 +309,18 @@ impl<T: Held> KeyQueues<T> {
             while at != NIL {
                 let next = self.link(at);
                 if at & UNORDERED != 0 {
+                    self.stuck -= 1;
                     self.ready_push(at);
                 } else {
+                    let stuck = self.stuck_of(at);
                     let key = self.keys.get_mut(at);
                     if key.holds > 0 {
                         key.state = State::Idle;
+                        self.note_stuck(at, stuck);
                         self.forget_if_empty(at);
                     } else {
                         key.state = State::Ready;
+                        self.note_stuck(at, stuck);
                         self.ready_push(at);
                     }
                 }
@@ -327,13 +341,16 @@ impl<T: Held> KeyQueues<T> {
     /// touched.
     pub fn hold(&mut self, key: KeyHash) {
         let id = self.key_entry(key);
+        let stuck = self.stuck_of(id);
         let key = self.keys.get_mut(id);
         key.holds = key.holds.saturating_add(1);
+        self.note_stuck(id, stuck);
     }
 
     /// Ends one hold of a key.
     pub fn unhold(&mut self, key: KeyHash) {
         let Some(id) = self.find(key) else { return };
+        let stuck = self.stuck_of(id);
         let key = self.keys.get_mut(id);
         key.holds = key.holds.saturating_sub(1);
         if key.holds > 0 || key.state != State::Idle {
@@ -341,6 +358,7 @@ impl<T: Held> KeyQueues<T> {
         }
         if key.len > 0 {
             key.state = State::Ready;
+            self.note_stuck(id, stuck);
             self.ready_push(id);
         } else {
             self.forget_if_empty(id);
@@ -446,6 +464,12 @@ impl<T: Held> KeyQueues<T> {
     /// Keys and items without key that wait for a time.
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Items that no free place could start: of keys that wait for a time or are held, with all that stands behind
+    /// them, and items without key that wait. They are no work in stock.
+    pub fn stuck(&self) -> usize {
+        self.stuck
     }
 
     /// Whether [`KeyQueues::next_ready`] has something to give.
@@ -566,13 +590,30 @@ impl<T: Held> KeyQueues<T> {
             return None;
         }
         let next = self.items.next(head);
+        let stuck = self.stuck_of(id);
         let key = self.keys.get_mut(id);
         key.head = next;
         key.len -= 1;
         if next == NIL {
             key.tail = NIL;
         }
+        self.note_stuck(id, stuck);
         Some(self.unstore(head))
+    }
+
+    /// How many items of a key count as stuck.
+    fn stuck_of(&self, id: u32) -> u32 {
+        let key = self.keys.get(id);
+        match key.state {
+            State::Waiting => key.len,
+            State::Idle if key.holds > 0 => key.len,
+            _ => 0,
+        }
+    }
+
+    /// Something of a key has changed: so many of its items were stuck before.
+    fn note_stuck(&mut self, id: u32, before: u32) {
+        self.stuck = self.stuck + self.stuck_of(id) as usize - before as usize;
     }
 
     fn free_place(&mut self) {

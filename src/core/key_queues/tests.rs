@@ -86,6 +86,20 @@ fn hash(key: u8) -> KeyHash {
     KeyHash(u64::from(key))
 }
 
+/// Stuck items, counted one by one.
+fn recounted(queues: &KeyQueues<Item>) -> usize {
+    let of_keys: u32 = queues.keys.iter().map(|(id, _)| queues.stuck_of(id)).sum();
+    let mut loose = 0;
+    for list in queues.timers.values() {
+        let mut at = list.head;
+        while at != NIL {
+            loose += usize::from(at & UNORDERED != 0);
+            at = queues.link(at);
+        }
+    }
+    of_keys as usize + loose
+}
+
 fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut queues = KeyQueues::new(2);
     let mut model = Model {
@@ -196,6 +210,7 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
             .collect();
         model.loose_waiting.retain(|w| w.1 > now);
         model.loose.extend(due);
+        prop_assert_eq!(queues.stuck(), recounted(&queues));
         prop_assert_eq!(queues.len(), model.len());
         prop_assert_eq!(queues.busy(), model.busy.len());
     }
@@ -385,4 +400,27 @@ fn what_is_stuck_is_visited_key_by_key_in_order() {
     });
     seen.sort_unstable();
     assert_eq!(seen, [(1, false), (2, true), (5, false), (6, true)]);
+}
+
+#[test]
+fn what_stands_behind_a_waiting_or_held_key_is_stuck_with_it() {
+    let mut queues = KeyQueues::new(4);
+    let now = Time::from_millis(1_000);
+    (0..10).for_each(|seq| queues.push(Some(hash(1)), item(seq)));
+    (10..13).for_each(|seq| queues.push(None, item(seq)));
+    assert_eq!(queues.stuck(), 0, "all of it can start");
+    let (key, first) = queues.next_ready().expect("a free place");
+    queues.wait_until(key, first, now.plus(std::time::Duration::from_secs(60)), now);
+    queues.push(Some(hash(1)), item(13));
+    assert_eq!((queues.stuck(), queues.len()), (11, 14));
+    let (key, loose) = queues.next_ready().expect("a free place");
+    queues.wait_until(key, loose, now.plus(std::time::Duration::from_secs(60)), now);
+    assert_eq!(queues.stuck(), 12);
+    queues.due(now.plus(std::time::Duration::from_secs(90)));
+    assert_eq!(queues.stuck(), 0);
+    queues.hold(hash(2));
+    queues.push(Some(hash(2)), item(14));
+    assert_eq!(queues.stuck(), 1);
+    queues.unhold(hash(2));
+    assert_eq!(queues.stuck(), 0);
 }

@@ -215,7 +215,7 @@ pub enum ImportError {
     },
     /// Not one line could be read: most likely it has another form.
     #[error(
-        "none of the {lines} lines of `{name}` can be read as {format:?}; the first, line {line}: {reason}"
+        "none of the {lines} lines of `{name}` can be read as {format}; the first, line {line}: {reason}"
     )]
     NothingValid {
         /// Its name.

@@ -15,6 +15,16 @@ pub enum Format {
     Urls,
 }
 
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::JsonLines => "JSON lines",
+            Self::Csv => "CSV",
+            Self::Urls => "URLs",
+        })
+    }
+}
+
 impl Format {
     /// By the name of a file, packing endings ignored.
     pub fn of_name(name: &str) -> Option<Self> {

@@ -1,7 +1,6 @@
 //! What is known of IDs: the fold knows those that are not simply finished, the store all others.
 
 use super::Desk;
-use super::rows::text;
 use super::sources::Wanted;
 use super::view::{View, scope_of};
 use crate::api::messages::{CountRow, DedupStats, parse_time};
@@ -9,6 +8,7 @@ use crate::api::{ApiError, DedupRow, DedupState, Filter, Page};
 use crate::core::ledger::fold::{Finished, FinishedState, MessageState};
 use crate::core::message_id::IdScope;
 use crate::core::readable_id::meanings;
+use crate::core::shown::text;
 use crate::core::types::{RouteId, RoutePartition, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

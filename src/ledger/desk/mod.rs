@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::core::ledger::entry::SkipMatch;
 use crate::core::ledger::fold::LaneState;
 use crate::core::mask::Masker;
+use crate::core::shown;
 use crate::core::types::Time;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -170,7 +171,7 @@ fn named(filter: &Filter) -> Result<(), ApiError> {
 }
 
 fn skip_rows(view: &View) -> Vec<SkipRow> {
-    let text = |bytes: &bytes::Bytes| rows::text(bytes);
+    let text = |bytes: &bytes::Bytes| shown::text(bytes);
     view.skips
         .values()
         .map(|rule| {

@@ -389,7 +389,9 @@ impl Making<'_> {
             }
             Setting::Resume(partner) => {
                 if !state.paused.contains_key(partner) {
-                    return self.moot(format!("`{partner}` is not paused"));
+                    return self.moot(format!(
+                        "`{partner}` is not paused; a route that the flood guard stopped goes on with --topic"
+                    ));
                 }
                 self.command(Action::Resume {
                     partner: partner.clone(),

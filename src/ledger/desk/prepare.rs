@@ -7,6 +7,7 @@ use super::view::{Candidate, Picked, View, scope_of};
 use crate::api::messages::{DedupRow, DedupState, MessageRow, parse_ago, parse_time};
 use crate::api::orders::{Confirmed, IMPORT_ROWS, Order, OrderReport, OrderRequest, Touched};
 use crate::api::{ApiError, Filter};
+use crate::config::finding::nearest;
 use crate::config::{Config, IdSource};
 use crate::core::ledger::entry::{Kept, SkipMatch, SkipRule};
 use crate::core::ledger::fold::{FinishedState, MessageState};
@@ -384,7 +385,12 @@ impl Desk {
             if self.config.partners.contains_key(name) || view.routes.values().any(|r| r.partner == name) {
                 Ok(())
             } else {
-                Err(ApiError::NotFound(format!("no partner `{name}`")))
+                let known = self.config.partners.keys().map(String::as_str);
+                let hint = nearest(name, known).map(|near| format!(", did you mean `{near}`?"));
+                Err(ApiError::NotFound(format!(
+                    "no partner `{name}`{}",
+                    hint.unwrap_or_default()
+                )))
             }
         };
         match order {

@@ -4,32 +4,12 @@ use super::Desk;
 use super::view::{Picked, View};
 use crate::api::messages::{MessageDetail, MessageRow, ReasonMatch};
 use crate::api::{ApiError, Filter, Page};
-use crate::config::{Config, KeySource};
+use crate::config::KeySource;
 use crate::core::ledger::entry::{Body, Entry, Kept, OutcomeKind};
 use crate::core::ledger::fold::MessageState;
-use crate::core::mask::MASK;
 use crate::core::record::SOURCE_HEADER;
+use crate::core::shown::{key_text, masked_key, shown_id, text};
 use crate::core::types::Time;
-
-/// Bytes as text: UTF-8 as it is, the rest as `\xNN`. Control characters but line ends and tabs, too: what a
-/// record holds must not move a terminal's cursor.
-pub(super) fn text(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() && !matches!(c, '\n' | '\t') {
-                let _ = write!(out, "\\x{:02x}", u32::from(c));
-            } else {
-                out.push(c);
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
-    }
-    out
-}
 
 /// Behind the reason of a message whose payload was given up: retention's, or the size cap's, doing.
 const DROPPED: &str = "; payload dropped";
@@ -65,26 +45,6 @@ pub(super) fn state_word(state: &MessageState) -> &'static str {
 
 pub(super) fn some_time(t: Time) -> Option<String> {
     (t != Time::ZERO).then(|| t.to_string())
-}
-
-/// The key of a message as text: the record's, or what the topic's pointer finds in the value.
-pub(super) fn key_text(
-    config: &Config,
-    topic: &str,
-    record_key: Option<&[u8]>,
-    value: &[u8],
-) -> Option<String> {
-    match config.section_of(topic).map(|t| &t.key) {
-        Some(KeySource::Json(pointer)) => {
-            let value: serde_json::Value = serde_json::from_slice(value).ok()?;
-            match value.pointer(pointer)? {
-                serde_json::Value::String(s) => Some(s.clone()),
-                serde_json::Value::Null => None,
-                other => Some(other.to_string()),
-            }
-        }
-        Some(KeySource::Record) | None => record_key.map(text),
-    }
 }
 
 /// The part of a filter that needs the payload.
@@ -144,7 +104,7 @@ impl Desk {
             if !kept.readable.is_empty() {
                 row.id = text(kept.readable.as_bytes());
             }
-            row.key = key_text(&self.config, topic, kept.record_key.as_deref(), &kept.value);
+            row.key = key_text(self.key_source(topic), kept.record_key.as_deref(), &kept.value);
             row.reason = text(kept.reason.as_bytes());
             if kept.dropped {
                 row.reason.push_str(DROPPED);
@@ -223,24 +183,22 @@ impl Desk {
 
     /// A row as it may be shown: rows are matched against filters as they are.
     fn veiled(&self, mut row: MessageRow) -> MessageRow {
-        row.key = row.key.map(|key| self.veiled_key(&row.topic, &row.partner, key));
+        let sources = self.config.section_of(&row.topic).map_or(&[][..], |t| &t.id);
+        row.id = shown_id(sources, row.id.as_bytes(), self.masker(&row.partner)).unwrap_or(row.hex.clone());
+        row.key = row.key.map(|key| self.veiled_key(&row.topic, &row.partner, &key));
         row
     }
 
-    /// A key as it may be shown. One that comes from a field whose name is masked is hidden whole.
-    pub(super) fn veiled_key(&self, topic: &str, partner: &str, key: String) -> String {
-        let masker = self.masker(partner);
-        let hidden = match self.config.section_of(topic).map(|t| &t.key) {
-            Some(KeySource::Json(pointer)) => {
-                pointer.rsplit('/').next().is_some_and(|name| masker.hides(name))
-            }
-            Some(KeySource::Record) | None => false,
-        };
-        if hidden {
-            MASK.to_owned()
-        } else {
-            masker.text(&key)
-        }
+    /// How a topic's messages get their key.
+    pub(super) fn key_source(&self, topic: &str) -> &KeySource {
+        self.config
+            .section_of(topic)
+            .map_or(&KeySource::Record, |t| &t.key)
+    }
+
+    /// A key as it may be shown.
+    pub(super) fn veiled_key(&self, topic: &str, partner: &str, key: &str) -> String {
+        masked_key(self.key_source(topic), key, self.masker(partner))
     }
 }
 

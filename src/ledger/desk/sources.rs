@@ -103,6 +103,7 @@ impl Memory for Keeper {
             .map(|b| BucketRow {
                 from: b.from.to_string(),
                 to: b.to.to_string(),
+                sealed: b.sealed,
                 ids: b.records,
                 disk_bytes: b.disk_bytes,
                 memory_bytes: b.filter_bytes,
@@ -119,6 +120,7 @@ impl Memory for Keeper {
                 stats.disk_bytes as f64 / ids as f64
             },
             buckets,
+            seal_refuses: stats.seal_refuses,
             messages: Vec::new(),
         }
     }

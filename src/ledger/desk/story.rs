@@ -3,12 +3,13 @@
 
 use super::Desk;
 use super::dedup::{known, remembered};
-use super::rows::{kept, key_text, source, text};
+use super::rows::{kept, source};
 use super::view::{Candidate, View};
 use crate::api::messages::{DedupState, RouteStory, Story, StoryLine};
 use crate::api::{ApiError, Filter};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Action, Body, Entry, OutcomeKind};
+use crate::core::shown::{key_text, text};
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -247,11 +248,11 @@ impl Desk {
             .map(|r| &r.headers)
             .or(kept.as_ref().map(|k| &k.headers));
         let key = match (&record, &kept) {
-            (Some(r), _) => key_text(&self.config, topic, r.key.as_deref(), &r.value),
-            (None, Some(k)) => key_text(&self.config, topic, k.record_key.as_deref(), &k.value),
+            (Some(r), _) => key_text(self.key_source(topic), r.key.as_deref(), &r.value),
+            (None, Some(k)) => key_text(self.key_source(topic), k.record_key.as_deref(), &k.value),
             (None, None) => None,
         };
-        let key = key.map(|key| self.veiled_key(topic, partner, key));
+        let key = key.map(|key| self.veiled_key(topic, partner, &key));
         if let (Some(timestamp), Some(offset)) = (timestamp, offset) {
             lines.insert(
                 0,

@@ -387,7 +387,7 @@ impl Log for EmbeddedLog {
         for thread in threads {
             // A callback may close the log: it runs on the writer's own thread, which ends after it.
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-                tracing::error!("a thread of the log has panicked");
+                tracing::error!(event = "log_panicked", "a thread of the log has panicked");
             }
         }
         self.lock.lock().take();
@@ -398,7 +398,7 @@ impl Log for EmbeddedLog {
 impl Drop for EmbeddedLog {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::debug!(%error, "the log was dropped after a failure");
+            tracing::debug!(event = "log_dropped", %error, "the log was dropped after a failure");
         }
     }
 }

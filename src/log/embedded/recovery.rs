@@ -197,7 +197,7 @@ fn keep_spare(shared: &Shared, slot: Slot) {
             file: slot.file,
         });
     } else if let Err(error) = std::fs::remove_file(&path) {
-        tracing::warn!(path = %path.display(), %error, "cannot remove a file that holds nothing");
+        tracing::warn!(event = "log_file_left", path = %path.display(), %error, "cannot remove a file that holds nothing");
     }
 }
 

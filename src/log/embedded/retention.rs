@@ -73,7 +73,7 @@ impl Shared {
                 continue;
             }
             if let Err(error) = self.turn() {
-                tracing::warn!(%error, "retention could not do its work; it tries again");
+                tracing::warn!(event = "log_retention_failed", %error, "retention could not do its work; it tries again");
             }
         }
     }
@@ -218,7 +218,12 @@ impl Shared {
         let Some(segment) = self.segments.read().get(&number).cloned() else {
             return Ok(false);
         };
-        tracing::debug!(segment = number, bytes, "copying what lives in a segment forward");
+        tracing::debug!(
+            event = "log_copying",
+            segment = number,
+            bytes,
+            "copying what lives in a segment forward"
+        );
         for partition in self.all_partitions() {
             self.copy_partition(&partition, &segment)?;
         }
@@ -308,14 +313,17 @@ impl Shared {
                 }),
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::debug!(%error, "cannot prepare a spare segment");
+                    tracing::debug!(event = "log_no_spare", %error, "cannot prepare a spare segment");
                     break;
                 }
             }
         }
         let enough = self.spares.lock().ready.len() > self.options.reserve;
         if enough && self.full.lock().take().is_some() {
-            tracing::info!("there is room again; new records are taken");
+            tracing::info!(
+                event = "log_room_again",
+                "there is room again; new records are taken"
+            );
         }
     }
 
@@ -334,7 +342,7 @@ impl Shared {
                             file: s.file,
                         });
                     } else if let Err(error) = std::fs::remove_file(&s.path) {
-                        tracing::warn!(path = %s.path.display(), %error, "cannot remove a segment");
+                        tracing::warn!(event = "log_file_left", path = %s.path.display(), %error, "cannot remove a segment");
                     }
                 }
             }

@@ -153,7 +153,7 @@ impl Shared {
             path: path.to_owned(),
             detail: cause.to_string(),
         };
-        tracing::error!(path = %path.display(), %cause, "the log cannot write; it takes nothing any more");
+        tracing::error!(event = "log_failed", path = %path.display(), %cause, "the log cannot write; it takes nothing any more");
         self.failed.get_or_init(|| error).clone()
     }
 

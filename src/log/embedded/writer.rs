@@ -333,7 +333,7 @@ impl Writer {
             left.into_iter()
                 .chain(bulk)
                 .for_each(|job| shared.refuse_ended(job));
-            tracing::error!(%error, "the log has ended");
+            tracing::error!(event = "log_ended", %error, "the log has ended");
         }
         shared.room.notify_all();
     }
@@ -464,7 +464,7 @@ impl Writer {
                 Err(e) => e,
             };
             if level == Level::Normal {
-                tracing::warn!(%error, "no new records are taken");
+                tracing::warn!(event = "log_no_room", %error, "no new records are taken");
                 *self.shared.full.lock() = Some(match &error {
                     LogError::NoRoom { detail, .. } => detail.clone(),
                     other => other.to_string(),

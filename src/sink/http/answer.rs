@@ -104,11 +104,8 @@ impl Reading {
             }
         };
         let code = match verdict {
-            Verdict::Delivered => "delivered",
-            Verdict::TryLater => "later",
             Verdict::Pause => "paused",
-            Verdict::Refused => "refused",
-            Verdict::Unknown(_) => "unknown",
+            other => other.word(),
         };
         let detail = match said {
             Some(said) => said,

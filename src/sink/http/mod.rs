@@ -487,4 +487,7 @@ impl super::Sink for HttpSink {
     async fn verify(&self, delivery: &Delivery) -> super::Verified {
         HttpSink::verify(self, delivery).await
     }
+    fn masker(&self) -> Rc<Masker> {
+        HttpSink::masker(self)
+    }
 }

@@ -15,55 +15,11 @@ use crate::core::types::{MessageId, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A partner with the defaults, and short timeouts.
+/// A partner with the defaults.
 fn partner(url: &str) -> PartnerConfig {
     PartnerConfig {
-        name: "acme".into(),
-        sink: SinkKind::Http,
-        url: url.into(),
         method: "POST".into(),
-        headers: vec![],
-        body: None,
-        concurrency: 64,
-        limits: vec![],
-        connect_timeout: Duration::from_secs(2),
-        request_timeout: Duration::from_secs(10),
-        retry: RetryConfig {
-            first: Duration::from_millis(200),
-            longest: Duration::from_secs(300),
-            give_up_after: Duration::from_secs(86_400),
-            attempts: None,
-            longest_retry_after: Duration::from_secs(3600),
-        },
-        doubt: DoubtConfig {
-            crash: DoubtPolicy::Park,
-            timeout: DoubtPolicy::Park,
-            gateway: DoubtPolicy::Park,
-        },
-        on_doubt: OnDoubt::Continue,
-        idempotency_window: Duration::from_secs(86_400),
-        verify: None,
-        verdict: vec![],
-        client: ClientKind::Pool,
-        http2: false,
-        proxy: None,
-        redirects: 0,
-        answer_limit: 64 * 1024,
-        ca: None,
-        idempotency_key: true,
-        traceparent: true,
-        breaker: BreakerConfig {
-            failures: 20,
-            open: Duration::from_secs(1),
-            longest: Duration::from_secs(60),
-            probes: 1,
-        },
-        flood: FloodConfig {
-            dead_in_a_row: 1000,
-            doubts_in_a_row: 64,
-        },
-        retention: None,
-        mask: vec![],
+        ..PartnerConfig::new("acme", url)
     }
 }
 

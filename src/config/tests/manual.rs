@@ -1,0 +1,163 @@
+//! The table of keys, the shipped file and the manual say what the loader does.
+
+use super::super::effective::{self, Show};
+use super::super::read::Reader;
+use super::super::*;
+use super::{EVERYTHING, good, partner};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// Each commented-out key of the shipped file is one that the loader knows.
+#[test]
+fn what_the_shipped_file_comments_out_exists() {
+    let shipped = include_str!("../../../actors.toml");
+    let mut section = String::new();
+    let mut seen = 0;
+    for line in shipped.lines() {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+            section = name.to_owned();
+        } else if let Some((key, _)) = line
+            .split_once(" = ")
+            .filter(|(key, _)| !key.trim().contains(' '))
+        {
+            let mut path: Vec<String> = section
+                .split('.')
+                .chain(key.trim().split('.'))
+                .map(str::to_owned)
+                .collect();
+            // Tables and secrets written inline name their first key only.
+            let known = reference::KEYS.iter().any(|k| {
+                if reference::is_named(&path[0]) && path.len() > 1 {
+                    path[1] = "NAME".into();
+                }
+                let dotted = path.join(".");
+                let rest = k.path.strip_prefix(&dotted);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            });
+            assert!(known, "{section}: {line}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "only {seen} keys are shown");
+}
+
+#[test]
+fn the_everything_file_sets_every_key_and_loads() {
+    let loaded = good(EVERYTHING);
+    let shown: BTreeSet<String> = reference::KEYS.iter().map(|k| k.path.to_owned()).collect();
+    // What the loader asked for while it read, and nothing else, stands in the table.
+    let layer = crate::config::tree::file_layer(1, "everything.toml", EVERYTHING).unwrap();
+    let tree = crate::config::tree::merge(&[layer]).unwrap();
+    let mut reader = Reader::default();
+    crate::config::sections::config(&mut reader, &tree);
+    let container = |path: &str| {
+        shown
+            .iter()
+            .any(|k| k.starts_with(&format!("{path}.")) || k.starts_with(&format!("{path}[].")))
+    };
+    let asked: BTreeSet<String> = reader
+        .asked
+        .into_iter()
+        .filter(|path| shown.contains(path) || !container(path))
+        .collect();
+    assert_eq!(asked, shown);
+    // And every one of them is really set in that file.
+    let set: BTreeSet<String> = reader.origins.keys().map(|path| pattern_of(path)).collect();
+    for key in &shown {
+        assert!(set.contains(key), "{key} is not set in everything.toml");
+    }
+    assert!(loaded.config.partners["full"].verify.is_some());
+}
+
+/// `partners.acme.verdict[0].when` → `partners.NAME.verdict[].when`
+fn pattern_of(path: &str) -> String {
+    let parts: Vec<&str> = path.split('.').collect();
+    let named = reference::is_named(parts[0]);
+    let parts = parts.iter().enumerate().map(|(i, part)| match i {
+        1 if named => "NAME".to_owned(),
+        _ => part.split('[').next().unwrap().to_owned() + if part.contains('[') { "[]" } else { "" },
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+#[test]
+fn the_table_tells_the_defaults_that_hold() {
+    let loaded = good(
+        "[partners.NAME]\nurl = 'http://127.0.0.1:1/'\n[topics.NAME]\npartner = 'NAME'\n[partners.NAME.verify]\nurl = 'http://127.0.0.1:1/'\ndelivered = 'status == 200'\nnever_seen = 'status == 404'\n",
+    );
+    let entries = effective::entries(&loaded.config, Show::Masked);
+    let mut compared = 0;
+    for entry in entries {
+        let path = format!("{}.{}", entry.section, entry.key);
+        let Some(key) = reference::KEYS.iter().find(|k| k.path == path) else {
+            assert!(
+                ["partners.NAME.verdict", "topics.NAME.deliver"].contains(&path.as_str()),
+                "{path} is not in the table"
+            );
+            continue;
+        };
+        match (key.default, &entry.value) {
+            (default, _) if default.starts_with('[') => {}
+            (default, value) => assert_eq!(default, value.as_deref().unwrap_or(""), "{path}"),
+        }
+        compared += 1;
+    }
+    assert!(compared > 60, "{compared}");
+    // Defaults that depend on another key.
+    let config = &loaded.config;
+    let p = &config.partners["NAME"];
+    assert_eq!(p.flood.doubts_in_a_row as usize, p.concurrency);
+    assert_eq!(p.verify.as_ref().unwrap().timeout, p.request_timeout);
+    assert_eq!(p.client, ClientKind::Pool);
+}
+
+#[test]
+fn the_manual_is_up_to_date() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = reference::markdown();
+    if std::env::var_os("SLUICEGATE_WRITE_DOCS").is_some() {
+        std::fs::write(&file, &page).unwrap();
+    }
+    let stored = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        stored == page,
+        "docs/configuration.md is old: SLUICEGATE_WRITE_DOCS=1 cargo test --lib config::tests::manual writes it"
+    );
+}
+
+#[test]
+fn every_choice_of_the_table_is_taken() {
+    for key in reference::KEYS {
+        let reference::Kind::Choice(words) = key.kind else {
+            continue;
+        };
+        for word in words {
+            if key.path.contains("verdict[]") {
+                good(&partner(&format!(
+                    "verdict = [{{ when = 'status == 200', is = '{word}' }}]"
+                )));
+                continue;
+            }
+            let (section, name) = key.path.rsplit_once('.').unwrap();
+            let (section, name) = match section.strip_suffix(".doubt") {
+                Some(section) => (section, format!("doubt = {{ {name} = '{word}' }}")),
+                None => (section, format!("{name} = '{word}'")),
+            };
+            let needs = match *word {
+                "verify" => {
+                    "verify = { url = 'http://127.0.0.1:1/', delivered = 'status == 200', never_seen = 'status == 404' }"
+                }
+                _ => "",
+            };
+            let text = match section {
+                "partners.NAME" => partner(&format!("{name}\n{needs}")),
+                "topics.NAME" => {
+                    format!("[topics.t]\n{name}\npartner = 'p'\n[partners.p]\nurl = 'http://127.0.0.1:1/'\n")
+                }
+                section => format!("[{section}]\n{name}\n"),
+            };
+            good(&text);
+        }
+    }
+}

@@ -1,0 +1,786 @@
+//! The lives of a simulated node, one after the other, over what outlives them.
+
+use super::disk::Disk;
+use super::oracle::{self, Facts, Message};
+use super::partner::{Mood, SimSink};
+use super::scenario::Scenario;
+use crate::actors::context::{Approach, PartnerContext, RouteContext, RouteFigures};
+use crate::actors::gate::{NodeCap, PartnerGate};
+use crate::actors::lifeline::Lifeline;
+use crate::actors::limiter::{self, RateLimiterActor};
+use crate::actors::lines::LineRules;
+use crate::actors::memory::MemoryShare;
+use crate::actors::partition::{
+    AreYouIdle, Drain, Loaded, PartitionActor, PartitionParts, PartitionSettings, Payloads, Remembered,
+    Start, Stop, from_topic,
+};
+use crate::clock::{Clock, simulated};
+use crate::config::{Config, IdMissing, IdSource, KeyMissing, KeySource};
+use crate::core::breaker::BreakerSettings;
+use crate::core::flood::FloodGuard;
+use crate::core::ledger::codec;
+use crate::core::ledger::entry::{Body, BudgetDraw, Entry, Genesis};
+use crate::core::ledger::fold::{FinishedState, LaneState, MessageState};
+use crate::core::limiter::BudgetTable;
+use crate::core::message_id::{IdScope, budget_by};
+use crate::core::record::Record;
+use crate::core::resolve::{BudgetRule, Resolved, Resolver, Rules, Share};
+use crate::core::turnstile::Turnstile;
+use crate::core::types::{LifeId, MessageId, Offset, RouteId, RoutePartition, Tenure, Time, TopicId};
+use crate::intake::fake_log::FakeLog;
+use crate::ledger::checkpoint;
+use crate::ledger::lane::{Lane, LanePort};
+use crate::ledger::payload;
+use crate::log::{Batch, Log, PartitionId, TopicMeta, TopicSpec};
+use actix::prelude::*;
+use parking_lot::Mutex;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A budget that a partner's requests draw from, as the partner counts it.
+#[derive(Clone)]
+pub struct Draw {
+    pub budget: u64,
+    pub split: bool,
+}
+
+impl Draw {
+    pub fn of(&self, value: &[u8]) -> BudgetDraw {
+        let app = value.iter().position(|b| *b == b'A').map(|at| &value[at..at + 2]);
+        BudgetDraw {
+            budget: self.budget,
+            by: if self.split {
+                budget_by(app.unwrap_or_default())
+            } else {
+                0
+            },
+        }
+    }
+}
+
+/// A partition of a partner's route.
+pub fn at(partner: usize, partition: u32) -> RoutePartition {
+    RoutePartition {
+        route: RouteId(partner as u64),
+        partition,
+    }
+}
+
+/// How a life goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    /// Until it is killed, or stopped in order at some time.
+    Short,
+    /// Partners become well; until nothing is left to do.
+    Last,
+    /// Behind the last one, from the first record again: nothing is left to be sent.
+    Again,
+}
+
+/// Everything must have come to its end so long after the partners are well.
+const PATIENCE: Duration = Duration::from_secs(1_200);
+
+/// See the module.
+pub struct World {
+    facts: Arc<Mutex<Facts>>,
+    log: FakeLog,
+    topic: TopicMeta,
+    written: u64,
+    panics: u64,
+}
+
+/// What the fold of one life knows, and the IDs it has finished.
+#[derive(Default)]
+struct Memory {
+    state: Mutex<LaneState>,
+    finished: Mutex<HashMap<(RoutePartition, MessageId), FinishedState>>,
+    facts: Option<Arc<Mutex<Facts>>>,
+}
+
+impl Memory {
+    fn fails(&self) -> bool {
+        self.facts
+            .as_ref()
+            .is_some_and(|facts| facts.lock().rng.u8(0..60) == 0)
+    }
+}
+
+impl Remembered for Memory {
+    fn look_up(
+        &self,
+        at: RoutePartition,
+        ids: &[MessageId],
+        out: &mut Vec<Option<FinishedState>>,
+    ) -> Result<(), String> {
+        if self.fails() {
+            return Err("simulated".into());
+        }
+        let finished = self.finished.lock();
+        out.extend(ids.iter().map(|id| finished.get(&(at, *id)).copied()));
+        Ok(())
+    }
+}
+
+struct Payload {
+    log: Disk,
+    memory: Arc<Memory>,
+    lane: PartitionId,
+    input: PartitionId,
+}
+
+impl Payloads for Payload {
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String> {
+        if self.memory.fails() {
+            return Err("simulated".into());
+        }
+        let message = |state: &LaneState| state.partitions.get(&at)?.messages.get(&id)?.payload;
+        let Some((ledger, _)) = message(&self.memory.state.lock()) else {
+            let record = from_topic(&self.log, self.input, offset)?;
+            return Ok(Loaded {
+                record,
+                idempotency_key: None,
+            });
+        };
+        let kept = payload::kept(&self.log.kept, self.lane, ledger)
+            .map_err(|e| e.to_string())?
+            .kept;
+        Ok(Loaded {
+            record: Record {
+                key: kept.record_key,
+                value: kept.value,
+                headers: kept.headers,
+                timestamp: kept.timestamp,
+                offset,
+            },
+            idempotency_key: Some(kept.idempotency_key)
+                .filter(|k| !k.is_empty())
+                .map(Into::into),
+        })
+    }
+}
+
+/// The actors of one life.
+struct Tree {
+    lane: Lane,
+    port: Rc<LanePort>,
+    gates: Vec<Rc<PartnerGate>>,
+    keepers: Vec<Addr<RateLimiterActor>>,
+    partitions: Vec<Addr<PartitionActor<SimSink>>>,
+    memory: Vec<MemoryShare>,
+    figures: Vec<Arc<RouteFigures>>,
+}
+
+const SPEC: TopicSpec = TopicSpec {
+    partitions: 1,
+    retention: None,
+    retention_bytes: None,
+};
+
+impl World {
+    pub fn new(scenario: Scenario) -> Self {
+        let log = FakeLog::default();
+        let lane = log.create_topic("__ledger", &SPEC).expect("a topic").partitions[0];
+        let spec = TopicSpec {
+            partitions: scenario.partitions,
+            ..SPEC
+        };
+        let topic = log.create_topic("t", &spec).expect("a topic");
+        let genesis = Entry {
+            tenure: Tenure(0),
+            body: Body::Genesis(Genesis {
+                ledger: 7,
+                group: "embedded".into(),
+                lanes: 1,
+                lane: 0,
+                recipe: 1,
+            }),
+        };
+        let mut bytes = Vec::new();
+        codec::encode(&genesis, &mut bytes);
+        let mut batch = Batch::new();
+        batch.push(lane, Time(1), None, &bytes, &[]);
+        log.append(batch, Box::new(|r| drop(r.expect("appended"))));
+        let mut facts = Facts::new(scenario, lane);
+        facts.persisted(&log);
+        count_panics();
+        Self {
+            facts: Arc::new(Mutex::new(facts)),
+            log,
+            topic,
+            written: 0,
+            panics: PANICS.get(),
+        }
+    }
+
+    fn resolver(&self, scenario: &Scenario, partner: usize, partition: u32) -> Resolver {
+        let name = &scenario.partners[partner].name;
+        let budget = |limit: &crate::config::LimitConfig| BudgetRule {
+            budget: scenario.budget(partner),
+            by: limit.by.clone(),
+        };
+        let rules = Rules {
+            id: vec![IdSource::Json("/id".into())],
+            key: KeySource::Json("/key".into()),
+            key_missing: KeyMissing::Unordered,
+            id_missing: IdMissing::Dead,
+            when: Some("value.for != 'nobody'".into()),
+            share: Share::All,
+            budgets: scenario.limit.iter().map(budget).collect(),
+        };
+        let scope = IdScope::new("t", TopicId(2), partition, name);
+        Resolver::try_new(scope, "t", partition, rules).expect("rules that can be compiled")
+    }
+
+    /// Appends records to the topic: new ones, and some that were there before.
+    fn write(&mut self, records: u64) {
+        let facts = self.facts.clone();
+        let facts = &mut *facts.lock();
+        let scenario = facts.scenario.clone();
+        for _ in 0..records {
+            let n = match facts.rng.u8(0..8) {
+                0 if self.written > 0 => facts.rng.u64(0..self.written),
+                _ => {
+                    self.written += 1;
+                    self.written - 1
+                }
+            };
+            // What a message is follows from its number: a second record of it is the same.
+            let mut of = fastrand::Rng::with_seed(scenario.seed.wrapping_mul(1_000) + n);
+            let key = match of.u8(0..6) {
+                0 => String::new(),
+                _ => format!(r#","key":"k{}""#, of.u64(0..scenario.keys)),
+            };
+            let end = ["\"}", "\"}", "\"}", "\"}", "\"}", "broken\"}"][of.usize(0..6)];
+            let who = if of.u8(0..12) == 0 { "nobody" } else { "all" };
+            let id = if of.u8(0..20) == 0 {
+                "null".into()
+            } else {
+                format!("{n}")
+            };
+            let value = format!(
+                r#"{{"id":{id}{key},"app":"A{}","for":"{who}","x":"{end}"#,
+                of.u8(0..3)
+            );
+            let partition = (n % u64::from(scenario.partitions)) as u32;
+            let input = self.topic.partitions[partition as usize];
+            let mut batch = Batch::new();
+            batch.push(input, Time(1), None, value.as_bytes(), &[]);
+            let offset = self.log.bounds(input).expect("the topic").next;
+            self.log.append(batch, Box::new(|r| drop(r.expect("appended"))));
+            let record = Record {
+                value: value.clone().into_bytes().into(),
+                offset,
+                ..Record::default()
+            };
+            for partner in 0..scenario.partners.len() {
+                let resolved = self.resolver(&scenario, partner, partition).resolve(&record);
+                let (Resolved::Message(known) | Resolved::Invalid(known, _)) = resolved else {
+                    continue;
+                };
+                let messages = facts.messages.entry(at(partner, partition)).or_default();
+                if messages.iter().all(|m| m.id != known.id) {
+                    messages.push(Message {
+                        id: known.id,
+                        key: known.key,
+                        offset,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The fold, read again: from the start to a checkpoint somewhere, and from there to the end.
+    fn restored(&self) -> Memory {
+        let (mut state, mut finished) = (LaneState::default(), HashMap::new());
+        let facts = &mut *self.facts.lock();
+        let entries = oracle::entries(&self.log, facts.lane, 0);
+        let pause = facts.rng.usize(0..entries.len());
+        for (n, (offset, entry)) in entries.iter().enumerate() {
+            let mut ops = Vec::new();
+            state.apply(*offset, entry, &mut ops).expect("a valid lane");
+            oracle::take(&mut finished, ops);
+            if n == pause {
+                let bytes = checkpoint::encode(&state, 7, 0);
+                let read = checkpoint::decode(&bytes.into(), "simulated".into());
+                state = read.expect("a valid checkpoint").state;
+            }
+        }
+        if state != facts.truth {
+            facts.object("a fold from a checkpoint differs from the one that was never stopped".into());
+        }
+        Memory {
+            state: Mutex::new(state),
+            finished: Mutex::new(finished),
+            facts: Some(self.facts.clone()),
+        }
+    }
+
+    fn start(&self, kind: Life) -> Tree {
+        let (scenario, life) = {
+            let facts = &mut *self.facts.lock();
+            facts.life += 1;
+            facts.fuse = match kind {
+                Life::Short => facts.rng.u64(1..400),
+                _ => u64::MAX,
+            };
+            (facts.scenario.clone(), facts.life)
+        };
+        let clock = Clock::start();
+        let memory = Arc::new(self.restored());
+        let disk = Disk {
+            kept: self.log.clone(),
+            facts: self.facts.clone(),
+            life,
+        };
+        let log: Arc<dyn Log> = Arc::new(disk.clone());
+        let lane_at = self.facts.lock().lane;
+        let fatal = Box::new(|error| panic!("the log failed: {error}"));
+        let (lane, mut feed) = Lane::new(log.clone(), lane_at, Tenure(0), LifeId(life), clock, fatal);
+        let (folding, folded) = (memory.clone(), lane.clone());
+        tokio::task::spawn_local(async move {
+            while let Some(committed) = feed.recv().await {
+                let late = folding
+                    .facts
+                    .as_ref()
+                    .map_or(0, |facts| facts.lock().rng.u64(0..8_000));
+                tokio::time::sleep(Duration::from_micros(late.saturating_sub(5_000))).await;
+                for (n, entry) in committed.entries.iter().enumerate() {
+                    let (mut ops, at) = (Vec::new(), committed.base + n as u64);
+                    folding
+                        .state
+                        .lock()
+                        .apply(at, entry, &mut ops)
+                        .expect("a valid lane");
+                    oracle::take(&mut folding.finished.lock(), ops);
+                }
+                committed.folded(&folded);
+            }
+        });
+        let port = LanePort::open(lane.clone());
+        let budgets = Rc::new(RefCell::new(BudgetTable::new()));
+        let cap = NodeCap::new(scenario.node_cap);
+        let shares = MemoryShare::divide(1 << 20, scenario.partners.len());
+        let mut tree = Tree {
+            lane,
+            port: port.clone(),
+            gates: Vec::new(),
+            keepers: Vec::new(),
+            partitions: Vec::new(),
+            memory: shares.clone(),
+            figures: Vec::new(),
+        };
+        for (n, config) in scenario.partners.iter().enumerate() {
+            let gate = self.gate(&scenario, n, clock, &budgets, &memory, cap.clone());
+            let draw = |limit: &crate::config::LimitConfig| Draw {
+                budget: scenario.budget(n),
+                split: limit.by.is_some(),
+            };
+            let sink = SimSink {
+                facts: self.facts.clone(),
+                life,
+                partner: n,
+                draws: scenario.limit.iter().map(draw).collect(),
+            };
+            let partner = Rc::new(PartnerContext {
+                name: config.name.as_str().into(),
+                config: Arc::new(config.clone()),
+                ledger: Config::for_test("data").ledger,
+                sink,
+                port: port.clone(),
+                gate: gate.clone(),
+                memory: shares[n].clone(),
+                metrics: crate::telemetry::metrics::Metrics::new().partner(&config.name),
+                clock,
+            });
+            tree.keepers
+                .push(RateLimiterActor::new(gate.clone(), clock, Lifeline::new(|_| {})).start());
+            tree.gates.push(gate);
+            for (partition, input) in self.topic.partitions.iter().enumerate() {
+                let at = at(n, partition as u32);
+                let start = memory
+                    .state
+                    .lock()
+                    .partitions
+                    .get(&at)
+                    .map(Start::of)
+                    .unwrap_or_default();
+                let start = match kind {
+                    // As after a `seek` to the beginning: the IDs alone say what is done.
+                    Life::Again => Start {
+                        messages: start.messages,
+                        ..Start::default()
+                    },
+                    _ => start,
+                };
+                let route = RouteContext {
+                    at,
+                    topic: "t".into(),
+                    queue: partition as u32,
+                    approach: Approach::new(scenario.ahead),
+                    partner: partner.clone(),
+                    current: Default::default(),
+                    on_wire: RefCell::default(),
+                    flood: Rc::new(RefCell::new(FloodGuard::new(0))),
+                    lines: LineRules {
+                        sample: 0,
+                        key: KeySource::Record,
+                        id: vec![IdSource::Hash],
+                    },
+                    figures: Arc::new(RouteFigures::default()),
+                };
+                tree.figures.push(route.figures.clone());
+                let parts = PartitionParts {
+                    route: Rc::new(route),
+                    log: log.clone(),
+                    input: *input,
+                    resolve: Box::new(self.resolver(&scenario, n, partition as u32)),
+                    remembered: memory.clone(),
+                    payloads: Arc::new(Payload {
+                        log: disk.clone(),
+                        memory: memory.clone(),
+                        lane: lane_at,
+                        input: *input,
+                    }),
+                    start,
+                    skips: Arc::default(),
+                    settings: PartitionSettings {
+                        busy_keys: scenario.busy_keys,
+                        ahead: scenario.ahead,
+                        read_chunk: 4_096,
+                        window: scenario.window,
+                        ranges: scenario.ranges,
+                        position_every: Duration::from_millis(50),
+                        waiting_after: scenario.waiting_after,
+                        backlog: 10_000,
+                    },
+                    lifeline: Lifeline::new(|_| {}),
+                };
+                tree.partitions.push(PartitionActor::new(parts).start());
+            }
+        }
+        tree
+    }
+
+    fn gate(
+        &self,
+        scenario: &Scenario,
+        partner: usize,
+        clock: Clock,
+        budgets: &Rc<RefCell<BudgetTable>>,
+        memory: &Memory,
+        cap: Arc<NodeCap>,
+    ) -> Rc<PartnerGate> {
+        let (now, config) = (clock.now(), &scenario.partners[partner]);
+        if let Some(limit) = &scenario.limit {
+            let (table, budget) = (&mut *budgets.borrow_mut(), scenario.budget(partner));
+            if table.get_mut(budget).is_none() {
+                let _ = table.set(budget, limit, now).expect("a limit that can be set");
+                table.set_shared(budget, scenario.shared && scenario.partners.len() > 1);
+                for (draw, used) in memory
+                    .state
+                    .lock()
+                    .used
+                    .iter()
+                    .filter(|(d, _)| d.budget == budget)
+                {
+                    table.restore(*draw, used, now);
+                }
+            }
+        }
+        let turnstile = Turnstile::new(partner as u32, BreakerSettings::of(config), now);
+        let name = config.name.as_str().into();
+        PartnerGate::new(
+            name,
+            turnstile,
+            budgets.clone(),
+            clock,
+            Duration::from_millis(4),
+            256,
+            cap,
+        )
+    }
+
+    /// All lives of the history.
+    pub async fn run(&mut self) {
+        let lives = self.facts.lock().scenario.lives;
+        for n in 0..lives {
+            let kind = if n + 1 == lives { Life::Last } else { Life::Short };
+            self.live(kind).await;
+        }
+        self.live(Life::Again).await;
+    }
+
+    async fn live(&mut self, kind: Life) {
+        let tasks = tokio::task::LocalSet::new();
+        tasks.run_until(self.one_life(kind)).await;
+        self.facts.lock().fuse = 0;
+        // Whatever still ran ends here, and can do nothing any more.
+        drop(tasks);
+        let facts = &mut *self.facts.lock();
+        facts.ended();
+        if PANICS.get() > self.panics {
+            self.panics = PANICS.get();
+            facts.object("something panicked".into());
+        }
+        // Back only: a clock set forward while a node is down is time that has passed, for all that it can know.
+        let most = facts.scenario.clock_set_back.as_micros() as i64;
+        let by = if most > 0 { facts.rng.i64(0..most) } else { 0 };
+        simulated::shift_wall(-by);
+    }
+
+    async fn one_life(&mut self, kind: Life) {
+        let killed = self.facts.lock().killed.clone();
+        let tree = self.start(kind);
+        let began = simulated::now();
+        let (hangs, total) = {
+            let facts = &mut *self.facts.lock();
+            let hangs = facts.scenario.hangs.filter(|_| kind != Life::Again);
+            if kind == Life::Again {
+                facts.servers.iter_mut().for_each(|s| s.mood = Mood::Healthy);
+            }
+            (hangs, facts.scenario.messages)
+        };
+        let asked = self.requests();
+        loop {
+            let wait = self.facts.lock().rng.u64(1..120);
+            let wait = Duration::from_millis(if hangs.is_some() { wait * 20 } else { wait });
+            tokio::select! {
+                biased;
+                () = killed.notified() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            let lived = simulated::now().since(began);
+            let left = total.saturating_sub(self.written);
+            let chunk = self.facts.lock().rng.u64(1..30).min(left);
+            self.write(chunk);
+            match kind {
+                Life::Short => {
+                    self.disturb(&tree, hangs.is_some());
+                    let stop = self.facts.lock().rng.u8(0..40) == 0;
+                    if stop {
+                        return self.stop(&tree).await;
+                    }
+                }
+                Life::Last => {
+                    let ill = hangs.unwrap_or(Duration::from_millis(500));
+                    if lived < ill {
+                        self.disturb(&tree, hangs.is_some());
+                        continue;
+                    }
+                    self.recover(&tree);
+                    let over = left == 0 && self.facts.lock().unfinished().is_empty();
+                    if over {
+                        self.settled(&tree).await;
+                        return;
+                    }
+                    if lived > ill + PATIENCE {
+                        let facts = &mut *self.facts.lock();
+                        let left = facts.unfinished();
+                        let first = left
+                            .first()
+                            .map(|(at, m)| (*at, m, facts.finished.get(&(*at, m.id))));
+                        let gates: Vec<_> = tree
+                            .gates
+                            .iter()
+                            .map(|g| (g.waiting(), g.in_use(), g.ask_at()))
+                            .collect();
+                        let what = format!(
+                            "{} messages never end, first {first:?}; {:?} {gates:?}",
+                            left.len(),
+                            tree.figures
+                        );
+                        return facts.object(what);
+                    }
+                }
+                Life::Again => {
+                    if lived > Duration::from_secs(3) {
+                        let sent = self.requests() - asked;
+                        if sent > 0 && self.facts.lock().unfinished().is_empty() {
+                            self.facts
+                                .lock()
+                                .object(format!("{sent} finished messages are sent again (I2)"));
+                        }
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn requests(&self) -> usize {
+        self.facts
+            .lock()
+            .servers
+            .iter()
+            .map(super::partner::Server::total)
+            .sum()
+    }
+
+    /// Something changes outside.
+    fn disturb(&self, tree: &Tree, hangs: bool) {
+        let facts = &mut *self.facts.lock();
+        for n in 0..facts.servers.len() {
+            if hangs {
+                facts.servers[n].mood = Mood::Dead;
+            } else if facts.rng.u8(0..4) == 0 {
+                facts.servers[n].mood = Mood::any(&mut facts.rng);
+            }
+        }
+        facts.full = facts.bad_disk && facts.rng.u8(0..10) == 0;
+        if facts.scenario.forgets && facts.rng.bool() {
+            facts.forget(&self.topic.partitions);
+        }
+        // A partner that is resumed is asked once more, whatever it has cost.
+        let (pause, resume) = (!hangs && facts.rng.u8(0..30) == 0, facts.rng.u8(0..6) == 0);
+        for gate in &tree.gates {
+            gate.with(|turnstile, now| match (pause, resume) {
+                (true, _) => turnstile.pause(now),
+                (_, true) if turnstile.is_paused() => turnstile.resume(now),
+                _ => {}
+            });
+        }
+    }
+
+    fn recover(&self, tree: &Tree) {
+        let facts = &mut *self.facts.lock();
+        facts.full = false;
+        facts.servers.iter_mut().for_each(|s| s.mood = Mood::Healthy);
+        for gate in &tree.gates {
+            gate.with(|turnstile, now| {
+                if turnstile.is_paused() {
+                    turnstile.resume(now);
+                }
+            });
+        }
+    }
+
+    /// Nothing is left to do: the position has passed everything, and nothing is held in memory.
+    async fn settled(&self, tree: &Tree) {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let mut idle = true;
+        for partition in &tree.partitions {
+            idle &= partition.send(AreYouIdle).await.is_ok_and(|a| a.idle);
+        }
+        let facts = &mut *self.facts.lock();
+        let holds = facts
+            .scenario
+            .partners
+            .iter()
+            .any(|p| p.on_doubt == crate::config::OnDoubt::Hold);
+        if holds {
+            return;
+        }
+        if !idle {
+            let left: Vec<_> = facts
+                .truth
+                .messages()
+                .filter(|(_, _, m)| matches!(m.state, MessageState::Later { .. }))
+                .collect();
+            let what = format!(
+                "all is finished, yet a partition is not idle: {left:?} {:?}",
+                tree.figures
+            );
+            facts.object(what);
+        }
+        for (at, messages) in facts.messages.clone() {
+            let end = messages.last().map_or(0, |m| m.offset + 1);
+            let position = facts.truth.partitions.get(&at).map_or(0, |p| p.position);
+            if position < end {
+                facts.object(format!(
+                    "all is finished, yet the position of {at:?} is {position} of {end} (I1)"
+                ));
+            }
+        }
+        let held: u64 = tree.memory.iter().map(MemoryShare::held).sum();
+        if held > 0 {
+            facts.object(format!("all is finished, yet {held} bytes are held (I6)"));
+        }
+    }
+
+    /// Stops in order, if it is not killed on the way.
+    async fn stop(&self, tree: &Tree) {
+        let killed = self.facts.lock().killed.clone();
+        let draining = async {
+            for _ in 0..400 {
+                let mut in_hand = 0;
+                for partition in &tree.partitions {
+                    in_hand += partition.send(Drain).await.map_or(0, |d| d.in_hand);
+                }
+                if in_hand == 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            for partition in &tree.partitions {
+                let _ = partition.send(Stop).await;
+            }
+            for keeper in &tree.keepers {
+                let _ = keeper.send(limiter::Stop).await;
+            }
+            while tree.port.outcomes_durable() < tree.port.last_outcome() || tree.lane.in_log() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = killed.notified() => return,
+            ended = tokio::time::timeout(PATIENCE, draining) => if ended.is_err() {
+                let (lane, port) = (&tree.lane, &tree.port);
+                let left = (lane.in_log(), lane.backlog(), port.outcomes_durable(), port.last_outcome());
+                self.facts.lock().object(format!("a stop never ends: {left:?}"));
+            }
+        }
+        let facts = &mut *self.facts.lock();
+        let parks = |at: RoutePartition| {
+            facts.scenario.partners[at.route.0 as usize].doubt.crash == crate::config::DoubtPolicy::Park
+        };
+        let open: Vec<_> = {
+            let own = |m: &crate::core::ledger::fold::Message| match m.state {
+                MessageState::Open { life, .. } => life == LifeId(facts.life),
+                _ => false,
+            };
+            let open = facts.truth.open_intents();
+            open.filter(|(at, _, m)| parks(*at) && own(m)).collect()
+        };
+        if !open.is_empty() {
+            let what = format!("intents are open after a stop in order (I3): {open:?}");
+            facts.object(what);
+        }
+    }
+
+    /// What is to be said in the end. Panics if the oracle objects to anything.
+    pub fn verdict(self) -> (u64, u64) {
+        let facts = &mut *self.facts.lock();
+        facts.windows();
+        facts.parked();
+        facts.effects();
+        let delivered = facts.truth.partitions.values().map(|p| p.counts.delivered).sum();
+        assert!(
+            facts.violations.is_empty(),
+            "seed {}: {}\n{:#?}",
+            facts.scenario.seed,
+            facts.violations.join("\n"),
+            facts.scenario
+        );
+        (facts.trace(), delivered)
+    }
+}
+
+thread_local! {
+    static PANICS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts panics of this thread: one in a task would only end that task.
+fn count_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            before(info);
+        }));
+    });
+}
