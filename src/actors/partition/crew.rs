@@ -23,16 +23,18 @@ pub struct Crew<S: Sink> {
     vacant: Vec<u32>,
 }
 
-impl<S: Sink> Crew<S> {
+impl<S: Sink> Default for Crew<S> {
     /// Nobody yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             members: Vec::new(),
             free: Vec::new(),
             vacant: Vec::new(),
         }
     }
+}
 
+impl<S: Sink> Crew<S> {
     /// Gives the work to a free member, or to a new one.
     pub fn assign(&mut self, mut work: Work, route: &Rc<RouteContext<S>>, parent: &Rc<Recipient<WorkEnded>>) {
         loop {

@@ -165,7 +165,7 @@ impl<S: Sink> PartitionActor<S> {
             window: Window::new(start.position, start.finished.clone(), start.high_water),
             queues: KeyQueues::new(places),
             settings: parts.settings,
-            crew: Crew::new(),
+            crew: Crew::default(),
             parent_of_crew: None,
             in_flight: HashSet::new(),
             unfolded: VecDeque::new(),
