@@ -17,6 +17,7 @@ use crate::ledger::keeper::{Keeper, KeeperError};
 use crate::ledger::lane::{Committed, Lane};
 use crate::log::PartitionId;
 use crate::telemetry::every::Every;
+use crate::telemetry::metrics::Metrics;
 use actix::prelude::*;
 use parking_lot::Mutex as Lock;
 use std::collections::VecDeque;
@@ -62,11 +63,16 @@ impl InHand {
     }
 
     /// Folds it. A batch goes only when it is folded.
-    fn fold(&mut self, keeper: &Keeper, lane: &Lane) -> Result<(), KeeperError> {
+    fn fold(&mut self, keeper: &Keeper, lane: &Lane, metrics: &Metrics) -> Result<(), KeeperError> {
         while let Some(batch) = self.batches.front() {
             fault::point("ledger", keeper.name());
             keeper.fold_entries(batch.base, &batch.entries)?;
             if let Some(batch) = self.batches.pop_front() {
+                if !batch.entries.is_empty() {
+                    metrics.ledger_commits.inc();
+                    metrics.ledger_entries.inc_by(batch.entries.len() as u64);
+                    metrics.ledger_commit_time.record(batch.took);
+                }
                 batch.folded(lane);
             }
         }
@@ -105,6 +111,8 @@ pub struct LedgerParts {
     pub rules: DutyRules,
     /// The time.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// See the module.
@@ -149,7 +157,7 @@ impl LedgerParts {
                 more = feed.wait() => match more {
                     false => return Ok(()),
                     true => {
-                        feed.fold(&self.keeper, &self.lane)?;
+                        feed.fold(&self.keeper, &self.lane, &self.metrics)?;
                         tokio::time::sleep(PACE).await;
                     }
                 },
@@ -173,7 +181,7 @@ impl LedgerParts {
             if !feed.wait().await {
                 return Err(DutyError::Ending);
             }
-            feed.fold(&self.keeper, &self.lane)?;
+            feed.fold(&self.keeper, &self.lane, &self.metrics)?;
         }
         let folded = self.keeper.with_state(|state| state.next);
         let end = self.lane.log().bounds(self.lane.partition())?.next;
