@@ -233,6 +233,7 @@ impl Node {
                     inputs: inputs.clone(),
                     rules: DutyRules::of(&self.config),
                     clock: self.clock,
+                    metrics: self.metrics.clone(),
                 };
                 let folding = folding.handle();
                 Box::new(move |lifeline| {

@@ -3,7 +3,8 @@
 use serde_json::Value;
 use sluicegate::mock::{Behaviour, Field, Mock, MockHandle, MockOptions, PartnerReport};
 use std::fmt::Write as _;
-use std::net::TcpListener;
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -358,4 +359,22 @@ pub fn config(mock: &MockHandle, partner: &str, rest: &str) -> String {
         "[partners.p]\nurl = \"http://{}/\"\n{partner}\n[topics.t]\npartner = \"p\"\nid = \"json:/id\"\nkey = \"json:/user\"\n{rest}\n",
         mock.addr()
     )
+}
+
+/// A GET from the admin port, as text.
+pub fn get(address: &str, token: &str, path: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).expect("the admin port");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    )
+    .expect("asked");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("answered");
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{path}: {}",
+        String::from_utf8_lossy(&answer)
+    );
+    answer
 }

@@ -460,6 +460,7 @@ impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
             WorkEnd::Panicked { written } => {
                 // Its key's actor is gone; a new one is made for the next turn.
                 let now = self.now();
+                self.route.partner.metrics.keys_restarted.inc();
                 tracing::error!(
                     event = "actor_failed", kind = "subpartition", topic = %self.route.topic,
                     partner = %self.route.partner.name, written, "a key's actor panicked; its message goes on"
