@@ -94,5 +94,8 @@ fn an_attempt_whose_slot_was_missed_does_not_count() {
         panic!()
     };
     let events: Vec<&str> = story.routes[0].lines.iter().map(|l| l.event.as_str()).collect();
-    assert_eq!((story.routes[0].attempts, events), (1, vec!["later", "delivered"]));
+    assert_eq!(
+        (story.routes[0].attempts, events),
+        (1, vec!["later", "delivered"])
+    );
 }
