@@ -99,10 +99,10 @@ fn limit(rng: &mut fastrand::Rng) -> LimitConfig {
     let mut rates = Vec::new();
     for _ in 0..rng.usize(1..=2) {
         let window = window(rng);
-        // At least twenty starts a second, so that a history ends.
-        let least = (window.as_millis() as u64 / 50).max(2);
+        // At least ten starts a second, so that a history ends; few enough to be what holds a life back.
+        let least = (window.as_millis() as u64 / 100).max(2);
         rates.push(Rate::Sliding {
-            count: rng.u64(least..least * 8),
+            count: rng.u64(least..least * 3),
             window,
         });
     }

@@ -11,8 +11,8 @@ use crate::actors::limiter::{self, RateLimiterActor};
 use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
 use crate::actors::partition::{
-    AreYouIdle, Drain, Loaded, PartitionActor, PartitionParts, PartitionSettings, Payloads, Remembered,
-    Start, Stop, from_topic,
+    AreYouIdle, Drain, LoadError, Loaded, PartitionActor, PartitionParts, PartitionSettings, Payloads,
+    Remembered, Start, Stop, from_topic,
 };
 use crate::clock::{Clock, simulated};
 use crate::config::{Config, IdMissing, IdSource, KeyMissing, KeySource};
@@ -132,9 +132,9 @@ struct Payload {
 }
 
 impl Payloads for Payload {
-    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String> {
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, LoadError> {
         if self.memory.fails() {
-            return Err("simulated".into());
+            return Err(LoadError::Failed("simulated".into()));
         }
         let message = |state: &LaneState| state.partitions.get(&at)?.messages.get(&id)?.payload;
         let Some((ledger, _)) = message(&self.memory.state.lock()) else {

@@ -21,7 +21,7 @@ pub mod window;
 
 use crate::core::resolve::{Resolved, Skips};
 pub use intake::{Remembered, Resolve};
-pub use load::{Loaded, NodePayloads, Payloads, from_topic};
+pub use load::{LoadError, Loaded, NodePayloads, Payloads, from_topic};
 pub use orders::Told;
 pub use start::Start;
 

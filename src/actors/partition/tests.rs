@@ -164,10 +164,15 @@ impl Remembered for Memory {
 struct FromTopic {
     log: Arc<dyn Log>,
     input: PartitionId,
+    /// The record whose payload was given up.
+    gone: Option<Offset>,
 }
 
 impl Payloads for FromTopic {
-    fn load(&self, _: RoutePartition, _: MessageId, offset: Offset) -> Result<Loaded, String> {
+    fn load(&self, _: RoutePartition, _: MessageId, offset: Offset) -> Result<Loaded, LoadError> {
+        if self.gone == Some(offset) {
+            return Err(LoadError::Gone);
+        }
         let record = from_topic(self.log.as_ref(), self.input, offset)?;
         Ok(Loaded {
             record,
@@ -185,6 +190,7 @@ struct World {
     lives: u64,
     waiting_after: Duration,
     ranges: usize,
+    gone: Option<Offset>,
 }
 
 impl World {
@@ -215,6 +221,7 @@ impl World {
             lives: 0,
             waiting_after: Duration::from_secs(600),
             ranges: 1_000,
+            gone: None,
         }
     }
 
@@ -344,6 +351,7 @@ impl World {
             payloads: Arc::new(FromTopic {
                 log,
                 input: self.input,
+                gone: self.gone,
             }),
             start,
             skips: Arc::default(),
@@ -675,6 +683,57 @@ async fn finished_ranges_are_not_read_again() {
     world.live_until(patient, plan, new_one).await;
     // The waiting key's own 143 records, and the new one.
     assert_eq!(world.log.read_count(world.input) - read, 144);
+}
+
+#[actix_rt::test]
+async fn a_replay_whose_payload_has_gone_holds_nothing_back() {
+    let mut world = World::new();
+    world.append(keyed(21));
+    let mut id = [0; 16];
+    id[0] = b'7';
+    let (id, key) = (
+        MessageId(id),
+        KeyHash(b"k0".iter().fold(17, |h, b| h * 31 + u64::from(*b))),
+    );
+    let kept = crate::core::ledger::entry::Kept {
+        key,
+        record_key: None,
+        timestamp: Time(1),
+        value: "7".into(),
+        headers: crate::core::record::Headers::none(),
+        readable: "7".into(),
+        idempotency_key: "7".into(),
+        reason: String::new(),
+        answer: String::new(),
+        first_try: Time(1),
+        dropped: false,
+    };
+    let dead = crate::core::ledger::entry::Outcome {
+        at: AT,
+        id,
+        offset: 7,
+        round: 1,
+        attempts: 1,
+        when: Time(1),
+        life: LifeId(1),
+        status: 422,
+        kind: crate::core::ledger::entry::OutcomeKind::Dead(Box::new(kept)),
+    };
+    append_entry(&world.log, world.lane, &world.memory, Body::Outcome(dead));
+    let opened = crate::core::ledger::entry::Opened {
+        at: AT,
+        id,
+        round: 2,
+        when: Time(1),
+        idempotency_key: "7-2".into(),
+    };
+    append_entry(&world.log, world.lane, &world.memory, Body::Opened(opened));
+    world.gone = Some(7);
+    let held = world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!(
+        (world.partner.lock().seen.len(), world.position(), held),
+        (20, 21, 0)
+    );
 }
 
 /// An earlier life has delivered these records and no others.
