@@ -16,8 +16,8 @@ use sluicegate::core::types::*;
 use sluicegate::ledger::desk::carry_out::Carrier;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, Output};
-use std::sync::Arc;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const TOPIC_ID: TopicId = TopicId(77);
 
@@ -141,10 +141,19 @@ fn fill(folder: &Offline) {
     folder.write(entries).unwrap();
 }
 
+/// Held while a process is started, and while a folder is opened and closed in this one: between fork and exec a child
+/// has the descriptors of all its parent's threads, the lock of a folder among them.
+static FORKING: Mutex<()> = Mutex::new(());
+
+fn no_fork() -> MutexGuard<'static, ()> {
+    FORKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes what `run` would leave: the folder is laid out by the first opening, which needs one.
 fn prepared(dir: &Path, admin: &str) -> std::path::PathBuf {
     let file = actors_toml(dir, admin);
     std::fs::create_dir_all(dir.join("data/log")).unwrap();
+    let _guard = no_fork();
     let folder = Offline::open(load(&file), &[]).unwrap();
     fill(&folder);
     folder.close().unwrap();
@@ -166,7 +175,14 @@ impl Cli<'_> {
             .arg(self.file)
             .args(args);
         command.envs(self.env.iter().copied());
-        command.stdin(std::process::Stdio::null()).output().unwrap()
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let guard = no_fork();
+        let child = command.spawn().unwrap();
+        drop(guard);
+        child.wait_with_output().unwrap()
     }
     fn text(&self, args: &[&str]) -> String {
         let out = self.run(args);

@@ -17,6 +17,7 @@ use crate::ledger::keeper::{Keeper, KeeperError};
 use crate::ledger::lane::{Committed, Lane};
 use crate::log::PartitionId;
 use crate::telemetry::every::Every;
+use crate::telemetry::metrics::Metrics;
 use actix::prelude::*;
 use parking_lot::Mutex as Lock;
 use std::collections::VecDeque;
@@ -60,11 +61,16 @@ impl InHand {
     }
 
     /// Folds it. A batch goes only when it is folded.
-    fn fold(&mut self, keeper: &Keeper, lane: &Lane) -> Result<(), KeeperError> {
+    fn fold(&mut self, keeper: &Keeper, lane: &Lane, metrics: &Metrics) -> Result<(), KeeperError> {
         while let Some(batch) = self.batches.front() {
             fault::point("ledger", keeper.name());
             keeper.fold_entries(batch.base, &batch.entries)?;
             if let Some(batch) = self.batches.pop_front() {
+                if !batch.entries.is_empty() {
+                    metrics.ledger_commits.inc();
+                    metrics.ledger_entries.inc_by(batch.entries.len() as u64);
+                    metrics.ledger_commit_time.record(batch.took);
+                }
                 batch.folded(lane);
             }
         }
@@ -103,6 +109,8 @@ pub struct LedgerParts {
     pub rules: DutyRules,
     /// The time.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// See the module.
@@ -146,7 +154,7 @@ impl LedgerParts {
             tokio::select! {
                 more = feed.wait() => match more {
                     false => return Ok(()),
-                    true => feed.fold(&self.keeper, &self.lane)?,
+                    true => feed.fold(&self.keeper, &self.lane, &self.metrics)?,
                 },
                 Some(step) = steps.recv() => {
                     let result = self.step(step.make, &mut feed).await;
@@ -168,7 +176,7 @@ impl LedgerParts {
             if !feed.wait().await {
                 return Err(DutyError::Ending);
             }
-            feed.fold(&self.keeper, &self.lane)?;
+            feed.fold(&self.keeper, &self.lane, &self.metrics)?;
         }
         let folded = self.keeper.with_state(|state| state.next);
         let end = self.lane.log().bounds(self.lane.partition())?.next;

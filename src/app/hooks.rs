@@ -5,6 +5,7 @@
 
 use super::live::Hooks;
 use super::partner::{PartnerFigures, figures};
+use super::reload::Present;
 use crate::actors::arbiter::local;
 use crate::actors::context::RouteFigures;
 use crate::actors::gate::NodeCap;
@@ -14,9 +15,11 @@ use crate::actors::topic::{SkipsChanged, Tell, TopicSupervisor, Whom};
 use crate::api::Status;
 use crate::api::status::BreakerState;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::core::breaker::Cause;
 use crate::core::types::Time;
 use crate::ledger::desk::Effect;
+use crate::ledger::desk::standing::settings;
 use crate::ledger::keeper::Keeper;
 use crate::log::Log;
 use crate::telemetry::metrics::{Counter, Metrics};
@@ -78,6 +81,10 @@ pub struct NodeHooks {
     pub clock: Clock,
     /// Where the node stands.
     pub phase: AtomicU8,
+    /// The configuration that the node was started with, and the one that holds now.
+    pub config: Arc<Config>,
+    /// See above.
+    pub present: Present,
     /// Deliveries of each partner, at the last beats.
     pub rates: Mutex<BTreeMap<String, Rate>>,
 }
@@ -225,6 +232,10 @@ impl Hooks for NodeHooks {
             }
         }
         drop(routes);
+        let present = self.present.lock().clone();
+        if !Arc::ptr_eq(&present, &self.config) {
+            status.partners.iter_mut().for_each(|p| settings(&present, p));
+        }
         let partners = self.partners();
         let rates = self.rates.lock();
         for partner in &mut status.partners {

@@ -11,18 +11,17 @@ use crate::api::{
     Reply, SendReply, SendRequest, Status,
 };
 use crate::clock::Clock;
-use crate::config::{Config, TopicConfig};
+use crate::config::Config;
 use crate::core::ledger::entry::Body;
 use crate::core::ledger::fold::LaneState;
 use crate::core::types::Time;
-use crate::intake::import::{ImportError, ImportOptions, Importer};
-use crate::intake::send::{SendError, send};
-use crate::intake::{section_of, topic_spec};
+use crate::intake::import::Importer;
+use crate::intake::serve;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
 use crate::ledger::desk::{Desk, Effect, LogEntries, Standing, View};
 use crate::ledger::keeper::Keeper;
 use crate::ledger::lane::{Lane, LanePort};
-use crate::log::{Log, LogError, PartitionId};
+use crate::log::{Log, PartitionId};
 use crate::telemetry::Metrics;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::LineResult;
@@ -211,22 +210,14 @@ impl Inner {
         Ok((self.parts.keeper.with_state(|state| View::of(state, &pick))?, now))
     }
 
-    fn section(&self, topic: &str) -> Result<TopicConfig, ApiError> {
-        section_of(&self.parts.config, topic).ok_or_else(|| {
-            ApiError::NotFound(format!("no section of the configuration is for topic `{topic}`"))
-        })
-    }
-
     fn import(&self, request: &ImportRequest, file: Upload) -> Result<ImportReport, ApiError> {
-        let section = self.section(&request.topic)?;
-        let options = ImportOptions::of_request(request).map_err(ApiError::Invalid)?;
-        let spec = topic_spec(&self.parts.config, &section);
-        let mut reader = file.into_reader();
-        let report = self
-            .importer
-            .import_reader(&section, &spec, &mut reader, &options, &mut |_| {})
-            .map_err(|e| import_refused(&e))?;
-        let count = |result, n| self.parts.metrics.import_lines(&section.name, result).inc_by(n);
+        let report = serve::import_upload(
+            &self.importer,
+            &self.parts.config,
+            request,
+            &mut file.into_reader(),
+        )?;
+        let count = |result, n| self.parts.metrics.import_lines(&request.topic, result).inc_by(n);
         let taken = if report.known {
             LineResult::Known
         } else {
@@ -275,26 +266,6 @@ impl Inner {
         }
         test.connect_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(test)
-    }
-}
-
-fn log_refused(error: &LogError) -> ApiError {
-    match error {
-        LogError::NoRoom { .. } => ApiError::NoRoom(error.to_string()),
-        LogError::TooLarge { limit, .. } => ApiError::TooLarge { limit: *limit },
-        LogError::Closed => ApiError::Unavailable("the node is stopping".into()),
-        other => ApiError::Internal(other.to_string()),
-    }
-}
-
-fn import_refused(error: &ImportError) -> ApiError {
-    match error {
-        ImportError::Log(e) => log_refused(e),
-        ImportError::Write { .. } => {
-            ApiError::Internal(format!("{error}: {:?}", std::error::Error::source(error)))
-        }
-        // Everything else is about the file that was sent.
-        other => ApiError::Invalid(other.to_string()),
     }
 }
 
@@ -382,14 +353,7 @@ impl NodeApi for LiveNode {
     }
 
     fn send(&self, record: SendRequest) -> Answer<SendReply> {
-        self.off(move |node| {
-            let section = node.section(&record.topic)?;
-            let spec = topic_spec(&node.parts.config, &section);
-            send(node.parts.log.as_ref(), &section, &spec, &record).map_err(|e| match &e {
-                SendError::Log(error) => log_refused(error),
-                other => ApiError::Invalid(other.to_string()),
-            })
-        })
+        self.off(move |node| serve::send_record(node.parts.log.as_ref(), &node.parts.config, &record))
     }
 
     fn test_partner(&self, partner: String) -> Answer<PartnerTest> {
@@ -446,6 +410,7 @@ mod tests {
     use crate::admin::{AdminOptions, Client, ClientError, serve};
     use crate::api::{Order, Page};
     use crate::app::open;
+    use crate::config::TopicConfig;
     use crate::config::{IdSource, PartnerConfig};
     use crate::core::ledger::entry::{Kept, Outcome, OutcomeKind, Position, RouteInfo};
     use crate::core::message_id::{IdScope, route_id};
@@ -506,6 +471,7 @@ mod tests {
                 inputs: Inputs::default(),
                 rules: DutyRules::of(&config),
                 clock,
+                metrics: Arc::default(),
             };
             LedgerActor::new(parts, lifeline).start();
             let writer = LaneWriter::open(lane);

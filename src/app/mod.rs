@@ -6,6 +6,7 @@ mod offline;
 mod open;
 mod partner;
 mod plan;
+pub mod reload;
 mod run;
 #[cfg(test)]
 mod tests;

@@ -55,6 +55,12 @@ thread_local! {
     static BUDGETS: Rc<RefCell<BudgetTable>> = Rc::new(RefCell::new(BudgetTable::new()));
 }
 
+/// What was drawn from one budget.
+pub fn used_of(used: &BTreeMap<BudgetDraw, UsedSlots>, budget: u64) -> Vec<(BudgetDraw, UsedSlots)> {
+    let of = used.iter().filter(|(draw, _)| draw.budget == budget);
+    of.map(|(draw, used)| (*draw, used.clone())).collect()
+}
+
 impl PartnerStart {
     /// Makes the partner's context, to be found by its name.
     ///
@@ -72,8 +78,8 @@ impl PartnerStart {
                     .map_err(|e| format!("{}: {e}", self.partner.name))?;
                 table.set_shared(budget, plan::drawers(&self.config, budget) > 1);
                 // No fresh burst after a restart: the slots of the last windows are in the ledger (I5).
-                for (draw, used) in self.used.iter().filter(|(draw, _)| draw.budget == budget) {
-                    table.restore(*draw, used, now);
+                for (draw, used) in used_of(&self.used, budget) {
+                    table.restore(draw, &used, now);
                 }
             }
         }

@@ -5,6 +5,7 @@ use super::live::{LaneWriter, LiveNode, LiveParts};
 use super::open::{OpenError, Opened, open};
 use super::partner::PartnerStart;
 use super::plan;
+use super::reload::{Again, Present, listen, on_hangup};
 use crate::actors::arbiter::{self, local};
 use crate::actors::gate::NodeCap;
 use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
@@ -96,6 +97,8 @@ pub enum Ended {
 pub struct NodeParts {
     /// Its configuration.
     pub config: Config,
+    /// Reads it once more, at SIGHUP; none: SIGHUP is not listened for.
+    pub again: Option<Again>,
     /// Where the secrets come from that it uses.
     pub secrets: BTreeMap<String, SecretSource>,
     /// What callers of the admin port must show, if it is set.
@@ -149,6 +152,8 @@ fn open_patiently(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
 
 struct Node {
     config: Arc<Config>,
+    present: Present,
+    again: Option<Again>,
     token: Option<Secret>,
     logging: Option<Logging>,
     clock: Clock,
@@ -161,8 +166,11 @@ type Homes = BTreeMap<String, ArbiterHandle>;
 
 impl Node {
     fn new(parts: NodeParts, clock: Clock, secrets: Secrets, opened: Opened) -> Self {
+        let config = Arc::new(parts.config);
         Self {
-            config: Arc::new(parts.config),
+            present: Arc::new(parking_lot::Mutex::new(config.clone())),
+            config,
+            again: parts.again,
             token: parts.token,
             logging: parts.logging,
             clock,
@@ -172,7 +180,8 @@ impl Node {
         }
     }
 
-    async fn run(self, options: RunOptions) -> Result<Summary, RunError> {
+    async fn run(mut self, options: RunOptions) -> Result<Summary, RunError> {
+        let again = self.again.take().and_then(|again| Some((listen()?, again)));
         let (fatal, mut fatal_reason) = tokio::sync::mpsc::unbounded_channel();
         let Opened {
             log,
@@ -224,6 +233,7 @@ impl Node {
                     inputs: inputs.clone(),
                     rules: DutyRules::of(&self.config),
                     clock: self.clock,
+                    metrics: self.metrics.clone(),
                 };
                 let folding = folding.handle();
                 Box::new(move |lifeline| {
@@ -274,6 +284,16 @@ impl Node {
         )
         .start();
         self.watch_secrets(&arbiters);
+        if let Some((hangup, again)) = again {
+            let homes = arbiters.iter().map(Arbiter::handle).collect();
+            actix_rt::spawn(on_hangup(
+                hangup,
+                again,
+                self.present.clone(),
+                keeper.clone(),
+                homes,
+            ));
+        }
         hooks.keep_beating();
         hooks.enter(Phase::Running);
 
@@ -347,6 +367,8 @@ impl Node {
             keeper: self.opened.keeper.clone(),
             clock: self.clock,
             phase: (Phase::Starting as u8).into(),
+            config: self.config.clone(),
+            present: self.present.clone(),
             rates: parking_lot::Mutex::new(homes.keys().map(rate).collect()),
         })
     }

@@ -18,6 +18,11 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     let loaded = global.load()?;
+    let files = global.clone();
+    let again = move || {
+        let loaded = files.load().map_err(|e| e.to_string())?;
+        Ok(loaded.config)
+    };
     let secrets = loaded.secret_sources().map_err(CliError::configuration)?;
     let token = loaded
         .token()
@@ -31,6 +36,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     };
     let parts = app::NodeParts {
         config,
+        again: Some(Box::new(again)),
         secrets,
         token,
         logging: Some(logging),

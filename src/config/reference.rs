@@ -180,7 +180,7 @@ pub const KEYS: &[Key] = &[
     k("topics.NAME.match", Forms("regular expression"), "", "The section is for all topics whose whole name matches. A section of exactly the topic's name goes before, then the first match in alphabetical order."),
     k("topics.NAME.partitions", Count(1), "4", "Partitions the topic is made with. Cannot shrink; more later changes which partition a key falls to."),
     k("topics.NAME.id", Forms("source, or list of sources"), "\"position\"", "What makes a record the same message again: `header:NAME`, `json:/POINTER`, `key`, `hash` (of the value), `query:NAME` (of the URL that the value is), `position`; a list is joined."),
-    k("topics.NAME.id_missing", Choice(&["dead", "position"]), "\"dead\"", "A record without ID: dead letter, or its position is its ID."),
+    k("topics.NAME.id_missing", Choice(&["dead", "position"]), "\"dead\"", "A record without ID: dead letter, or its position is its ID. An imported line without one has an ID of its own: the first 32 hex digits of the file's hash, a colon, and the line's number."),
     k("topics.NAME.key", Forms("`record` or `json:/POINTER`"), "\"record\"", "The unit of order: the record's key, or a field of its value."),
     k("topics.NAME.key_missing", Choice(&["unordered", "together", "dead"]), "\"unordered\"", "A record without key: a key of its own, one key for all such, or dead letter."),
     k("topics.NAME.retention", Duration, "[log.retention]", "How long its records are kept."),

@@ -149,6 +149,11 @@ impl Breaker {
         }
     }
 
+    /// Requests that may be in flight while all is well.
+    pub fn concurrency(&self) -> u32 {
+        self.settings.concurrency
+    }
+
     /// Changes the settings; what has been counted stays.
     pub fn set(&mut self, settings: BreakerSettings) {
         self.settings = settings;

@@ -34,7 +34,7 @@ pub struct Headers(pub Bytes);
 pub const SOURCE_HEADER: &str = "sluicegate-source";
 
 /// Header under which an import gives a line without a message ID one: `hash:line`, the first 32 hex digits of the
-/// content's blake3 and the line's number. It goes before the record's position.
+/// content's blake3 and the line's number. Where the topic goes by position no line needs one.
 pub const IMPORT_ID_HEADER: &str = "sluicegate-import-id";
 
 impl Headers {

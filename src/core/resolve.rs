@@ -7,7 +7,7 @@ use super::ledger::entry::{BudgetDraw, SkipMatch, SkipRule};
 use super::message_id::{IdScope, budget_by, key_hash};
 use super::pointer::{Extracted, PointerError, Pointers};
 use super::readable_id;
-use super::record::Record;
+use super::record::{IMPORT_ID_HEADER, Record};
 use super::turnstile::Draws;
 use super::types::{KeyHash, MessageId, Time};
 use crate::config::{IdMissing, IdSource, KeyMissing, KeySource};
@@ -219,7 +219,7 @@ impl Resolver {
             KeySource::Record => record.key.as_deref().map(Cow::Borrowed),
             KeySource::Json(_) => picked.pop().flatten().map(bytes_of),
         };
-        let (id, readable) = match self.id(record, picked) {
+        let (id, readable) = match self.id(record, picked).or_else(|| self.import_id(record)) {
             Some(known) => known,
             None => {
                 if !self.by_position && self.rules.id_missing == IdMissing::Dead && why.is_none() {
@@ -270,6 +270,15 @@ impl Resolver {
         }
         let parts: SmallVec<[&[u8]; 4]> = parts.iter().map(|p| &p[..]).collect();
         Some((self.scope.id(&parts), Bytes::from(readable_id::join(&parts))))
+    }
+
+    /// The ID that an import gave a line without one.
+    fn import_id(&self, record: &Record) -> Option<(MessageId, Bytes)> {
+        if self.by_position {
+            return None;
+        }
+        let given = record.headers.get(IMPORT_ID_HEADER)?;
+        Some((self.scope.id(&[given]), Bytes::copy_from_slice(given)))
     }
 
     /// The budgets that a start of this record draws from.
@@ -342,6 +351,7 @@ fn query<'a>(value: &[u8], name: &str) -> Option<Cow<'a, [u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::record::Headers;
     use crate::core::types::TopicId;
 
     fn rules() -> Rules {
@@ -356,9 +366,12 @@ mod tests {
         }
     }
 
+    fn scope() -> IdScope {
+        IdScope::new("t", TopicId(1), 0, "p")
+    }
+
     fn resolve(rules: Rules, value: &str) -> Resolved {
-        let scope = IdScope::new("t", TopicId(1), 0, "p");
-        let resolver = Resolver::try_new(scope, "t", 0, rules).expect("rules that compile");
+        let resolver = Resolver::try_new(scope(), "t", 0, rules).expect("rules that compile");
         resolver.resolve(&Record {
             value: Bytes::from(value.to_owned()),
             offset: 5,
@@ -403,6 +416,46 @@ mod tests {
             ..by_position
         };
         assert!(matches!(resolve(dead, "{}"), Resolved::Invalid(_, why) if why.starts_with("no_key")));
+    }
+
+    #[test]
+    fn an_imported_line_without_id_has_that_of_its_import() {
+        let line = |value: &str, rules: Rules| {
+            let record = Record {
+                offset: 17,
+                value: Bytes::copy_from_slice(value.as_bytes()),
+                headers: Headers::encode([(IMPORT_ID_HEADER, &b"c0ffee:3"[..])]),
+                ..Record::default()
+            };
+            let resolver = Resolver::try_new(scope(), "t", 0, rules).expect("rules that compile");
+            match resolver.resolve(&record) {
+                Resolved::Message(known) => known,
+                other => panic!("{other:?}"),
+            }
+        };
+        let given = line("{}", rules());
+        assert_eq!(
+            (given.id, &given.readable[..]),
+            (scope().id(&[b"c0ffee:3"]), &b"c0ffee:3"[..])
+        );
+        assert_eq!(
+            &line(r#"{"id":7}"#, rules()).readable[..],
+            b"7",
+            "its own goes first"
+        );
+        let id_missing = IdMissing::Position;
+        assert_eq!(
+            line(
+                "{}",
+                Rules {
+                    id_missing,
+                    ..rules()
+                }
+            ),
+            given
+        );
+        let id = vec![IdSource::Position];
+        assert_eq!(line("{}", Rules { id, ..rules() }).id, scope().position(17));
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl Placer {
         !self.pointers.is_empty()
     }
 
+    /// Whether the position is (part of) the message ID: no content gives one then, and none is missing.
+    pub fn goes_by_position(&self) -> bool {
+        self.id.contains(&IdSource::Position)
+    }
+
     /// Places one record.
     ///
     /// # Errors

@@ -78,7 +78,8 @@ fn refused(error: &dyn Error, log: &LogError) -> ApiError {
     match log {
         LogError::NoRoom { .. } => ApiError::NoRoom(chain(error)),
         LogError::Busy { .. } | LogError::Closed => ApiError::Unavailable(chain(error)),
-        LogError::TooLarge { .. } | LogError::Partitions { .. } => ApiError::Invalid(chain(error)),
+        LogError::TooLarge { limit, .. } => ApiError::TooLarge { limit: *limit },
+        LogError::Partitions { .. } => ApiError::Invalid(chain(error)),
         _ => ApiError::Internal(chain(error)),
     }
 }

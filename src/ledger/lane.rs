@@ -38,6 +38,7 @@ use parking_lot::{Mutex, RwLock};
 pub use port::{Durable, LanePort};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// A batch takes no further entry that would make it larger than this; one that is larger (a kept payload) stands
@@ -52,6 +53,8 @@ pub struct Committed {
     pub base: Offset,
     /// The entries; their offsets follow each other.
     pub entries: Vec<Entry>,
+    /// From handing them to the log to its answer.
+    pub took: Duration,
     /// Where to note that they are folded.
     receipt: Receipt,
 }

@@ -3,7 +3,8 @@
 use serde_json::Value;
 use sluicegate::mock::{Behaviour, Field, Mock, MockHandle, MockOptions, PartnerReport};
 use std::fmt::Write as _;
-use std::net::TcpListener;
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -248,6 +249,14 @@ impl Node {
         }
     }
 
+    /// Waits until it has said this.
+    pub fn until_said(&mut self, what: &str) {
+        let said = self.said.clone();
+        self.until(what, || {
+            std::fs::read_to_string(&said).is_ok_and(|said| said.contains(what))
+        });
+    }
+
     /// Waits for its end: the exit code, none after a signal.
     pub fn end(&mut self) -> Option<i32> {
         self.status().code()
@@ -350,4 +359,22 @@ pub fn config(mock: &MockHandle, partner: &str, rest: &str) -> String {
         "[partners.p]\nurl = \"http://{}/\"\n{partner}\n[topics.t]\npartner = \"p\"\nid = \"json:/id\"\nkey = \"json:/user\"\n{rest}\n",
         mock.addr()
     )
+}
+
+/// A GET from the admin port, as text.
+pub fn get(address: &str, token: &str, path: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).expect("the admin port");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    )
+    .expect("asked");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("answered");
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{path}: {}",
+        String::from_utf8_lossy(&answer)
+    );
+    answer
 }

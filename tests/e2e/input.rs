@@ -132,18 +132,18 @@ fn a_record_that_no_segment_holds_is_refused_where_it_comes_in() {
 #[test]
 fn records_without_id_or_key_go_by_their_settings() {
     for (settings, expected) in [
-        ("id_missing = \"dead\"", (10, 10, 0)),
-        ("id_missing = \"position\"", (20, 0, 0)),
+        ("id_missing = \"dead\"", (14, 3, 0)),
+        ("id_missing = \"position\"", (17, 0, 0)),
         (
             "id_missing = \"position\"\nkey_missing = \"unordered\"",
-            (20, 0, 0),
+            (17, 0, 0),
         ),
         (
             "id_missing = \"position\"\nkey_missing = \"together\"",
-            (20, 0, 0),
+            (17, 0, 0),
         ),
-        ("id_missing = \"position\"\nkey_missing = \"dead\"", (10, 10, 0)),
-        ("id_missing = \"dead\"\nkey_missing = \"dead\"", (0, 20, 0)),
+        ("id_missing = \"position\"\nkey_missing = \"dead\"", (7, 10, 0)),
+        ("id_missing = \"dead\"\nkey_missing = \"dead\"", (4, 13, 0)),
     ] {
         let slow = Behaviour {
             latency: "5ms".parse().expect("a latency"),
@@ -155,10 +155,14 @@ fn records_without_id_or_key_go_by_their_settings() {
         for i in 0..10 {
             writeln!(records, "{{\"id\":\"m{i}\",\"seq\":{i}}}").expect("a line");
         }
-        for i in 0..10 {
+        // Lines of a file without an ID go by the file's hash and their number, whatever the setting says.
+        for i in 0..4 {
             writeln!(records, "{{\"user\":\"u{i}\",\"seq\":{i}}}").expect("a line");
         }
         rig.import("t", records);
+        for i in 4..7 {
+            send(&rig, "t", format!("{{\"user\":\"u{i}\",\"seq\":{i}}}"));
+        }
         let drained = rig.drain();
         assert_eq!(drained.counts(), expected, "{settings}: {}", drained.said);
         let seen = counts(&mock);

@@ -292,3 +292,29 @@ fn no_more_requests_are_in_flight_than_allowed() {
     let peak = counts(&mock).in_flight_peak;
     assert!(peak <= 5, "{peak} in flight");
 }
+
+#[test]
+fn a_limit_changes_while_the_node_runs() {
+    let mock = limited(SECOND);
+    let with = |limit: &str| config(&mock, &format!("limits = [\"{limit}\"]"), "");
+    let rig = Rig::new(&with("40/s"));
+    rig.import("t", lines(0..400, 97));
+    let watch = Watch::begin(mock.addr());
+    let mut node = rig.start(&[]);
+    node.until("a second's count", || counts(&mock).requests >= 40);
+    // A file with a mistake in it changes nothing.
+    rig.configure(&with("quick"));
+    node.signal(rustix::process::Signal::HUP);
+    node.until_said("configuration_refused");
+    rig.configure(&with("120/s"));
+    node.signal(rustix::process::Signal::HUP);
+    node.until_said("configuration_read");
+    node.until("all of it", || counts(&mock).requests >= 400);
+    let asleep = watch.end();
+    assert_holds(&counts(&mock), 120, SECOND, asleep);
+    let busiest = counts(&mock).windows.iter().map(|w| w.max).max();
+    assert!(
+        busiest > Some(45),
+        "the old limit holds still: {busiest:?} in a second"
+    );
+}

@@ -10,4 +10,5 @@ mod limits;
 mod partners;
 mod secrets;
 mod stop;
+mod telling;
 mod upkeep;

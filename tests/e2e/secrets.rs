@@ -3,8 +3,6 @@
 use super::common::*;
 use rustix::process::Signal;
 use sluicegate::mock::Behaviour;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 
 /// In the environment, for a header.
 const BEARER: &str = "PLANTED-bearer-5a1f";
@@ -41,24 +39,6 @@ fn assert_none_of(planted: &[&str], what: &str, bytes: &[u8]) {
             panic!("{secret} stands in {what}: …{}…", String::from_utf8_lossy(around));
         }
     }
-}
-
-/// A GET from the admin port, as text.
-fn get(address: &str, path: &str) -> Vec<u8> {
-    let mut stream = TcpStream::connect(address).expect("the admin port");
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {ADMIN}\r\nconnection: close\r\n\r\n"
-    )
-    .expect("asked");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("answered");
-    assert!(
-        answer.starts_with(b"HTTP/1.1 200"),
-        "{path}: {}",
-        String::from_utf8_lossy(&answer)
-    );
-    answer
 }
 
 /// Every command that prints something, about messages that were delivered, are dead, and are in doubt.
@@ -141,7 +121,7 @@ fn no_secret_is_ever_said() {
     });
     let mut said = Vec::new();
     for path in ["/", "/metrics", "/api/status", "/healthz", "/readyz"] {
-        said.push((path.to_owned(), get(&admin, path)));
+        said.push((path.to_owned(), get(&admin, ADMIN, path)));
     }
     say_everything(&rig);
     rig.call(&["partners", "list"]);

@@ -356,6 +356,16 @@ impl<S: Sink> PartitionActor<S> {
         self.window.next_unfinished(self.next_read) < self.window.high_water()
     }
 
+    /// Keys that may be at work at once; the partner's concurrency may have been changed.
+    fn places(&self) -> usize {
+        let concurrency = self
+            .route
+            .partner
+            .gate
+            .look(|turnstile| turnstile.breaker().concurrency());
+        places(&self.settings, concurrency as usize)
+    }
+
     fn write_position(&mut self) {
         if let Some((position, finished, high_water)) = self.window.to_write() {
             let at = self.route.at;
@@ -407,6 +417,7 @@ impl<S: Sink> Actor for PartitionActor<S> {
         self.read_on(ctx);
         ctx.run_interval(TICK, |act, ctx| act.tick(ctx));
         ctx.run_interval(self.settings.position_every, |act, ctx| {
+            act.queues.set_busy_keys(act.places());
             act.copy_waiting(ctx);
             act.write_position();
         });
@@ -449,6 +460,7 @@ impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
             WorkEnd::Panicked { written } => {
                 // Its key's actor is gone; a new one is made for the next turn.
                 let now = self.now();
+                self.route.partner.metrics.keys_restarted.inc();
                 tracing::error!(
                     event = "actor_failed", kind = "subpartition", topic = %self.route.topic,
                     partner = %self.route.partner.name, written, "a key's actor panicked; its message goes on"

@@ -707,7 +707,8 @@ impl Work<'_> {
         // Writing into a string cannot fail.
         let mut source = String::with_capacity(self.name.len() + 8);
         let _ = write!(source, "{}:{line}", self.name);
-        let id = (!place.has_id).then(|| format!("{}:{line}", &self.identity.hash.to_hex()[..32]));
+        let needs_id = !place.has_id && !self.placer.goes_by_position();
+        let id = needs_id.then(|| format!("{}:{line}", &self.identity.hash.to_hex()[..32]));
         let pairs = std::iter::once((SOURCE_HEADER, source.as_bytes()))
             .chain(id.iter().map(|id| (IMPORT_ID_HEADER, id.as_bytes())));
         let headers = Headers::encode(pairs);

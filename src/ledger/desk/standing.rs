@@ -226,19 +226,7 @@ impl Desk {
             .map(|(name, mut p)| {
                 p.partner = name.to_owned();
                 p.paused = standing.paused.get(name).map(|pause| pause.reason.clone());
-                if let Some(config) = self.config.partners.get(name) {
-                    let budgets = budgets(&self.config, config);
-                    p.limits = budgets.iter().flat_map(|b| &b.rates).map(units::rate).collect();
-                    p.limit = budgets
-                        .iter()
-                        .filter(|b| b.by.is_none())
-                        .flat_map(|b| &b.rates)
-                        .map(per_second)
-                        .reduce(f64::min);
-                    p.concurrency = config.concurrency as u64;
-                    p.sink = "http".to_owned();
-                    p.address = address(&config.url);
-                }
+                settings(&self.config, &mut p);
                 p.eta_s = if p.paused.is_some() {
                     None
                 } else {
@@ -248,6 +236,20 @@ impl Desk {
             })
             .collect()
     }
+}
+
+/// What the configuration says of a partner, for its status.
+pub fn settings(config: &Config, p: &mut PartnerStatus) {
+    let Some(partner) = config.partners.get(&p.partner) else {
+        return;
+    };
+    let budgets = budgets(config, partner);
+    p.limits = budgets.iter().flat_map(|b| &b.rates).map(units::rate).collect();
+    let whole = budgets.iter().filter(|b| b.by.is_none());
+    p.limit = whole.flat_map(|b| &b.rates).map(per_second).reduce(f64::min);
+    p.concurrency = partner.concurrency as u64;
+    p.sink = "http".to_owned();
+    p.address = address(&partner.url);
 }
 
 fn budgets<'c>(config: &'c Config, partner: &'c PartnerConfig) -> Vec<&'c LimitConfig> {

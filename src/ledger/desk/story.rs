@@ -14,7 +14,7 @@ use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Lines of a story's beginning, and of its end, that are kept: with head and record it stays within ten lines.
-const FIRST: usize = 3;
+const FIRST: usize = 2;
 const LAST: usize = 4;
 
 /// What happened to one message, while the ledger is read.
@@ -23,7 +23,8 @@ struct Telling {
     first: Vec<StoryLine>,
     last: VecDeque<StoryLine>,
     left_out: u64,
-    attempts: u32,
+    /// Highest attempt of each round: one whose slot was missed has the number of the next.
+    attempts: BTreeMap<u32, u32>,
     offset: Option<Offset>,
     kept: Option<crate::core::ledger::entry::Kept>,
     /// A slot is told with its verdict; one without a verdict is told alone.
@@ -43,6 +44,11 @@ impl Telling {
         self.last.push_back(line);
     }
 
+    fn count(&mut self, round: u32, attempt: u32) {
+        let highest = self.attempts.entry(round).or_default();
+        *highest = attempt.max(*highest);
+    }
+
     fn take(&mut self, entry: Entry) {
         match &entry.body {
             // Its original was told, or lies before what is left of the ledger: then this is all there is.
@@ -54,7 +60,7 @@ impl Telling {
             }
             Body::Intent(i) => {
                 self.offset = Some(i.offset);
-                self.attempts += 1;
+                self.count(i.round, i.attempt);
                 if let Some(unsettled) = self.pending.take() {
                     self.tell(unsettled);
                 }
@@ -65,6 +71,7 @@ impl Telling {
                 ));
                 return;
             }
+            Body::Outcome(o) => self.count(o.round, o.attempts),
             _ => {}
         }
         let told = told(&entry.body);
@@ -280,7 +287,11 @@ impl Desk {
             offset,
             source: headers.and_then(source),
             key,
-            attempts: telling.attempts.max(found.map_or(0, |f| f.attempts)),
+            attempts: telling
+                .attempts
+                .values()
+                .sum::<u32>()
+                .max(found.map_or(0, |f| f.attempts)),
             lines,
         }))
     }

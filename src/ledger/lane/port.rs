@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// A log that is busy is asked again after this time: about one commit of its own.
@@ -351,9 +351,10 @@ impl Core {
             .fetch_add(sent.entries.len() as u64, Ordering::Relaxed);
         self.shared.on_its_way.store(true, Ordering::Release);
         let (lane, port) = (self.lane.clone(), self.shared.clone());
+        let asked = Instant::now();
         self.lane.shared.log.append(
             batch,
-            Box::new(move |result| answered(&lane, &port, sent, result)),
+            Box::new(move |result| answered(&lane, &port, sent, asked.elapsed(), result)),
         );
         None
     }
@@ -380,7 +381,13 @@ impl Core {
 }
 
 /// The log's answer to a batch, on a thread of the log.
-fn answered(lane: &Lane, port: &Arc<Shared>, mut sent: Entries, result: Result<Appended, LogError>) {
+fn answered(
+    lane: &Lane,
+    port: &Arc<Shared>,
+    mut sent: Entries,
+    took: Duration,
+    result: Result<Appended, LogError>,
+) {
     let lane = &lane.shared;
     let mut committed = Vec::new();
     let (mut base, mut durable) = (0, None);
@@ -421,6 +428,7 @@ fn answered(lane: &Lane, port: &Arc<Shared>, mut sent: Entries, result: Result<A
     let _ = lane.feed.send(Committed {
         base,
         entries: committed,
+        took,
         receipt,
     });
     if let Some((outcomes, intents)) = durable {

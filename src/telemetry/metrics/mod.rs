@@ -41,6 +41,11 @@ pub struct MetricDoc {
     pub meaning: &'static str,
 }
 
+/// What a key's actor is called among [`ACTOR_KINDS`].
+const KEY_ACTOR: &str = "subpartition";
+/// Kinds of actors whose restarts are counted.
+pub const ACTOR_KINDS: [&str; 5] = ["topic", "partition", KEY_ACTOR, "limiter", "ledger"];
+
 /// All metrics of a node. Shared by reference; see the module's header.
 #[derive(Debug)]
 pub struct Metrics {
@@ -58,9 +63,8 @@ pub struct Metrics {
     pub ledger_entries: Counter,
     /// Time from asking for a commit to its being durable.
     pub ledger_commit_time: Durations,
-    restarts: Family<Labels, Counter>,
-    /// The same counts, to be read by kind.
-    restarted: Mutex<BTreeMap<String, u64>>,
+    /// By kind of actor.
+    restarts: BTreeMap<&'static str, Counter>,
     import_lines: Family<Labels, Counter>,
     suppressed: Counter,
     read: Mutex<ReadAtScrape>,
@@ -101,6 +105,8 @@ pub struct PartnerMetrics {
     pub start_delay: Durations,
     /// From asking for a permit to having it.
     pub limiter_wait: Durations,
+    /// Keys' actors that panicked; of all partners together.
+    pub keys_restarted: Counter,
 }
 
 impl PartnerMetrics {
@@ -303,6 +309,13 @@ impl Metrics {
             "kind",
             "actors rebuilt after a failure, by kind of actor",
         );
+        let of_kind = |kind: &'static str| {
+            (
+                kind,
+                restarts.get_or_create_owned(&vec![("kind", kind.to_owned())]),
+            )
+        };
+        let restarts = ACTOR_KINDS.map(of_kind).into();
         let import_lines = b.counters(
             "import_lines",
             "topic, result",
@@ -327,7 +340,6 @@ impl Metrics {
             ledger_entries,
             ledger_commit_time,
             restarts,
-            restarted: Mutex::default(),
             import_lines,
             suppressed,
             read: Mutex::new(read),
@@ -368,20 +380,26 @@ impl Metrics {
             age: of(&self.age),
             start_delay: of(&self.start_delay),
             limiter_wait: of(&self.limiter_wait),
+            keys_restarted: self.restarts.get(KEY_ACTOR).cloned().unwrap_or_default(),
         }
     }
 
-    /// Counts one restart of an actor of this kind.
+    /// Counts one restart of an actor of this kind, one of [`ACTOR_KINDS`].
     pub fn restarted(&self, kind: &'static str) {
-        self.restarts
-            .get_or_create_owned(&vec![("kind", kind.to_owned())])
-            .inc();
-        *self.restarted.lock().entry(kind.to_owned()).or_default() += 1;
+        let counter = self.restarts.get(kind);
+        debug_assert!(counter.is_some(), "an unknown kind of actor: {kind}");
+        if let Some(counter) = counter {
+            counter.inc();
+        }
     }
 
-    /// Restarts of actors by kind.
+    /// Restarts of actors, of the kinds that had any.
     pub fn restarts(&self) -> BTreeMap<String, u64> {
-        self.restarted.lock().clone()
+        let counts = self
+            .restarts
+            .iter()
+            .map(|(kind, n)| ((*kind).to_owned(), n.get()));
+        counts.filter(|(_, n)| *n > 0).collect()
     }
 
     /// The counter of imported lines of a topic; take it once an import.

@@ -32,6 +32,11 @@ fn counts_and_gauges_are_scraped_under_their_documented_names() {
     acme.delivered.inc();
     acme.attempt_time.record_us(700);
     metrics.restarted("partition");
+    acme.keys_restarted.inc();
+    assert_eq!(
+        metrics.restarts(),
+        [("partition".to_owned(), 1), ("subpartition".to_owned(), 1)].into()
+    );
     metrics.import_lines("orders", LineResult::Rejected).inc_by(4);
     metrics.read(&status());
     let text = metrics.encode();
@@ -47,6 +52,8 @@ fn counts_and_gauges_are_scraped_under_their_documented_names() {
         r#"sluicegate_breaker_open{partner="acme"} 0.5"#,
         r#"sluicegate_connects_total{partner="acme"} 9"#,
         r#"sluicegate_actor_restarts_total{kind="partition"} 1"#,
+        r#"sluicegate_actor_restarts_total{kind="subpartition"} 1"#,
+        r#"sluicegate_actor_restarts_total{kind="ledger"} 0"#,
         r#"sluicegate_import_lines_total{topic="orders",result="rejected"} 4"#,
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
