@@ -70,9 +70,6 @@ pub use manifest::FORMAT;
 pub use scan::IdFilter;
 pub use store::DedupStore;
 
-/// Name and version of the engine below, as `dedup stats` shows it.
-pub const ENGINE: &str = "sled 0.34.7";
-
 /// What the store remembers of an ID. Times are kept to the second.
 pub type Found = Finished;
 

@@ -27,6 +27,8 @@ pub struct Scenario {
     pub messages: u64,
     pub lives: u32,
     pub busy_keys: usize,
+    /// Messages handed out that have no start slot yet.
+    pub ahead: usize,
     pub window: usize,
     pub node_cap: usize,
     pub waiting_after: Duration,
@@ -57,6 +59,7 @@ impl Scenario {
             messages: rng.u64(20..120),
             lives: rng.u32(2..7),
             busy_keys: rng.usize(1..12),
+            ahead: rng.usize(1..6),
             window: rng.usize(4..200),
             node_cap: rng.usize(2..20),
             waiting_after: ms(rng.u64(50..3_000)),
@@ -96,10 +99,10 @@ fn limit(rng: &mut fastrand::Rng) -> LimitConfig {
     let mut rates = Vec::new();
     for _ in 0..rng.usize(1..=2) {
         let window = window(rng);
-        // At least twenty starts a second, so that a history ends.
-        let least = (window.as_millis() as u64 / 50).max(2);
+        // At least ten starts a second, so that a history ends; few enough to be what holds a life back.
+        let least = (window.as_millis() as u64 / 100).max(2);
         rates.push(Rate::Sliding {
-            count: rng.u64(least..least * 8),
+            count: rng.u64(least..least * 3),
             window,
         });
     }

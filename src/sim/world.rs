@@ -4,15 +4,15 @@ use super::disk::Disk;
 use super::oracle::{self, Facts, Message};
 use super::partner::{Mood, SimSink};
 use super::scenario::Scenario;
-use crate::actors::context::{PartnerContext, RouteContext, RouteFigures};
+use crate::actors::context::{Approach, PartnerContext, RouteContext, RouteFigures};
 use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lifeline::Lifeline;
 use crate::actors::limiter::{self, RateLimiterActor};
 use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
 use crate::actors::partition::{
-    AreYouIdle, Drain, Loaded, PartitionActor, PartitionParts, PartitionSettings, Payloads, Remembered,
-    Start, Stop, from_topic,
+    AreYouIdle, Drain, LoadError, Loaded, PartitionActor, PartitionParts, PartitionSettings, Payloads,
+    Remembered, Start, Stop, from_topic,
 };
 use crate::clock::{Clock, simulated};
 use crate::config::{Config, IdMissing, IdSource, KeyMissing, KeySource};
@@ -132,9 +132,9 @@ struct Payload {
 }
 
 impl Payloads for Payload {
-    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String> {
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, LoadError> {
         if self.memory.fails() {
-            return Err("simulated".into());
+            return Err(LoadError::Failed("simulated".into()));
         }
         let message = |state: &LaneState| state.partitions.get(&at)?.messages.get(&id)?.payload;
         let Some((ledger, _)) = message(&self.memory.state.lock()) else {
@@ -419,6 +419,7 @@ impl World {
                     at,
                     topic: "t".into(),
                     queue: partition as u32,
+                    approach: Approach::new(scenario.ahead),
                     partner: partner.clone(),
                     current: Default::default(),
                     on_wire: RefCell::default(),
@@ -447,6 +448,7 @@ impl World {
                     skips: Arc::default(),
                     settings: PartitionSettings {
                         busy_keys: scenario.busy_keys,
+                        ahead: scenario.ahead,
                         read_chunk: 4_096,
                         window: scenario.window,
                         ranges: scenario.ranges,

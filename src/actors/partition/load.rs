@@ -6,6 +6,7 @@ use super::PartitionActor;
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::ledger::keeper::Keeper;
+use crate::ledger::payload::PayloadError;
 use crate::log::{Log, PartitionId};
 use crate::sink::Sink;
 use actix::prelude::*;
@@ -21,13 +22,30 @@ pub struct Loaded {
     pub idempotency_key: Option<Arc<str>>,
 }
 
+/// Why a payload was not read again.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// It was given up (retention, the size cap, an operator): the message is only listed, and cannot be sent.
+    #[error("its payload was given up")]
+    Gone,
+    /// It cannot be read now. In words, for people.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for LoadError {
+    fn from(why: String) -> Self {
+        LoadError::Failed(why)
+    }
+}
+
 /// Where the payload of a message is read again. Blocks.
 pub trait Payloads: Send + Sync {
     /// What this message is sent from: kept in the ledger, else in the topic.
     ///
     /// # Errors
-    /// In words, for people.
-    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String>;
+    /// [`LoadError`].
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, LoadError>;
 }
 
 /// A record of an input topic.
@@ -57,7 +75,7 @@ pub struct NodePayloads {
 }
 
 impl Payloads for NodePayloads {
-    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, String> {
+    fn load(&self, at: RoutePartition, id: MessageId, offset: Offset) -> Result<Loaded, LoadError> {
         match self.keeper.kept(self.log.as_ref(), self.lane, at, id) {
             Ok(None) => Ok(Loaded {
                 record: from_topic(self.log.as_ref(), self.input, offset)?,
@@ -75,7 +93,8 @@ impl Payloads for NodePayloads {
                     .filter(|key| !key.is_empty())
                     .map(Into::into),
             }),
-            Err(error) => Err(error.to_string()),
+            Err(PayloadError::Dropped { .. }) => Err(LoadError::Gone),
+            Err(error) => Err(LoadError::Failed(error.to_string())),
         }
     }
 }
@@ -107,9 +126,11 @@ impl<S: Sink> PartitionActor<S> {
                 act.count(&mut item);
                 act.hand_out(item, ctx);
             }
+            // A round that was opened at the moment its payload went: the ledger lists the message as it was before.
+            Ok(Err(LoadError::Gone)) if item.off_position => act.let_lie(*item, ctx),
             failed => {
                 let why = match failed {
-                    Ok(Err(why)) => why,
+                    Ok(Err(why)) => why.to_string(),
                     Err(error) => error.to_string(),
                     Ok(Ok(_)) => String::new(),
                 };
@@ -119,5 +140,18 @@ impl<S: Sink> PartitionActor<S> {
             }
         });
         ctx.spawn(loaded);
+    }
+
+    /// A message that cannot be sent any more: its key goes on without it.
+    fn let_lie(&mut self, item: Item, ctx: &mut Context<Self>) {
+        tracing::warn!(
+            event = "payload_gone", topic = %self.route.topic, partner = %self.route.partner.name,
+            message_id = %item.delivery.id, "a replay came too late: its payload was given up"
+        );
+        self.in_hand -= 1;
+        self.uncount(item.counted);
+        self.in_flight.remove(&item.delivery.id);
+        self.free_place(item.place, ctx);
+        self.start_work(ctx);
     }
 }

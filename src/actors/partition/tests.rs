@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::actors::attempt;
-use crate::actors::context::{PartnerContext, RouteFigures};
+use crate::actors::context::{Approach, PartnerContext, RouteFigures};
 use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
@@ -35,6 +35,8 @@ enum Reply {
     TryLater,
     Refuse,
     Silence,
+    /// Taken once so many requests have come.
+    TakeAt(usize),
     PanicBefore,
     PanicAfter,
 }
@@ -81,9 +83,14 @@ impl Sink for FakeSink {
         let key = String::from_utf8_lossy(delivery.record.key.as_deref().unwrap_or_default()).into_owned();
         self.partner.lock().seen.push((key, number, reply));
         tokio::task::yield_now().await;
+        if let Reply::TakeAt(requests) = reply {
+            while self.partner.lock().seen.len() < requests {
+                tokio::task::yield_now().await;
+            }
+        }
         assert!(reply != Reply::PanicAfter, "a planned panic after the first byte");
         let (verdict, status) = match reply {
-            Reply::Take => (Verdict::Delivered, 200),
+            Reply::Take | Reply::TakeAt(_) => (Verdict::Delivered, 200),
             Reply::TryLater => (Verdict::TryLater, 429),
             Reply::Refuse => (Verdict::Refused, 422),
             _ => (Verdict::Unknown(DoubtCause::Timeout), 0),
@@ -157,10 +164,15 @@ impl Remembered for Memory {
 struct FromTopic {
     log: Arc<dyn Log>,
     input: PartitionId,
+    /// The record whose payload was given up.
+    gone: Option<Offset>,
 }
 
 impl Payloads for FromTopic {
-    fn load(&self, _: RoutePartition, _: MessageId, offset: Offset) -> Result<Loaded, String> {
+    fn load(&self, _: RoutePartition, _: MessageId, offset: Offset) -> Result<Loaded, LoadError> {
+        if self.gone == Some(offset) {
+            return Err(LoadError::Gone);
+        }
         let record = from_topic(self.log.as_ref(), self.input, offset)?;
         Ok(Loaded {
             record,
@@ -178,6 +190,7 @@ struct World {
     lives: u64,
     waiting_after: Duration,
     ranges: usize,
+    gone: Option<Offset>,
 }
 
 impl World {
@@ -208,6 +221,7 @@ impl World {
             lives: 0,
             waiting_after: Duration::from_secs(600),
             ranges: 1_000,
+            gone: None,
         }
     }
 
@@ -298,6 +312,7 @@ impl World {
             at: AT,
             topic: "t".into(),
             queue: 0,
+            approach: Approach::new(4),
             partner,
             current: Default::default(),
             on_wire: RefCell::default(),
@@ -319,6 +334,7 @@ impl World {
             .unwrap_or_default();
         let settings = PartitionSettings {
             busy_keys: 16,
+            ahead: 4,
             read_chunk: 4_096,
             window: 1_000,
             ranges: self.ranges,
@@ -335,6 +351,7 @@ impl World {
             payloads: Arc::new(FromTopic {
                 log,
                 input: self.input,
+                gone: self.gone,
             }),
             start,
             skips: Arc::default(),
@@ -416,6 +433,18 @@ async fn each_record_is_delivered_once_in_the_order_of_its_key() {
     world.live(partner(), |_, _| Reply::Take).await;
     assert_eq!(world.partner.lock().seen, []);
     assert_eq!(world.position(), 1_000, "duplicates finish their offsets");
+}
+
+/// Few messages stand at the gate, but all places are taken: as many keys are in flight as there are.
+#[actix_rt::test]
+async fn who_gets_a_slot_makes_room_at_the_gate_for_the_next() {
+    let mut world = World::new();
+    let keys = 15;
+    world.append((0..keys).map(|i| (Some(format!("k{i}")), i)));
+    world
+        .live(partner(), move |_, _| Reply::TakeAt(keys as usize))
+        .await;
+    assert_eq!(world.partner.lock().seen.len(), keys as usize);
 }
 
 #[actix_rt::test]
@@ -654,6 +683,57 @@ async fn finished_ranges_are_not_read_again() {
     world.live_until(patient, plan, new_one).await;
     // The waiting key's own 143 records, and the new one.
     assert_eq!(world.log.read_count(world.input) - read, 144);
+}
+
+#[actix_rt::test]
+async fn a_replay_whose_payload_has_gone_holds_nothing_back() {
+    let mut world = World::new();
+    world.append(keyed(21));
+    let mut id = [0; 16];
+    id[0] = b'7';
+    let (id, key) = (
+        MessageId(id),
+        KeyHash(b"k0".iter().fold(17, |h, b| h * 31 + u64::from(*b))),
+    );
+    let kept = crate::core::ledger::entry::Kept {
+        key,
+        record_key: None,
+        timestamp: Time(1),
+        value: "7".into(),
+        headers: crate::core::record::Headers::none(),
+        readable: "7".into(),
+        idempotency_key: "7".into(),
+        reason: String::new(),
+        answer: String::new(),
+        first_try: Time(1),
+        dropped: false,
+    };
+    let dead = crate::core::ledger::entry::Outcome {
+        at: AT,
+        id,
+        offset: 7,
+        round: 1,
+        attempts: 1,
+        when: Time(1),
+        life: LifeId(1),
+        status: 422,
+        kind: crate::core::ledger::entry::OutcomeKind::Dead(Box::new(kept)),
+    };
+    append_entry(&world.log, world.lane, &world.memory, Body::Outcome(dead));
+    let opened = crate::core::ledger::entry::Opened {
+        at: AT,
+        id,
+        round: 2,
+        when: Time(1),
+        idempotency_key: "7-2".into(),
+    };
+    append_entry(&world.log, world.lane, &world.memory, Body::Opened(opened));
+    world.gone = Some(7);
+    let held = world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!(
+        (world.partner.lock().seen.len(), world.position(), held),
+        (20, 21, 0)
+    );
 }
 
 /// An earlier life has delivered these records and no others.

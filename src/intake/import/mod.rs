@@ -255,11 +255,17 @@ pub struct Importer {
 const SPOOL_END: &str = ".sluicegate-spool";
 
 impl Importer {
-    /// For this log; what cannot be read twice is spooled in this folder, which is made if it is not there.
+    /// For this log; what cannot be read twice is spooled in this folder, which is made if it is not there. Spool files
+    /// that a killed process left behind are removed: whoever has the log open is alone with the folder.
     pub fn new(log: Arc<dyn Log>, spool: impl Into<PathBuf>) -> Self {
+        let spool = spool.into();
+        if let Err(error) = clean(&spool) {
+            // It costs room, nothing else.
+            tracing::warn!(event = "spool_left", path = %spool.display(), %error, "cannot remove files of an earlier import");
+        }
         Self {
             log,
-            spool: spool.into(),
+            spool,
             registry: Mutex::new(Registry::default()),
         }
     }
@@ -349,21 +355,6 @@ impl Importer {
             });
         }
         self.import_file(topic, spec, spool.path(), options, progress)
-    }
-
-    /// Removes spool files that a killed process left behind. Call it where no import runs yet.
-    pub fn clean_spool(&self) -> io::Result<()> {
-        let files = match std::fs::read_dir(&self.spool) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        for file in files {
-            let file = file?;
-            if file.file_name().to_string_lossy().ends_with(SPOOL_END) {
-                std::fs::remove_file(file.path())?;
-            }
-        }
-        Ok(())
     }
 
     /// The topic as it stands, or made.
@@ -459,6 +450,21 @@ fn known_report(entry: &Entry, name: &str) -> ImportReport {
         rejects: Vec::new(),
         reject_file: None,
     }
+}
+
+/// Removes the spool files in a folder.
+fn clean(spool: &Path) -> io::Result<()> {
+    let files = match std::fs::read_dir(spool) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for file in files {
+        let file = file?;
+        if file.file_name().to_string_lossy().ends_with(SPOOL_END) {
+            std::fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn unreadable(name: &str, source: io::Error) -> ImportError {

@@ -326,7 +326,9 @@ fn what_cannot_be_read_twice_is_spooled_and_the_spool_is_cleaned() {
     let spool = case.folder.path().join("spool");
     assert_eq!(std::fs::read_dir(&spool).expect("spool").count(), 0);
     std::fs::write(spool.join(format!("import-x{SPOOL_END}")), b"left behind").expect("write");
-    importer.clean_spool().expect("clean");
+    std::fs::write(spool.join("not-ours"), b"stays").expect("write");
+    let importer = Importer::new(Arc::new(case.log.clone()), spool.clone());
+    std::fs::remove_file(spool.join("not-ours")).expect("it is still there");
     assert_eq!(std::fs::read_dir(&spool).expect("spool").count(), 0);
     struct Broken;
     impl Read for Broken {

@@ -3,7 +3,7 @@
 
 use super::Desk;
 use crate::api::status::{LedgerStatus, PartnerStatus, Status, StoreStatus, TopicStatus, eta_s};
-use crate::config::{CalendarUnit, Config, LimitConfig, LimitRef, PartnerConfig, Rate, units};
+use crate::config::{CalendarUnit, Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, Rate, units};
 use crate::core::ledger::fold::{Counts, LaneState, MessageState, Pause};
 use crate::core::types::{Offset, RouteId, RoutePartition, Time};
 use std::collections::BTreeMap;
@@ -115,6 +115,9 @@ fn tally(state: &LaneState, at: RoutePartition) -> Tally {
     t
 }
 
+/// Why a route stands that only the ledger knows.
+const GONE: &str = "not in the configuration (any more): nothing of it is sent; what is known of it is kept until it comes back";
+
 impl Desk {
     /// What the ledger, the store and the inputs say of where everything stands. Partners and topics of the
     /// configuration that the ledger has not met yet are there, too.
@@ -204,8 +207,24 @@ impl Desk {
             dead: t.dead,
             parked: t.parked,
             skipped: t.skipped,
-            stopped: standing.stopped.get(&at.route).map(|p| p.reason.clone()),
+            stopped: match standing.stopped.get(&at.route) {
+                Some(pause) => Some(pause.reason.clone()),
+                None if self.is_configured(topic, partner) => None,
+                None => Some(GONE.to_owned()),
+            },
         })
+    }
+
+    /// Whether the configuration still has this route.
+    fn is_configured(&self, topic: &str, partner: &str) -> bool {
+        let Some(section) = self.config.section_of(topic) else {
+            return false;
+        };
+        self.config.partners.contains_key(partner)
+            && section.deliver.iter().any(|d| match &d.partner {
+                PartnerRef::Named(name) => name == partner,
+                PartnerRef::Field(_) => true,
+            })
     }
 
     fn partners(&self, standing: &Standing, topics: &[TopicStatus]) -> Vec<PartnerStatus> {
