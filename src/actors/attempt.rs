@@ -1,16 +1,16 @@
 //! One attempt of one message, from the start slot to the outcome in the ledger.
 //!
 //! ```text
-//! prepare ─► permit (place + slot) ─► connection ─► intent durable ─► slot's time ─► gate ─► first byte ─► answer
-//!                 ▲                                                      │ missed                           │
-//!                 └──────────────────── another slot ◄───────────────────┘          outcome appended ◄──────┘
+//! permit (place + slot) ─► request ─► connection ─► intent durable ─► slot's time ─► gate ─► first byte ─► answer
+//!     ▲                                                                   │ missed                           │
+//!     └───────────────────────── another slot ◄───────────────────────────┘          outcome appended ◄──────┘
 //! ```
 //!
 //! Upholds I2 (no byte before the intent is durable and its lease holds), I3 (only an attempt whose request may have
 //! been written is in doubt), I5 (a start is within its slot). The outcome is appended here, not by the partition's
 //! actor: what is known must be recorded even if that actor has just failed.
 
-use super::context::RouteContext;
+use super::context::{Approaching, RouteContext};
 use super::item::{Item, Task};
 use super::lines;
 use crate::config::OnDoubt;
@@ -19,10 +19,11 @@ use crate::core::breaker::AttemptResult;
 use crate::core::doubt::{self, Action, Doubt, DoubtRules, Progress};
 use crate::core::ledger::codec::{cut, cut_bytes};
 use crate::core::ledger::entry::{Body, Intent, Kept, Outcome, OutcomeKind};
-use crate::core::turnstile::Draws;
+use crate::core::turnstile::{Draws, Slot};
 use crate::core::types::{MessageId, Time};
 use crate::ledger::lane::LaneError;
 use crate::sink::{Answer, AnswerDetail, Sent, Sink, Verdict, idempotency_key};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -67,15 +68,17 @@ impl<S> Drop for OnWire<'_, S> {
     }
 }
 
-/// Does what is to be done with the item now. `written` is set when its request may have reached the partner.
+/// Does what is to be done with the item now. `approaching` is given up once it has a start slot; `written` is set
+/// when its request may have reached the partner.
 pub async fn attempt<S: Sink>(
     route: &Rc<RouteContext<S>>,
     item: &mut Item,
     draws: &Draws,
-    written: &std::cell::Cell<bool>,
+    approaching: &mut Option<Approaching<S>>,
+    written: &Cell<bool>,
 ) -> After {
     match item.task {
-        Task::Send => send(route, item, draws, written).await,
+        Task::Send => send(route, item, draws, approaching, written).await,
         Task::Doubt(doubt) => settle(route, item, doubt, None, AnswerDetail::default()),
         Task::LookUp(doubt, progress) => {
             // Boxed: look-ups are rare, and their future is larger than that of a request.
@@ -98,7 +101,8 @@ async fn send<S: Sink>(
     route: &Rc<RouteContext<S>>,
     item: &mut Item,
     draws: &Draws,
-    written: &std::cell::Cell<bool>,
+    approaching: &mut Option<Approaching<S>>,
+    written: &Cell<bool>,
 ) -> After {
     let partner = &route.partner;
     let clock = partner.clock;
@@ -106,26 +110,13 @@ async fn send<S: Sink>(
         if !route.is_current(item) {
             return OVERTAKEN;
         }
-        // The request tells which attempt it is.
-        item.delivery.attempt += 1;
-        let prepared = partner.sink.prepare(&item.delivery);
-        item.delivery.attempt -= 1;
-        let request = match prepared {
-            Ok(request) => request,
-            Err(error) => {
-                let detail = AnswerDetail {
-                    reason: format!("invalid: {error}"),
-                    answer: String::new(),
-                };
-                return dead(route, item, detail);
-            }
-        };
         let wanted = clock.now();
         let Some(permit) = partner.gate.enter(route.queue, draws.clone()).await else {
             // The node stops: the partition hands nothing out any more, and the next life takes it up. Not a later
             // time: what waits for long is copied into the ledger with it.
             return After::Again(clock.now());
         };
+        drop(approaching.take());
         if !route.is_current(item) {
             return OVERTAKEN;
         }
@@ -148,6 +139,21 @@ async fn send<S: Sink>(
                 },
             );
         }
+        // The request tells which attempt it is.
+        item.delivery.attempt += 1;
+        let prepared = partner.sink.prepare(&item.delivery);
+        item.delivery.attempt -= 1;
+        let request = match prepared {
+            Ok(request) => request,
+            Err(error) => {
+                let detail = AnswerDetail {
+                    reason: format!("invalid: {error}"),
+                    answer: String::new(),
+                };
+                drop(permit);
+                return dead(route, item, detail);
+            }
+        };
         let connection = partner.sink.connect(&request).await;
         if !route.is_current(item) {
             return OVERTAKEN;
@@ -161,8 +167,13 @@ async fn send<S: Sink>(
         };
         // The lease counts from before the commit is asked for.
         let asked = clock.now();
-        let slot = permit.slot().clone();
-        if asked > slot.valid_until {
+        let Slot {
+            at: slot_at,
+            valid_until,
+            seq,
+            ..
+        } = *permit.slot();
+        if asked > valid_until {
             permit.missed();
             continue;
         }
@@ -180,8 +191,8 @@ async fn send<S: Sink>(
             round: item.delivery.round,
             attempt: item.delivery.attempt + 1,
             first_try,
-            slot: slot.at.max(asked),
-            budgets: slot.draws.clone(),
+            slot: slot_at.max(asked),
+            budgets: permit.slot().draws.clone(),
             life: partner.port.lane().life(),
             lease_ms: lease.as_millis() as u32,
             timeout_ms: partner.config.request_timeout.as_millis() as u32,
@@ -195,11 +206,11 @@ async fn send<S: Sink>(
         }
         partner.gate.prepared_within(clock.now().since(asked));
         note_first_try(route, item, first_try);
-        let wait = slot.at.since(clock.now());
+        let wait = slot_at.since(clock.now());
         if wait > Duration::ZERO {
             tokio::time::sleep(wait).await;
         }
-        let until = slot.valid_until.min(asked.plus(lease));
+        let until = valid_until.min(asked.plus(lease));
         let mut started = Time::ZERO;
         let mut may_start = || {
             started = clock.now();
@@ -228,7 +239,7 @@ async fn send<S: Sink>(
                     let delay = started.since(item.delivery.record.timestamp);
                     partner.metrics.start_delay.record(delay);
                 }
-                obey(route, &answer, slot.seq);
+                obey(route, &answer, seq);
                 permit.finish(result_of(&answer));
                 conclude(route, item, answer, started)
             }
@@ -502,7 +513,7 @@ mod tests {
     use super::*;
     use crate::sink::http::HttpSink;
 
-    fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -29,6 +29,8 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Batches folded in one turn.
 const TURN: usize = 64;
+/// Rest after folding: what is committed meanwhile is folded in one go. Without it the arbiter wakes for each commit.
+const PACE: Duration = Duration::from_millis(2);
 /// How often the duties are looked at.
 const DUTIES_EVERY: Duration = Duration::from_millis(250);
 
@@ -154,7 +156,10 @@ impl LedgerParts {
             tokio::select! {
                 more = feed.wait() => match more {
                     false => return Ok(()),
-                    true => feed.fold(&self.keeper, &self.lane, &self.metrics)?,
+                    true => {
+                        feed.fold(&self.keeper, &self.lane, &self.metrics)?;
+                        tokio::time::sleep(PACE).await;
+                    }
                 },
                 Some(step) = steps.recv() => {
                     let result = self.step(step.make, &mut feed).await;

@@ -1,14 +1,15 @@
-//! `SubpartitionActor`: one key that has work. Made on demand, gone when idle.
+//! `SubpartitionActor`: one key that has work. Made on demand; when its key has no more, it serves the next one.
 //!
-//! Parent: `PartitionActor`, which hands it one message at a time and gets one [`WorkEnded`] back. It holds one
+//! Parent: `PartitionActor`, which hands it one message at a time and gets one [`WorkEnded`] back (the
+//! [crew](super::partition::crew) knows who is free). It holds one
 //! future, its attempt. Upholds I4: the next message of the key comes only after the verdict on this one. If it
 //! panics the message in hand goes back to the parent, with whether its request may have been written; nothing of it
 //! survives a restart of the node but what is in the ledger.
 
 use super::attempt::{After, attempt};
-use super::context::RouteContext;
+use super::context::{Approaching, RouteContext};
 use super::fault;
-use super::item::Item;
+use super::item::{Item, Task};
 use super::lines;
 use crate::core::turnstile::Draws;
 use crate::sink::Sink;
@@ -31,6 +32,8 @@ pub struct Work {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct WorkEnded {
+    /// Number of the actor in its crew.
+    pub by: u32,
     /// The message.
     pub item: Box<Item>,
     /// How it ended.
@@ -51,14 +54,19 @@ pub enum WorkEnd {
 
 /// See the module.
 pub struct SubpartitionActor<S> {
+    number: u32,
     route: Rc<RouteContext<S>>,
     parent: Rc<Recipient<WorkEnded>>,
 }
 
 impl<S: Sink> SubpartitionActor<S> {
-    /// An actor without work yet.
-    pub fn new(route: Rc<RouteContext<S>>, parent: Rc<Recipient<WorkEnded>>) -> Self {
-        Self { route, parent }
+    /// An actor without work yet, with its number in its crew.
+    pub fn new(number: u32, route: Rc<RouteContext<S>>, parent: Rc<Recipient<WorkEnded>>) -> Self {
+        Self {
+            number,
+            route,
+            parent,
+        }
     }
 }
 
@@ -68,6 +76,7 @@ impl<S: Sink> Actor for SubpartitionActor<S> {
 
 /// Holds the message in hand; gives it back when it is dropped, so that a panic loses nothing.
 struct InHand {
+    by: u32,
     item: Option<Box<Item>>,
     written: Cell<bool>,
     parent: Rc<Recipient<WorkEnded>>,
@@ -77,7 +86,8 @@ impl InHand {
     fn give_back(&mut self, end: WorkEnd) {
         if let Some(item) = self.item.take() {
             // Bounded by the busy keys of the partition: each has at most one message in hand.
-            self.parent.do_send(WorkEnded { item, end });
+            let by = self.by;
+            self.parent.do_send(WorkEnded { by, item, end });
         }
     }
 }
@@ -95,8 +105,11 @@ impl<S: Sink> Handler<Work> for SubpartitionActor<S> {
 
     fn handle(&mut self, work: Work, ctx: &mut Context<Self>) {
         let route = self.route.clone();
+        let sends = matches!(work.item.task, Task::Send);
+        let mut approaching = sends.then(|| Approaching::of(route.clone()));
         let span = lines::span(&route, &work.item);
         let mut hand = InHand {
+            by: self.number,
             item: Some(work.item),
             written: Cell::new(false),
             parent: self.parent.clone(),
@@ -104,7 +117,7 @@ impl<S: Sink> Handler<Work> for SubpartitionActor<S> {
         let attempt = async move {
             if let Some(item) = &mut hand.item {
                 fault::point("subpartition", &route.topic);
-                let after = attempt(&route, item, &work.draws, &hand.written).await;
+                let after = attempt(&route, item, &work.draws, &mut approaching, &hand.written).await;
                 hand.give_back(WorkEnd::After(after));
             }
         };

@@ -6,7 +6,7 @@
 //! sent twice. One that keeps failing makes this actor fail in its turn.
 
 use super::arbiter::local;
-use super::context::{RouteContext, RouteFigures};
+use super::context::{Approach, RouteContext, RouteFigures};
 use super::fault;
 use super::lifeline::{End, Lifeline};
 use super::lines::LineRules;
@@ -173,6 +173,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
                 at,
                 topic: plan.topic.clone(),
                 queue: plan.queue,
+                approach: Approach::new(plan.settings.ahead),
                 partner,
                 current: Cell::new(0),
                 on_wire: RefCell::default(),

@@ -124,6 +124,7 @@ pub fn plans(
         };
         let rules = rules_of(config, section, settings, when, share);
         let route = route_id(&meta.name, meta.id, &partner);
+        let ahead = ahead(settings.concurrency, meta.partitions.len(), &rules);
         for (partition, input) in meta.partitions.iter().enumerate() {
             *queue += 1;
             plans.push(RoutePlan {
@@ -143,6 +144,7 @@ pub fn plans(
                 keeper: keeper.clone(),
                 settings: PartitionSettings {
                     busy_keys: section.busy_keys.unwrap_or(config.actors.busy_keys),
+                    ahead,
                     read_chunk: config.actors.read_chunk,
                     window: config.actors.window,
                     ranges: config.actors.ranges,
@@ -157,6 +159,19 @@ pub fn plans(
     }
     plans
 }
+
+/// Messages of one partition that stand at its partner's gate without a start slot: enough to take a place that
+/// frees at once, and each its share of them. Where budgets are split by a field, as many as may be in flight: the
+/// first ones may all wait for a budget that is spent.
+fn ahead(concurrency: usize, partitions: usize, rules: &Rules) -> usize {
+    match rules.budgets.iter().any(|budget| budget.by.is_some()) {
+        true => concurrency.max(AHEAD.1),
+        false => (concurrency / 2 / partitions.max(1)).clamp(AHEAD.0, AHEAD.1),
+    }
+}
+
+/// Bounds of that share. Between 16 and 128 the CPU of a delivery grew by 8 %, between 1 and 16 not at all.
+const AHEAD: (usize, usize) = (4, 16);
 
 /// What the ledger's duties need to know of these partitions.
 pub fn inputs(config: &Config, plans: &[RoutePlan]) -> Vec<InputFigures> {

@@ -117,7 +117,7 @@ impl Default for ActorsConfig {
             threads: 0,
             busy_keys: 1_000,
             requests: 10_000,
-            read_chunk: 256 * KIB as usize,
+            read_chunk: 64 * KIB as usize,
             window: 4_000,
             ranges: 100_000,
             mailbox: 1_024,

@@ -110,7 +110,7 @@ pub struct ActorsConfig {
     pub busy_keys: usize,
     /// Requests in flight of the node over all partners. Default 10,000.
     pub requests: usize,
-    /// Bytes of records a partition reads in one go. Default 256 KiB.
+    /// Bytes of records a partition reads in one go. Default 64 KiB.
     pub read_chunk: usize,
     /// Most records a partition holds in memory (queued or in flight), besides `node.memory`. Default 100,000.
     pub window: usize,

@@ -110,7 +110,7 @@ pub const KEYS: &[Key] = &[
     k("actors.threads", Count(0), "0", "Arbiter threads that run the actors; 0 is one a core."),
     k("actors.busy_keys", Count(1), "1000", "Subpartition actors at once in one partition: keys whose messages are in flight or waiting for a slot. Key 1,001 waits its turn. Of one partition never more than twice the partner's `concurrency` (at least 16). Must exceed rate x latency ÷ partitions."),
     k("actors.requests", Count(1), "10000", "Requests in flight of the node over all partners. Each needs a file descriptor."),
-    k("actors.read_chunk", Size, "\"256KiB\"", "Bytes of records that a partition reads from the log in one go. Larger: fewer reads; smaller: memory is shared more evenly among partitions."),
+    k("actors.read_chunk", Size, "\"64KiB\"", "Bytes of records that a partition reads from the log in one go. Larger: fewer reads; smaller: memory is shared more evenly among partitions."),
     k("actors.window", Count(1), "4000", "Most records that a partition holds, queued or in flight, besides `node.memory`. A larger window finds work for more keys when a few keys hold most records."),
     k("actors.ranges", Count(1), "100000", "Finished ranges kept above a position. At the bound reading ahead stops until the oldest unfinished record moves on."),
     k("actors.mailbox", Count(1), "1024", "Mailbox capacity of partitions, limiters and the ledger. Full means the sender keeps its message and waits."),

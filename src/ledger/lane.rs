@@ -2,8 +2,8 @@
 //!
 //! Each arbiter has one [`LanePort`]: entries are encoded where they arise, gathered while the batch before is being
 //! made durable, and handed to the log as the next one. Two streams enter a port: *outcomes* (and positions, commands:
-//! whatever must still fit when the disk is full) and *intents* (refused when it is). In a batch outcomes stand first,
-//! so an intent never overtakes the outcome of the attempt before it.
+//! whatever must still fit when the disk is full) and *intents* (refused when it is). Both keep the order in which they
+//! came, so an intent never overtakes the outcome of the attempt before it.
 //!
 //! A port has one batch on its way at a time: if the log does not take it, nothing behind it was taken either, and it
 //! is appended again as it was ([`port`]). The log has

@@ -251,7 +251,7 @@ fn kept(value: &'static str) -> Box<Kept> {
 }
 
 fn forget(n: u64) -> Body {
-    Body::Command(Command {
+    Body::from(Command {
         offset: n,
         when: Time(1),
         who: "op".into(),

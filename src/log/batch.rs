@@ -17,6 +17,8 @@ pub struct Batch {
     pub(crate) offsets: Vec<(String, PartitionId, Offset)>,
     /// Outcomes and positions go into the reserve when the disk is full; records do not.
     pub(crate) reserve: bool,
+    /// Room made for its first section.
+    hint: usize,
     /// The section that the last record went to: most batches write to one partition many times in a row.
     last: usize,
 }
@@ -44,6 +46,14 @@ impl Batch {
     /// An empty batch of new records: refused when the disk is full.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty batch with room for records of so many bytes altogether.
+    pub fn sized(bytes: usize) -> Self {
+        Self {
+            hint: bytes.min(CHUNK),
+            ..Self::default()
+        }
     }
 
     /// An empty batch that may use the reserve when the disk is full: outcomes, positions.
@@ -92,7 +102,7 @@ impl Batch {
                 partition,
                 count: 0,
                 max_time: Time::ZERO,
-                bytes: BytesMut::new(),
+                bytes: BytesMut::with_capacity(std::mem::take(&mut self.hint)),
             });
         }
         &mut self.sections[self.last]

@@ -27,6 +27,8 @@ pub struct Scenario {
     pub messages: u64,
     pub lives: u32,
     pub busy_keys: usize,
+    /// Messages handed out that have no start slot yet.
+    pub ahead: usize,
     pub window: usize,
     pub node_cap: usize,
     pub waiting_after: Duration,
@@ -57,6 +59,7 @@ impl Scenario {
             messages: rng.u64(20..120),
             lives: rng.u32(2..7),
             busy_keys: rng.usize(1..12),
+            ahead: rng.usize(1..6),
             window: rng.usize(4..200),
             node_cap: rng.usize(2..20),
             waiting_after: ms(rng.u64(50..3_000)),

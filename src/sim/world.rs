@@ -4,7 +4,7 @@ use super::disk::Disk;
 use super::oracle::{self, Facts, Message};
 use super::partner::{Mood, SimSink};
 use super::scenario::Scenario;
-use crate::actors::context::{PartnerContext, RouteContext, RouteFigures};
+use crate::actors::context::{Approach, PartnerContext, RouteContext, RouteFigures};
 use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lifeline::Lifeline;
 use crate::actors::limiter::{self, RateLimiterActor};
@@ -419,6 +419,7 @@ impl World {
                     at,
                     topic: "t".into(),
                     queue: partition as u32,
+                    approach: Approach::new(scenario.ahead),
                     partner: partner.clone(),
                     current: Default::default(),
                     on_wire: RefCell::default(),
@@ -447,6 +448,7 @@ impl World {
                     skips: Arc::default(),
                     settings: PartitionSettings {
                         busy_keys: scenario.busy_keys,
+                        ahead: scenario.ahead,
                         read_chunk: 4_096,
                         window: scenario.window,
                         ranges: scenario.ranges,

@@ -80,9 +80,10 @@ impl<S: Sink> PartitionActor<S> {
         }
         self.reading = true;
         let (log, input, bytes) = (self.log.clone(), self.input, self.settings.read_chunk);
+        let expected = self.expected;
         let read = async move {
             let read = blocking::off(move || {
-                let mut records = Vec::new();
+                let mut records = Vec::with_capacity(expected);
                 log.read(input, from, bytes, &mut records)
                     .map(|next| (records, next))
             });
@@ -90,6 +91,7 @@ impl<S: Sink> PartitionActor<S> {
         };
         let taken = read.into_actor(self).map(move |result, act, ctx| match result {
             Ok(Ok((records, next))) => {
+                act.expected = records.len();
                 if let Err(why) = act.take_up(from, records, next) {
                     act.read_again(&why, ctx);
                     return;

@@ -9,6 +9,7 @@
 //! After a restart it begins from what the fold knows: position, finished ranges, and the messages that were
 //! waiting or in doubt; the rest is read again.
 
+pub mod crew;
 mod intake;
 mod load;
 mod orders;
@@ -25,11 +26,11 @@ pub use orders::Told;
 pub use start::Start;
 
 use super::attempt::After;
-use super::context::RouteContext;
+use super::context::{Refill, RouteContext};
 use super::fault;
 use super::item::{ITEM_OVERHEAD, Item, Task};
 use super::lifeline::Lifeline;
-use super::subpartition::{SubpartitionActor, Work, WorkEnd, WorkEnded};
+use super::subpartition::{Work, WorkEnd, WorkEnded};
 use crate::core::doubt::Doubt;
 use crate::core::key_queues::{Held, KeyQueues};
 use crate::core::ledger::entry::{Action, Body, Command, Position};
@@ -37,6 +38,7 @@ use crate::core::types::{KeyHash, MessageId, Offset, Time};
 use crate::log::{Log, PartitionId};
 use crate::sink::{DoubtCause, Sink};
 use actix::prelude::*;
+use crew::Crew;
 use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -53,6 +55,8 @@ const SHED_AFTER: Duration = Duration::from_secs(5);
 pub struct PartitionSettings {
     /// Keys at work at once.
     pub busy_keys: usize,
+    /// Messages handed out that have no start slot yet.
+    pub ahead: usize,
     /// Bytes read in one go.
     pub read_chunk: usize,
     /// Messages held with their payload.
@@ -103,8 +107,8 @@ pub struct PartitionActor<S: Sink> {
     lifeline: Lifeline,
     window: Window,
     queues: KeyQueues<Box<Item>>,
-    keys: HashMap<KeyHash, Addr<SubpartitionActor<S>>>,
-    parent_of_keys: Option<Rc<Recipient<WorkEnded>>>,
+    crew: Crew<S>,
+    parent_of_crew: Option<Rc<Recipient<WorkEnded>>>,
     /// Messages queued, in hand, or finished and not yet folded: a second record of one shares its fate.
     in_flight: HashSet<MessageId>,
     /// Finished messages whose outcome is not folded yet, by the number of their outcome.
@@ -116,6 +120,8 @@ pub struct PartitionActor<S: Sink> {
     start: Option<Start>,
     next_read: Offset,
     reading: bool,
+    /// Records that the last read brought.
+    expected: usize,
     /// Payloads of what waits long are being read.
     copying: bool,
     draining: bool,
@@ -128,15 +134,18 @@ pub struct PartitionActor<S: Sink> {
     marked: HashSet<MessageId>,
 }
 
-/// Keys at work for each request that may be in flight: while one is on the wire, the next stands at the gate. More
-/// would only wait there, each with an actor and a future in memory (twice the CPU a delivery, at a thousand).
-const AT_THE_GATE: usize = 2;
+/// Keys at work for each request that may be in flight: those on the wire, those at the gate, and those whose doubt
+/// is looked up or whose payload is read. More would only wait, each with a future in memory.
+const AT_WORK: usize = 2;
+/// Keys with work that wait for a place: while there are so many, more records would only grow cold in memory. It is
+/// what 100,000 messages a second take in one [`TICK`]. Where few keys hold the records, reading goes on to the window.
+const READY_ENOUGH: usize = 512;
 /// At least so many, so that look-ups and payloads that are being read leave room for sending.
 const PLACES_MIN: usize = 16;
 
 /// Keys that a partition may have at work at once.
 fn places(settings: &PartitionSettings, concurrency: usize) -> usize {
-    let useful = concurrency.saturating_mul(AT_THE_GATE).max(PLACES_MIN);
+    let useful = concurrency.saturating_mul(AT_WORK).max(PLACES_MIN);
     settings.busy_keys.min(useful)
 }
 
@@ -156,8 +165,8 @@ impl<S: Sink> PartitionActor<S> {
             window: Window::new(start.position, start.finished.clone(), start.high_water),
             queues: KeyQueues::new(places),
             settings: parts.settings,
-            keys: HashMap::new(),
-            parent_of_keys: None,
+            crew: Crew::default(),
+            parent_of_crew: None,
             in_flight: HashSet::new(),
             unfolded: VecDeque::new(),
             left_behind: HashMap::new(),
@@ -165,6 +174,7 @@ impl<S: Sink> PartitionActor<S> {
             next_read: start.position,
             start: Some(start),
             reading: false,
+            expected: 0,
             copying: false,
             draining: false,
             in_hand: 0,
@@ -212,7 +222,9 @@ impl<S: Sink> PartitionActor<S> {
         if self.stands() {
             return;
         }
-        while let Some((_, item)) = self.queues.next_ready() {
+        while self.route.approach.has_room()
+            && let Some((_, item)) = self.queues.next_ready()
+        {
             self.in_hand += 1;
             self.hand_out(item, ctx);
         }
@@ -231,25 +243,16 @@ impl<S: Sink> PartitionActor<S> {
         let Some(item) = self.passed_over(item, ctx) else {
             return;
         };
-        let parent = self.parent(ctx);
         let draws = self.resolve.draws(&item.delivery.record);
-        let route = self.route.clone();
-        let work = Work { item, draws };
-        match work.item.place {
-            Some(place) => {
-                let actor = self
-                    .keys
-                    .entry(place)
-                    .or_insert_with(|| SubpartitionActor::new(route, parent).start());
-                // Its mailbox holds this one message: a key has one message in hand.
-                actor.do_send(work);
-            }
-            None => SubpartitionActor::new(route, parent).start().do_send(work),
+        if matches!(item.task, Task::Send) {
+            self.route.approach.set_out();
         }
+        let parent = self.parent(ctx);
+        self.crew.assign(Work { item, draws }, &self.route, &parent);
     }
 
     fn parent(&mut self, ctx: &mut Context<Self>) -> Rc<Recipient<WorkEnded>> {
-        self.parent_of_keys
+        self.parent_of_crew
             .get_or_insert_with(|| Rc::new(ctx.address().recipient()))
             .clone()
     }
@@ -278,15 +281,8 @@ impl<S: Sink> PartitionActor<S> {
                 // Standing: it goes back to the front, and on when the route does.
                 let now = self.now();
                 self.queues.wait_until(place, next, now, now);
-                self.forget_key(place);
             }
-            None => self.forget_key(place),
-        }
-    }
-
-    fn forget_key(&mut self, place: Option<KeyHash>) {
-        if let Some(place) = place {
-            self.keys.remove(&place);
+            None => {}
         }
     }
 
@@ -301,7 +297,7 @@ impl<S: Sink> PartitionActor<S> {
             event = "route_stopped", topic = %route.topic, partner = %route.partner.name, dead = stop.dead,
             "too many dead letters in a row: the route stands until `sluicegate partners resume --topic`"
         );
-        route.partner.port.outcome(Body::Command(Command {
+        route.partner.port.outcome(Body::from(Command {
             offset: 0,
             when: route.partner.clock.now(),
             who: "flood guard".into(),
@@ -318,7 +314,6 @@ impl<S: Sink> PartitionActor<S> {
     fn again(&mut self, mut item: Box<Item>, at: Time) {
         self.in_hand -= 1;
         let now = self.now();
-        self.forget_key(item.place);
         item.not_before = at;
         if at.since(now) > SHED_AFTER && !item.shed {
             let freed = item.shed();
@@ -347,6 +342,8 @@ impl<S: Sink> PartitionActor<S> {
             && self.route.partner.memory.room() > (self.settings.read_chunk + ITEM_OVERHEAD) as u64
             && (self.window.ranges() < self.settings.ranges || self.has_gaps())
             && self.queues.len().saturating_sub(self.queues.stuck()) < self.settings.window
+            && self.queues.ready()
+                < READY_ENOUGH.max(places(&self.settings, self.route.partner.config.concurrency))
             && self.route.partner.port.lane().backlog() < self.settings.backlog
     }
 
@@ -410,6 +407,7 @@ impl<S: Sink> Actor for PartitionActor<S> {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        self.route.approach.serves(ctx.address().recipient());
         if let Some(start) = self.start.take() {
             self.take_over(start);
         }
@@ -445,7 +443,11 @@ impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
 
     fn handle(&mut self, ended: WorkEnded, ctx: &mut Context<Self>) {
         fault::point("partition", &self.route.topic);
-        let WorkEnded { mut item, end } = ended;
+        let WorkEnded { by, mut item, end } = ended;
+        match end {
+            WorkEnd::After(_) => self.crew.freed(by),
+            WorkEnd::Panicked { .. } => self.crew.gone(by),
+        }
         match end {
             WorkEnd::After(After::Delivered) => {
                 self.route.flood.borrow_mut().delivered();
@@ -479,6 +481,14 @@ impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
                 self.again(item, now.plus(AFTER_PANIC));
             }
         }
+        self.start_work(ctx);
+    }
+}
+
+impl<S: Sink> Handler<Refill> for PartitionActor<S> {
+    type Result = ();
+
+    fn handle(&mut self, _: Refill, ctx: &mut Context<Self>) {
         self.start_work(ctx);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::actors::attempt;
-use crate::actors::context::{PartnerContext, RouteFigures};
+use crate::actors::context::{Approach, PartnerContext, RouteFigures};
 use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
@@ -35,6 +35,8 @@ enum Reply {
     TryLater,
     Refuse,
     Silence,
+    /// Taken once so many requests have come.
+    TakeAt(usize),
     PanicBefore,
     PanicAfter,
 }
@@ -81,9 +83,14 @@ impl Sink for FakeSink {
         let key = String::from_utf8_lossy(delivery.record.key.as_deref().unwrap_or_default()).into_owned();
         self.partner.lock().seen.push((key, number, reply));
         tokio::task::yield_now().await;
+        if let Reply::TakeAt(requests) = reply {
+            while self.partner.lock().seen.len() < requests {
+                tokio::task::yield_now().await;
+            }
+        }
         assert!(reply != Reply::PanicAfter, "a planned panic after the first byte");
         let (verdict, status) = match reply {
-            Reply::Take => (Verdict::Delivered, 200),
+            Reply::Take | Reply::TakeAt(_) => (Verdict::Delivered, 200),
             Reply::TryLater => (Verdict::TryLater, 429),
             Reply::Refuse => (Verdict::Refused, 422),
             _ => (Verdict::Unknown(DoubtCause::Timeout), 0),
@@ -305,6 +312,7 @@ impl World {
             at: AT,
             topic: "t".into(),
             queue: 0,
+            approach: Approach::new(4),
             partner,
             current: Default::default(),
             on_wire: RefCell::default(),
@@ -326,6 +334,7 @@ impl World {
             .unwrap_or_default();
         let settings = PartitionSettings {
             busy_keys: 16,
+            ahead: 4,
             read_chunk: 4_096,
             window: 1_000,
             ranges: self.ranges,
@@ -424,6 +433,18 @@ async fn each_record_is_delivered_once_in_the_order_of_its_key() {
     world.live(partner(), |_, _| Reply::Take).await;
     assert_eq!(world.partner.lock().seen, []);
     assert_eq!(world.position(), 1_000, "duplicates finish their offsets");
+}
+
+/// Few messages stand at the gate, but all places are taken: as many keys are in flight as there are.
+#[actix_rt::test]
+async fn who_gets_a_slot_makes_room_at_the_gate_for_the_next() {
+    let mut world = World::new();
+    let keys = 15;
+    world.append((0..keys).map(|i| (Some(format!("k{i}")), i)));
+    world
+        .live(partner(), move |_, _| Reply::TakeAt(keys as usize))
+        .await;
+    assert_eq!(world.partner.lock().seen.len(), keys as usize);
 }
 
 #[actix_rt::test]

@@ -39,7 +39,8 @@ pub enum Body {
     /// An operator's command opened the next round of a message.
     Opened(Opened),
     /// An operator's command and its effect.
-    Command(Command),
+    /// Boxed, for it is rare and larger than an intent, of which many are held.
+    Command(Box<Command>),
     /// The end offset of an input at a time: what the age of remembered IDs is judged by.
     Sample(Sample),
     /// Starts drawn from a budget whose window is longer than what trimming leaves.
@@ -64,6 +65,12 @@ pub enum Body {
         /// Its body as it stands.
         bytes: Bytes,
     },
+}
+
+impl From<Command> for Body {
+    fn from(command: Command) -> Self {
+        Body::Command(Box::new(command))
+    }
 }
 
 /// Identity of the ledger; must match the node's, else the node stops.

@@ -255,7 +255,7 @@ struct Making<'p> {
 
 impl Making<'_> {
     fn command(&mut self, action: Action) {
-        self.plan.entries.push(Body::Command(Command {
+        self.plan.entries.push(Body::from(Command {
             offset: self.next_command,
             when: self.now,
             who: self.prepared.who.clone(),

@@ -78,7 +78,7 @@ fn drop_messages(keeper: &Keeper, part: &[(RoutePartition, MessageId)]) -> Vec<B
         };
         let still = part.iter().filter(|(at, id)| ended(at, id).is_some());
         let drops = still.map(|(at, id)| {
-            Body::Command(Command {
+            Body::from(Command {
                 offset: state.commands,
                 when: state.partitions[at].messages[id].since,
                 who: WHO.into(),

@@ -253,7 +253,7 @@ impl World {
     }
 
     fn command(&self, action: Action) -> Body {
-        Body::Command(Command {
+        Body::from(Command {
             offset: self.next.get(),
             when: self.now.get(),
             who: "op".into(),

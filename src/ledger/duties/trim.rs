@@ -279,10 +279,10 @@ fn left_in_store(state: &LaneState, entry: &Entry) -> Option<(RoutePartition, Me
             };
             Some((o.at, o.id, Remembered::As(state, o.offset, o.attempts)))
         }
-        Body::Command(Command {
-            action: Action::Mark { at, id, .. },
-            ..
-        }) if !listed(at, id) => Some((*at, *id, Remembered::ByEntry)),
+        Body::Command(command) => match &command.action {
+            Action::Mark { at, id, .. } if !listed(at, id) => Some((*at, *id, Remembered::ByEntry)),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -327,7 +327,7 @@ fn only_remembered(at: Offset, entry: Entry, place: RoutePartition, id: MessageI
         why: "carried".into(),
         action: Action::Drop { at: place, id },
     };
-    Some([entry.without_payload(at)?, Body::Command(drop)])
+    Some([entry.without_payload(at)?, drop.into()])
 }
 
 fn outcome(entry: &Entry) -> Option<&Outcome> {

@@ -3,7 +3,8 @@
 use super::{BATCH_BYTES, Committed, Lane, LaneError, Receipt};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry};
-use crate::log::{Appended, Batch, LogError};
+use crate::core::types::Time;
+use crate::log::{Appended, Batch, LogError, PartitionId};
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -67,37 +68,83 @@ impl Shared {
     }
 }
 
-/// The entries of a batch: outcomes first. `outcomes` and `intents` are the numbers of the last ones up to here.
+/// The entries of a batch, in the order in which they came. `outcomes` and `intents` are the numbers of the last ones
+/// up to here.
 #[derive(Debug, Default)]
 struct Entries {
     entries: Vec<Entry>,
-    /// So many of them are intents: the last ones.
-    asked: usize,
+    /// Which of them are intents.
+    asked: Vec<u32>,
     outcomes: u64,
     intents: u64,
+}
+
+impl Entries {
+    /// Takes the intents out; says how many there were.
+    fn without_intents(&mut self) -> u64 {
+        let asked = std::mem::take(&mut self.asked);
+        let (mut n, mut next) = (0, asked.iter().peekable());
+        self.entries.retain(|_| {
+            let is_intent = next.next_if_eq(&&n).is_some();
+            n += 1;
+            !is_intent
+        });
+        asked.len() as u64
+    }
 }
 
 /// A batch under construction, or waiting for its turn.
 #[derive(Default)]
 struct Gathered {
-    outcomes: (Batch, Vec<Entry>),
-    intents: (Batch, Vec<Entry>),
-    last_outcome: u64,
-    last_intent: u64,
+    batch: Batch,
+    sent: Entries,
 }
 
 impl Gathered {
-    fn is_empty(&self) -> bool {
-        self.outcomes.1.is_empty() && self.intents.1.is_empty()
+    /// With room for so much.
+    fn sized(size: &Size) -> Self {
+        Self {
+            batch: Batch::sized(size.bytes),
+            sent: Entries {
+                entries: Vec::with_capacity(size.entries),
+                asked: Vec::with_capacity(size.entries / 2),
+                ..Entries::default()
+            },
+        }
     }
-    fn bytes(&self) -> usize {
-        self.outcomes.0.bytes() + self.intents.0.bytes()
+
+    fn is_empty(&self) -> bool {
+        self.sent.entries.is_empty()
+    }
+
+    fn push(&mut self, partition: PartitionId, now: Time, encoded: &[u8], entry: Entry, is_intent: bool) {
+        self.batch.push(partition, now, None, encoded, &[]);
+        if is_intent {
+            self.sent.asked.push(self.sent.entries.len() as u32);
+        }
+        self.sent.entries.push(entry);
+    }
+}
+
+/// What batches came to lately: the largest one, forgotten little by little. One that grows is copied again and again.
+#[derive(Default)]
+struct Size {
+    bytes: usize,
+    entries: usize,
+}
+
+impl Size {
+    fn note(&mut self, batch: &Gathered) {
+        let lately = |size: usize, new: usize| new.max(size - size / 16);
+        self.bytes = lately(self.bytes, batch.batch.bytes());
+        self.entries = lately(self.entries, batch.sent.entries.len());
     }
 }
 
 struct State {
     /// Oldest first; the last one still takes entries.
     gathered: VecDeque<Gathered>,
+    size: Size,
     outcomes: u64,
     intents: u64,
     /// The log did not take the first batch: it waits a while.
@@ -127,6 +174,7 @@ impl LanePort {
             shared: Arc::new(Shared::default()),
             state: RefCell::new(State {
                 gathered: VecDeque::from([Gathered::default()]),
+                size: Size::default(),
                 outcomes: 0,
                 intents: 0,
                 pausing: false,
@@ -230,25 +278,20 @@ impl Core {
         let state = &mut *self.state.borrow_mut();
         state.scratch.clear();
         codec::encode(&entry, &mut state.scratch);
-        let full = |g: &Gathered| !g.is_empty() && g.bytes() + state.scratch.len() > BATCH_BYTES;
+        let full = |g: &Gathered| !g.is_empty() && g.batch.bytes() + state.scratch.len() > BATCH_BYTES;
         if state.gathered.back().is_none_or(full) {
             state.gathered.push_back(Gathered::default());
         }
-        let (number, stream) = match outcome {
-            true => (&mut state.outcomes, 0),
-            false => (&mut state.intents, 1),
+        let number = match outcome {
+            true => &mut state.outcomes,
+            false => &mut state.intents,
         };
         *number += 1;
         let number = *number;
         if let Some(open) = state.gathered.back_mut() {
             let first = open.is_empty();
-            let (batch, entries) = match stream {
-                0 => &mut open.outcomes,
-                _ => &mut open.intents,
-            };
-            batch.push(self.lane.shared.partition, now, None, &state.scratch, &[]);
-            entries.push(entry);
-            (open.last_outcome, open.last_intent) = (state.outcomes, state.intents);
+            open.push(self.lane.shared.partition, now, &state.scratch, entry, !outcome);
+            (open.sent.outcomes, open.sent.intents) = (state.outcomes, state.intents);
             if first {
                 self.shared.wake.notify_one();
             }
@@ -267,9 +310,15 @@ impl Core {
         if state.pausing || self.shared.on_its_way.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let next = state.gathered.pop_front().filter(|g| !g.is_empty());
+        if state.gathered.front().is_none_or(Gathered::is_empty) {
+            return Ok(None);
+        }
+        let next = state.gathered.pop_front();
+        if let Some(next) = &next {
+            state.size.note(next);
+        }
         if state.gathered.is_empty() {
-            state.gathered.push_back(Gathered::default());
+            state.gathered.push_back(Gathered::sized(&state.size));
         }
         Ok(next)
     }
@@ -277,23 +326,13 @@ impl Core {
     /// Encodes what the log gave back.
     fn again(&self, entries: Entries, scratch: &mut Vec<u8>) -> Gathered {
         let now = self.lane.shared.clock.now();
-        let mut out = Gathered {
-            last_outcome: entries.outcomes,
-            last_intent: entries.intents,
-            ..Gathered::default()
-        };
-        let outcomes = entries.entries.len() - entries.asked;
-        for (n, entry) in entries.entries.into_iter().enumerate() {
+        let mut batch = Batch::new();
+        for entry in &entries.entries {
             scratch.clear();
-            codec::encode(&entry, scratch);
-            let (batch, held) = match n < outcomes {
-                true => &mut out.outcomes,
-                false => &mut out.intents,
-            };
+            codec::encode(entry, scratch);
             batch.push(self.lane.shared.partition, now, None, scratch, &[]);
-            held.push(entry);
         }
-        out
+        Gathered { batch, sent: entries }
     }
 
     /// Hands the next batch to the log. `Some`: the log did not take the last one; wait so long, then call again.
@@ -309,7 +348,7 @@ impl Core {
             Ok(Some(next)) => next,
         };
         let lane = &self.lane.shared;
-        if !next.intents.1.is_empty()
+        if !next.sent.asked.is_empty()
             && let Some(why) = lane.log.refuses()
         {
             // Known beforehand: the outcomes need not fail with them.
@@ -317,36 +356,14 @@ impl Core {
                 path: std::path::PathBuf::new(),
                 detail: why,
             };
-            self.refuse(&mut next, error);
+            next = self.refuse(next.sent, error);
             if next.is_empty() {
                 self.shared.wake.notify_one();
                 return None;
             }
         }
-        let Gathered {
-            outcomes,
-            intents,
-            last_outcome,
-            last_intent,
-        } = next;
-        let asked = intents.1.len();
-        let mut batch = match asked {
-            0 => Batch::from_reserve(),
-            _ => Batch::new(),
-        };
-        batch.join(outcomes.0);
-        batch.join(intents.0);
-        let mut entries = outcomes.1;
-        match entries.is_empty() {
-            true => entries = intents.1,
-            false => entries.extend(intents.1),
-        }
-        let sent = Entries {
-            entries,
-            asked,
-            outcomes: last_outcome,
-            intents: last_intent,
-        };
+        let Gathered { mut batch, sent } = next;
+        batch.reserve = sent.asked.is_empty();
         lane.in_log
             .fetch_add(sent.entries.len() as u64, Ordering::Relaxed);
         self.shared.on_its_way.store(true, Ordering::Release);
@@ -359,11 +376,12 @@ impl Core {
         None
     }
 
-    fn refuse(&self, batch: &mut Gathered, error: LogError) {
-        let intents = std::mem::take(&mut batch.intents).1.len() as u64;
+    fn refuse(&self, mut sent: Entries, error: LogError) -> Gathered {
+        let intents = sent.without_intents();
         self.lane.shared.backlog.fetch_sub(intents, Ordering::Relaxed);
-        let to = batch.last_intent;
-        self.shared.refuse(to + 1 - intents, to, error);
+        self.shared
+            .refuse(sent.intents + 1 - intents, sent.intents, error);
+        self.again(sent, &mut self.state.borrow_mut().scratch)
     }
 
     fn wake_durable(&self) {
@@ -406,13 +424,12 @@ fn answered(
                 .fetch_sub(sent.entries.len() as u64, Ordering::Relaxed);
             let mut pause = BUSY_WAIT;
             if matches!(error, LogError::NoRoom { .. }) {
-                let asked = std::mem::take(&mut sent.asked);
+                let asked = sent.without_intents();
                 // Without the intents outcomes may use the reserve; once that is gone too, time must pass.
                 pause = if asked > 0 { Duration::ZERO } else { NO_ROOM_WAIT };
-                sent.entries.truncate(sent.entries.len() - asked);
-                lane.backlog.fetch_sub(asked as u64, Ordering::Relaxed);
+                lane.backlog.fetch_sub(asked, Ordering::Relaxed);
                 if asked > 0 {
-                    port.refuse(sent.intents + 1 - asked as u64, sent.intents, error);
+                    port.refuse(sent.intents + 1 - asked, sent.intents, error);
                 }
             }
             if !sent.entries.is_empty() {

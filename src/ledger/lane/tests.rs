@@ -139,7 +139,7 @@ fn a_busy_log_is_asked_again() {
         assert_eq!(bench.lane.backlog(), 3, "what waits counts for the readers");
         go.send(()).expect("the callback waits");
         port.durable(intent).await.expect("durable in the end");
-        assert_eq!(bench.durable(3).await, [1, 2, 3]);
+        assert_eq!(bench.durable(3).await, [2, 1, 3], "as they came");
         assert_eq!(bench.lane.backlog(), 0);
         assert_eq!(port.folded(), port.last_outcome());
         assert!(bench.failed.lock().is_none(), "{:?}", bench.failed.lock());

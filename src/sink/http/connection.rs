@@ -228,9 +228,9 @@ impl Http1 {
     ///
     /// The part of hyper that answers is polled without a waker: it makes progress only through `drive`, in this
     /// very task, and a waker would only make the task wake itself once more.
-    pub(super) async fn exchange(&mut self, message: Message) -> Result<Response<Incoming>, Failed> {
+    pub(super) async fn exchange(&mut self, message: Box<Message>) -> Result<Response<Incoming>, Failed> {
         let before = self.written.get();
-        let mut answer = pin!(self.sender.try_send_request(message));
+        let mut answer = pin!(self.sender.try_send_request(*message));
         let result = poll_fn(|cx| {
             self.drive(cx);
             answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))

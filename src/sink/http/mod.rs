@@ -343,7 +343,7 @@ impl HttpSink {
             let deadline = now + timeout;
             let http1 = leased.begin(now);
             let before = http1.written();
-            let response = match timeout_at(deadline, http1.exchange(*message)).await {
+            let response = match timeout_at(deadline, http1.exchange(message)).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(Failed::NotWritten(back))) => {
                     // It is closed; the next turn replaces it.

@@ -83,7 +83,7 @@ fn entry(src: &Bytes, r: &mut Reader<'_>, outermost: bool) -> Result<Entry, Code
         }
         kind::COMMAND => {
             let action = act(src, r)?;
-            Body::Command(Command {
+            Body::from(Command {
                 offset: r.varint()?,
                 when: Time(r.u64()?),
                 who: r.text()?,

@@ -218,7 +218,7 @@ fn plain_bodies() -> impl Strategy<Value = Body> {
         }),
         (any::<u64>(), times(), ".{0,9}", ".{0,9}", actions()).prop_map(
             |(offset, when, who, why, action)| {
-                Body::Command(Command {
+                Body::from(Command {
                     offset,
                     when,
                     who,

@@ -92,7 +92,7 @@ impl Lane {
     }
     fn command(&mut self, action: Action) -> Offset {
         let offset = self.state.next;
-        self.say(Body::Command(Command {
+        self.say(Body::from(Command {
             offset,
             when: Time(7_000),
             who: String::new(),

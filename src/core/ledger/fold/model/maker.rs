@@ -194,7 +194,7 @@ impl Maker {
                     },
                 };
                 let offset = self.past.len() as u64;
-                Body::Command(Command {
+                Body::from(Command {
                     offset,
                     when,
                     who: "op".into(),

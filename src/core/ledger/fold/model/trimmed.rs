@@ -46,10 +46,10 @@ impl Lane {
                 .message((w.at, w.id))
                 .is_none_or(|m| m.payload.is_none() && matches!(m.state, MessageState::Later { .. })),
             // It waits for the verdict.
-            Body::Command(Command {
-                action: Action::Forget { at, id },
-                ..
-            }) => self.oracle.message((*at, *id)).is_none_or(|m| m.closed()),
+            Body::Command(command) => match &command.action {
+                Action::Forget { at, id } => self.oracle.message((*at, *id)).is_none_or(|m| m.closed()),
+                _ => true,
+            },
             Body::Carried { .. } => false,
             _ => true,
         }
