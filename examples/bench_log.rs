@@ -1,9 +1,16 @@
 //! Measures the embedded log beside the disk it stands on, in one run:
-//! `cargo run --profile quick --example bench_log -- [--json] [--dir FOLDER] [--seconds N] [--records N]`
+//! `cargo run --profile quick --example bench_log -- [--json] [--dir FOLDER] [--seconds N] [--records N]
+//! [--messages N]`
 //!
 //! The first row is what the disk gives: 4 KiB written and fdatasync'ed again and again into a zero-filled file.
+//! The last rows say how many bytes reach the disk for each delivered message, as the system counts them
+//! (`write_bytes`): intent and outcome in the ledger, then what the dedup store and a checkpoint add to them.
 //! Group commit: entries of 70 bytes, a fixed number of them on their way, each sent again by its own callback.
 
+mod support;
+
+use sluicegate::app;
+use sluicegate::clock::Clock;
 use sluicegate::core::types::Time;
 use sluicegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use sluicegate::log::{Batch, Log, PartitionId, TopicSpec};
@@ -14,12 +21,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
+use support::{Feeder, configuration};
 
 struct Args {
     json: bool,
     dir: PathBuf,
     seconds: u64,
     records: u64,
+    messages: u64,
 }
 
 fn args() -> Result<Args, Box<dyn Error>> {
@@ -28,6 +37,7 @@ fn args() -> Result<Args, Box<dyn Error>> {
         dir: std::env::temp_dir(),
         seconds: 2,
         records: 1_000_000,
+        messages: 500_000,
     };
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
@@ -37,6 +47,7 @@ fn args() -> Result<Args, Box<dyn Error>> {
             "--dir" => out.dir = value()?.into(),
             "--seconds" => out.seconds = value()?.parse()?,
             "--records" => out.records = value()?.parse()?,
+            "--messages" => out.messages = value()?.parse()?,
             _ => return Err(format!("unknown argument {arg}").into()),
         }
     }
@@ -251,6 +262,74 @@ fn import_and_read(dir: &Path, records: u64) -> Result<[Row; 3], Box<dyn Error>>
     Ok([import, reading, opening])
 }
 
+/// Bytes that this process has had written to the disk so far; none where the system does not count them.
+fn written() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "))?;
+    line.parse().ok()
+}
+
+/// Bytes on the disk for each delivered message, by what writes them.
+fn per_message(dir: &Path, messages: u64, json: bool) -> Result<(), Box<dyn Error>> {
+    const TOGETHER: u64 = 256;
+    let (config, clock) = (configuration(&dir.join("node"))?, Clock::start());
+    let opened = app::open(&config, clock)?;
+    // Segments are zero-filled once and used again and again: not what a message costs.
+    let mut before = written();
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = written();
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    let feeder = Feeder::new(&opened, clock);
+    let mut folded = Vec::new();
+    for from in (0..messages).step_by(TOGETHER as usize) {
+        folded.push(feeder.append(from..(from + TOGETHER).min(messages))?);
+    }
+    let entries: usize = folded.iter().map(|(_, e)| e.len()).sum();
+    let appended = written();
+    for (base, entries) in folded {
+        opened.keeper.fold_entries(base, &entries)?;
+    }
+    opened.keeper.store().sync()?;
+    let stored = written();
+    opened.keeper.checkpoint()?;
+    let checkpointed = written();
+    opened.log.close()?;
+    let each = |from: Option<u64>, to: Option<u64>| Some((to? - from?) as f64 / messages as f64);
+    let rows = [
+        (
+            format!(
+                "ledger, {} entries a message, {TOGETHER} messages a commit",
+                entries as u64 / messages
+            ),
+            each(before, appended),
+        ),
+        ("dedup store".to_owned(), each(appended, stored)),
+        (
+            format!("one checkpoint in {messages} messages"),
+            each(stored, checkpointed),
+        ),
+        ("together".to_owned(), each(before, checkpointed)),
+    ];
+    for (name, bytes) in rows {
+        match (json, bytes) {
+            (true, bytes) => println!(
+                "{}",
+                serde_json::json!({ "name": name, "bytes_per_message": bytes })
+            ),
+            (false, Some(bytes)) => println!("bytes on disk per delivered message: {name:<52} {bytes:>8.1}"),
+            (false, None) => {
+                println!("bytes on disk per delivered message: {name:<52} not counted by this system")
+            }
+        }
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args = args()?;
     let dir = tempfile::tempdir_in(&args.dir)?;
@@ -275,5 +354,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         row.print(args.json);
     }
     bare(dir.path(), time)?.print(args.json);
-    Ok(())
+    per_message(dir.path(), args.messages, args.json)
 }

@@ -5,19 +5,15 @@
 //! after an orderly end. The node's bar is 0.5 s from the start of the process to the first delivery; opening is to
 //! take less than 0.2 s of it.
 
+mod support;
+
 use sluicegate::app::{open, open_log};
 use sluicegate::clock::Clock;
-use sluicegate::config::{self, Config};
-use sluicegate::core::ledger::codec;
-use sluicegate::core::ledger::entry::{Body, Entry, Intent, Outcome, OutcomeKind};
-use sluicegate::core::types::{KeyHash, MessageId, RouteId, RoutePartition};
-use sluicegate::log::{Batch, LogError};
-use std::error::Error;
+use sluicegate::config::Config;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Instant;
+use support::{Failure, Feeder, configuration};
 
-type Failure = Box<dyn Error>;
 /// Set for the process that fills a folder and is killed by its own abort.
 const FILL: &str = "SLUICEGATE_BENCH_OPEN_FILL";
 /// Opening is to take no longer, in milliseconds.
@@ -50,82 +46,14 @@ fn args() -> Result<Args, Failure> {
     Ok(out)
 }
 
-fn configuration(data: &Path) -> Result<Config, Failure> {
-    let file = data.with_extension("toml");
-    let text = format!(
-        "[node]\ndata = {data:?}\n[partners.p]\nurl = \"http://127.0.0.1:1/\"\n[topics.t]\npartner = \"p\"\n"
-    );
-    std::fs::write(&file, text)?;
-    match config::load(&[file], std::iter::empty()) {
-        Ok(loaded) => Ok(loaded.config),
-        Err(findings) => Err(format!("{findings:?}").into()),
-    }
-}
-
-/// Intent and outcome of a message, as a node writes them.
-fn entries(n: u64, clock: Clock) -> [Body; 2] {
-    let at = RoutePartition {
-        route: RouteId(7),
-        partition: (n % 4) as u32,
-    };
-    let mut id = [0; 16];
-    fastrand::Rng::with_seed(n).fill(&mut id);
-    let (id, now) = (MessageId(id), clock.now());
-    let intent = Intent {
-        at,
-        id,
-        key: KeyHash(n % 10_000),
-        offset: n / 4,
-        round: 1,
-        attempt: 1,
-        first_try: now,
-        slot: now,
-        budgets: Default::default(),
-        life: Default::default(),
-        lease_ms: 10_000,
-        timeout_ms: 10_000,
-    };
-    let outcome = Outcome {
-        at,
-        id,
-        offset: n / 4,
-        round: 1,
-        attempts: 1,
-        when: now,
-        life: Default::default(),
-        status: 200,
-        kind: OutcomeKind::Delivered {
-            readable: format!("message-{n}").into_bytes().into(),
-        },
-    };
-    [Body::Intent(intent), Body::Outcome(outcome)]
-}
-
 /// Delivers messages as far as the ledger is concerned; the first half stands before a checkpoint. Then it is killed.
 fn fill(data: &Path, messages: u64) -> Result<(), Failure> {
     let (config, clock) = (configuration(data)?, Clock::start());
     let opened = open(&config, clock)?;
-    let (tell, told) = mpsc::sync_channel::<Result<(u64, Vec<Entry>), LogError>>(64);
+    let feeder = Feeder::new(&opened, clock);
     for from in (0..messages).step_by(500) {
-        let (mut batch, mut held, mut bytes) = (Batch::new(), Vec::new(), Vec::new());
-        for body in (from..(from + 500).min(messages)).flat_map(|n| entries(n, clock)) {
-            let entry = Entry {
-                tenure: opened.tenure,
-                body,
-            };
-            bytes.clear();
-            codec::encode(&entry, &mut bytes);
-            batch.push(opened.lane, clock.now(), None, &bytes, &[]);
-            held.push(entry);
-        }
-        let tell = tell.clone();
-        let done = move |result: Result<sluicegate::log::Appended, LogError>| {
-            // The receiver waits below.
-            let _ = tell.send(result.map(|a| (a.bases.first().map_or(0, |b| b.1), held)));
-        };
-        opened.log.append(batch, Box::new(done));
-        let (base, held) = told.recv()??;
-        opened.keeper.fold_entries(base, &held)?;
+        let (base, entries) = feeder.append(from..(from + 500).min(messages))?;
+        opened.keeper.fold_entries(base, &entries)?;
         if from + 500 >= messages / 2 && from < messages / 2 {
             opened.keeper.checkpoint()?;
         }

@@ -336,13 +336,22 @@ fn a_full_disk_leaves_the_bucket_in_sled() {
         let ops: Vec<_> = (from..from + 500).map(op).collect();
         store.record(&ops, from + 500).unwrap();
     }
+    // Sealing is kept off until the disk is full: its file cannot be made where a folder stands.
+    let blocked = dir.join("sealed-0.new");
+    fs::create_dir(&blocked).unwrap();
+    let next = StoreOp::Finished(Finished {
+        when: Time(2_000 * HOUR),
+        ..finished(count)
+    });
+    store.record(&[next], count + 1).unwrap();
     store.sync().unwrap();
+    wait(|| store.stats().seal_refuses);
+    drop(store);
     let mut file = File::create(&ballast).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
     file.set_len(file.metadata().unwrap().len() - (2 << 20)).unwrap();
-    let before = store.stats();
-    assert_eq!((before.unsealed, before.seal_refuses), (0, None));
-    store.advance(Time(2_000 * HOUR)).unwrap();
+    let (store, report) = DedupStore::open(&dir, options.clone()).unwrap();
+    assert!(report.rebuild.is_none() && !blocked.is_dir(), "{report:?}");
     let refused = wait(|| store.stats().seal_refuses);
     assert!(refused.contains("No space left"), "{refused}");
     assert_eq!(store.stats().unsealed, 1);
@@ -361,9 +370,8 @@ fn a_full_disk_leaves_the_bucket_in_sled() {
     fs::remove_file(&ballast).unwrap();
     let (store, report) = DedupStore::open(&dir, options).unwrap();
     assert!(report.rebuild.is_none(), "{report:?}");
-    store.advance(Time(2_000 * HOUR)).unwrap();
     wait(|| (store.stats().unsealed == 0).then_some(()));
-    assert!(store.buckets().iter().all(|b| b.sealed));
+    assert!(store.buckets()[0].sealed);
     answers(&store);
 }
 

@@ -45,12 +45,20 @@ pub(super) fn mix(id: &MessageId) -> u64 {
     h ^ (h >> 29)
 }
 
+/// The place of a hash among so many: places of near hashes are near, whatever their number.
+#[inline]
+pub(super) fn index_in(hash: u64, len: usize) -> usize {
+    ((u128::from(hash) * len as u128) >> 64) as usize
+}
+
 /// What a filter asks of an ID, worked out once for all filters.
 #[derive(Clone, Copy)]
 pub(super) struct Probe {
     /// [`mix`] of the ID.
     pub hash: u64,
     masks: [u64; 4],
+    /// Which bits the first two masks have set, two each.
+    pub spots: [u8; 4],
 }
 
 impl Probe {
@@ -63,6 +71,7 @@ impl Probe {
         Self {
             hash,
             masks: [bits(16), bits(28), bits(40), bits(52)],
+            spots: [16, 22, 28, 34].map(|at| ((h >> at) & 63) as u8),
         }
     }
 }
@@ -133,7 +142,18 @@ impl Filter {
 
     #[inline]
     fn index(&self, hash: u64) -> usize {
-        ((u128::from(hash) * self.blocks.len() as u128) >> 64) as usize
+        index_in(hash, self.blocks.len())
+    }
+
+    /// How many blocks it has.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The first two words of a block.
+    pub(super) fn words(&self, block: usize) -> [u64; 2] {
+        let words = &self.blocks[block].0;
+        [words[0].load(Relaxed), words[1].load(Relaxed)]
     }
 
     /// Adds an ID. Only one thread at a time may do that, or bits get lost.

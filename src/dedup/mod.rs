@@ -42,6 +42,7 @@
 pub mod age;
 mod block;
 mod bucket;
+mod directory;
 mod feed;
 mod filter;
 mod load;

@@ -10,9 +10,10 @@
 use super::DedupError;
 use super::block::{Block, Row};
 use super::bucket::{Bucket, prefix};
+use super::directory::{COLUMNS, Directory, WORTH};
 use super::feed::Queue;
 use super::manifest::{self, RunMeta, Tally};
-use super::sealed::{self, SealWriter};
+use super::sealed::{self, SealWriter, Sealed};
 use super::store::{Shared, io_error};
 use super::view::{BucketView, Live, View};
 use crate::core::types::MessageId;
@@ -46,6 +47,7 @@ pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
         .spawn(move || {
             // On Linux this is about the calling thread; where it is refused, sealing is as quick as others.
             let _ = rustix::process::setpriority_process(None, NICE);
+            direct(&shared);
             let mut failed = None;
             while let Some(live) = next(&shared, failed) {
                 let sealing = || shared.watched(|| seal(&shared, &live));
@@ -66,6 +68,7 @@ pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
                     );
                 }
                 shared.queue.lock().seal_error = error;
+                direct(&shared);
             }
         })
 }
@@ -98,6 +101,35 @@ fn over(shared: &Shared, queue: &Queue) -> Option<Live> {
     let written = |id: u32| id == present || queue.frozen.iter().any(|m| m.bucket.id == id);
     let mut live = view.buckets.iter().filter_map(BucketView::live);
     live.find(|l| !written(l.bucket.id)).cloned()
+}
+
+/// Makes directories of the sealed buckets, as far as they are not there yet: from the oldest on, so that full ones
+/// stay as they are while buckets are added.
+fn direct(shared: &Shared) {
+    let view = shared.view.read().clone();
+    let sealed = view.buckets.iter().rev().filter_map(|b| match b {
+        BucketView::Sealed(sealed) => Some(sealed),
+        BucketView::Live(_) => None,
+    });
+    let sealed: Vec<_> = sealed.collect();
+    let stays = |d: &&Arc<Directory>| {
+        let there = |id: &u32| sealed.iter().any(|s| s.id == *id);
+        d.buckets().len() == COLUMNS && d.buckets().iter().any(there)
+    };
+    let mut directories: Vec<Arc<Directory>> = view.directories.iter().filter(stays).cloned().collect();
+    let missing = |s: &&&Arc<Sealed>| !directories.iter().any(|d| d.buckets().contains(&s.id));
+    let rest: Vec<_> = sealed.iter().filter(missing).collect();
+    for group in rest.chunks(COLUMNS).filter(|g| g.len() >= WORTH) {
+        let named: Vec<_> = group.iter().map(|s| (s.id, s.filter())).collect();
+        let Some(directory) = Directory::of(&named, || shared.queue.lock().stop) else {
+            return;
+        };
+        directories.push(Arc::new(directory));
+    }
+    let mut view = shared.view.write();
+    let mut next = View::clone(&view);
+    next.directories = directories;
+    *view = Arc::new(next);
 }
 
 /// Removes sled folders that nobody can ask any more. True: some are left.

@@ -211,6 +211,11 @@ impl Sealed {
         }
     }
 
+    /// Its filter, to make a directory of.
+    pub(super) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
     /// False: the ID is certainly not in it.
     #[inline]
     pub(super) fn may_hold(&self, probe: &Probe) -> bool {

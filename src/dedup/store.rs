@@ -344,7 +344,8 @@ impl DedupStore {
         DedupStats {
             in_memory: view.mems.iter().map(|m| m.table.read().len() as u64).sum(),
             waiting_tables: queue.frozen.len(),
-            filter_bytes: buckets.iter().map(|b| b.filter_bytes).sum(),
+            filter_bytes: buckets.iter().map(|b| b.filter_bytes).sum::<u64>()
+                + view.directories.iter().map(|d| d.bytes()).sum::<u64>(),
             cache_bytes: buckets.iter().map(cache).sum(),
             disk_bytes: folder_bytes(&shared.dir),
             watermark: self.watermark(),

@@ -4,6 +4,7 @@ use super::DedupError;
 use super::Found;
 use super::block::Row;
 use super::bucket::{Bucket, prefix};
+use super::directory::Directory;
 use super::filter::{Filter, Probe};
 use super::manifest::RunMeta;
 use super::memtable::Memtable;
@@ -81,6 +82,17 @@ impl BucketView {
 pub(super) struct View {
     pub mems: Vec<Arc<Mem>>,
     pub buckets: Vec<BucketView>,
+    /// Directories of sealed buckets; those that are in none are asked one by one.
+    pub directories: Vec<Arc<Directory>>,
+}
+
+impl View {
+    /// The directory of a sealed bucket, and the bucket's bit in it.
+    fn directory_of(&self, bucket: u32) -> Option<(usize, u8)> {
+        let column = |d: &Arc<Directory>| d.buckets().iter().position(|&b| b == bucket);
+        let mut all = self.directories.iter().enumerate();
+        all.find_map(|(n, d)| Some((n, 1u8 << column(d)?)))
+    }
 }
 
 /// Route partitions by the index that records carry.
@@ -151,20 +163,36 @@ impl Shared {
             });
         }
         let mut maybe: Vec<u32> = vec![0; open.len()];
+        // What the directory at hand says of each ID.
+        let mut said: (Option<usize>, Vec<u8>) = (None, Vec::new());
         for bucket in &view.buckets {
             let live = match bucket {
                 BucketView::Live(live) => live,
                 BucketView::Sealed(sealed) => {
-                    let ask = |i: u32| -> Result<Option<bool>, DedupError> {
-                        let id = &ids[i as usize];
-                        sealed.find(id, |row| answer(i, row)).map(Some)
+                    let Some((directory, bit)) = view.directory_of(sealed.id) else {
+                        let ask = |i: u32| {
+                            let found = sealed.find(&ids[i as usize], |row| answer(i, row));
+                            found.map(Some)
+                        };
+                        let may_hold = |i: u32| sealed.may_hold(&probes[i as usize]);
+                        ask_filter(&mut open, &mut maybe, may_hold, ask)?;
+                        continue;
                     };
-                    ask_filter(
-                        &mut open,
-                        &mut maybe,
-                        |i| sealed.may_hold(&probes[i as usize]),
-                        ask,
-                    )?;
+                    if said.0 != Some(directory) {
+                        said = (Some(directory), vec![0; ids.len()]);
+                        let directory = &view.directories[directory];
+                        for &i in &open {
+                            said.1[i as usize] = directory.may_hold(&probes[i as usize]);
+                        }
+                    }
+                    let ask = |i: u32| {
+                        if !sealed.may_hold(&probes[i as usize]) {
+                            return Ok(Some(false));
+                        }
+                        let found = sealed.find(&ids[i as usize], |row| answer(i, row));
+                        found.map(Some)
+                    };
+                    ask_filter(&mut open, &mut maybe, |i| said.1[i as usize] & bit != 0, ask)?;
                     continue;
                 }
             };

@@ -30,11 +30,15 @@ use crate::core::types::Offset;
 use crate::dedup::DedupStore;
 use crate::log::{Bounds, Log, LogError, PartitionId};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Bytes of one read of the lane.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 18;
+/// Chunks that are read ahead of the fold.
+const AHEAD: usize = 4;
 /// Operations that are handed to the store at once.
 const FEED: usize = 16_384;
 /// How often a restore begins again because the lane was trimmed under it.
@@ -429,6 +433,43 @@ fn decode(record: &Record) -> Result<Entry, RestoreError> {
     })
 }
 
+/// Entries that were read together.
+struct Chunk {
+    entries: Vec<(Offset, Entry)>,
+    /// Checksum of the last one, if there is one.
+    last_crc: Option<u32>,
+}
+
+/// Reads and decodes the entries of a range, until all are sent, one cannot be read, or nobody listens any more.
+fn read_ahead(
+    log: &dyn Log,
+    lane: PartitionId,
+    range: Range<Offset>,
+    send: &mpsc::SyncSender<Result<Chunk, RestoreError>>,
+) {
+    let (mut from, mut records) = (range.start, Vec::new());
+    while from < range.end {
+        records.clear();
+        let read = log.read(lane, from, CHUNK, &mut records);
+        let inside = || records.iter().take_while(|r| r.offset < range.end);
+        let chunk = read.map_err(RestoreError::from).and_then(|go_on| {
+            let entries = inside().map(|r| Ok((r.offset, decode(r)?)));
+            let entries = entries.collect::<Result<_, RestoreError>>()?;
+            let last_crc = inside().last().map(|r| entry_crc(&r.value));
+            Ok((go_on, Chunk { entries, last_crc }))
+        });
+        let (go_on, chunk) = match chunk {
+            Ok((go_on, chunk)) => (go_on, Ok(chunk)),
+            Err(error) => (from, Err(error)),
+        };
+        // Whoever does not listen any more has failed already.
+        if send.send(chunk).is_err() || go_on <= from {
+            return;
+        }
+        from = go_on;
+    }
+}
+
 struct Run<'a> {
     log: &'a dyn Log,
     lane: PartitionId,
@@ -441,43 +482,42 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Folds the entries of `from..to`; returns the checksum of the last one.
-    fn fold(
-        &mut self,
-        state: &mut LaneState,
-        mut from: Offset,
-        to: Offset,
-    ) -> Result<Option<u32>, RestoreError> {
-        let mut records = Vec::new();
-        let mut crc = None;
-        while from < to {
-            records.clear();
-            let go_on = self.log.read(self.lane, from, CHUNK, &mut records)?;
-            for record in records.iter().take_while(|r| r.offset < to) {
-                let before = self.ops.len();
-                state.apply(record.offset, &decode(record)?, &mut self.ops)?;
-                if record.offset < self.fed_from {
-                    self.ops.truncate(before);
-                }
-                self.entries += 1;
-                if self.ops.len() >= FEED {
-                    let ops = std::mem::replace(&mut self.ops, Vec::with_capacity(FEED + 8));
-                    self.fed += ops.len() as u64;
-                    self.feed
-                        .apply(ops, record.offset + 1)
-                        .map_err(RestoreError::Store)?;
-                    self.fed_from = record.offset + 1;
-                }
-            }
-            if let Some(record) = records.iter().rfind(|r| r.offset < to) {
-                crc = Some(entry_crc(&record.value));
-            }
-            if go_on <= from {
-                break;
-            }
-            from = go_on;
+    /// Folds the entries of `from..to`; returns the checksum of the last one. A thread of its own reads and decodes
+    /// them ahead: that takes as long as folding.
+    fn fold(&mut self, state: &mut LaneState, from: Offset, to: Offset) -> Result<Option<u32>, RestoreError> {
+        if from >= to {
+            return Ok(None);
         }
-        Ok(crc)
+        let (log, lane) = (self.log, self.lane);
+        std::thread::scope(|scope| {
+            let (send, chunks) = mpsc::sync_channel(AHEAD);
+            scope.spawn(move || read_ahead(log, lane, from..to, &send));
+            let mut crc = None;
+            for chunk in chunks {
+                let chunk: Chunk = chunk?;
+                for (offset, entry) in &chunk.entries {
+                    self.fold_one(state, *offset, entry)?;
+                }
+                crc = chunk.last_crc.or(crc);
+            }
+            Ok(crc)
+        })
+    }
+
+    fn fold_one(&mut self, state: &mut LaneState, offset: Offset, entry: &Entry) -> Result<(), RestoreError> {
+        let before = self.ops.len();
+        state.apply(offset, entry, &mut self.ops)?;
+        if offset < self.fed_from {
+            self.ops.truncate(before);
+        }
+        self.entries += 1;
+        if self.ops.len() >= FEED {
+            let ops = std::mem::replace(&mut self.ops, Vec::with_capacity(FEED + 8));
+            self.fed += ops.len() as u64;
+            self.feed.apply(ops, offset + 1).map_err(RestoreError::Store)?;
+            self.fed_from = offset + 1;
+        }
+        Ok(())
     }
 
     /// The rest, and that nothing is missing before `upto`.
