@@ -472,11 +472,6 @@ impl<T: Held> KeyQueues<T> {
         self.stuck
     }
 
-    /// Whether [`KeyQueues::next_ready`] has something to give.
-    pub fn can_start(&self) -> bool {
-        self.ready.len > 0 && self.busy < self.busy_keys
-    }
-
     /// Keys known: with items, busy or held.
     pub fn keys(&self) -> usize {
         self.keys.len()
