@@ -1,6 +1,7 @@
 //! `PartitionActor`: one partition of one route, in order per key.
 //!
-//! Parent: `TopicSupervisor`. Children: one [`SubpartitionActor`](super::subpartition::SubpartitionActor) for each key that has work.
+//! Parent: `TopicSupervisor`. Children: one [`SubpartitionActor`](super::subpartition::SubpartitionActor) for each key that
+//! has work.
 //! It reads its partition ahead, asks what each record is ([`Resolve`]) and whether its message is finished
 //! ([`Remembered`]), queues the rest by key, and alone knows which offsets are finished (the [`window`]). Upholds
 //! I1 (the position passes only what is finished and durable), I4 (with the key queues), I6 (reading pauses at the
