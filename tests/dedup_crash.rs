@@ -253,6 +253,7 @@ fn sealing(dir: &Path) -> bool {
 /// third time in the middle of sealing a bucket.
 #[test]
 fn survives_kill_9() {
+    let _alone = support::alone();
     let folder = tempfile::tempdir().unwrap();
     let (dir, told) = (folder.path().join("store"), folder.path().join("told"));
     let mut random = fastrand::Rng::with_seed(11);
@@ -290,6 +291,7 @@ fn survives_kill_9() {
 
 #[test]
 fn survives_power_cut() {
+    let _alone = support::alone();
     let mut random = fastrand::Rng::with_seed(5);
     let mut last = 0;
     for round in 0..rounds(3) {
@@ -319,6 +321,7 @@ fn survives_power_cut() {
 /// opening seals it.
 #[test]
 fn a_full_disk_leaves_the_bucket_in_sled() {
+    let _alone = support::alone();
     let folder = tempfile::tempdir().unwrap();
     let disk = match Mount::tmpfs(48, &folder.path().join("disk")) {
         Ok(disk) => disk,

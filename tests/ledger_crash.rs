@@ -265,6 +265,7 @@ fn rounds(default: usize) -> usize {
 
 #[test]
 fn the_fold_after_a_kill_is_the_fold_of_the_lane() {
+    let _alone = support::alone();
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");
     for _ in 0..rounds(4) {
@@ -275,6 +276,7 @@ fn the_fold_after_a_kill_is_the_fold_of_the_lane() {
 
 #[test]
 fn power_cut_on_a_loop_device_or_loudly_not_tested() {
+    let _alone = support::alone();
     let dir = tempfile::tempdir().expect("a folder");
     let image = dir.path().join("image");
     let mount = match Mount::new_image(&image, 96, &dir.path().join("disk")) {

@@ -247,6 +247,7 @@ fn rounds(default: usize) -> usize {
 
 #[test]
 fn killed_at_random_it_keeps_what_it_acknowledged() {
+    let _alone = support::alone();
     let dir = tempfile::tempdir().expect("a folder");
     let (mut said, mut before) = (Said::default(), 0);
     for round in 0..rounds(8) {
@@ -260,6 +261,7 @@ fn killed_at_random_it_keeps_what_it_acknowledged() {
 
 #[test]
 fn a_second_process_is_refused() {
+    let _alone = support::alone();
     let dir = tempfile::tempdir().expect("a folder");
     let log = EmbeddedLog::open(dir.path(), options()).expect("opens");
     let mut child = spawn(dir.path());
@@ -276,6 +278,7 @@ fn a_second_process_is_refused() {
 /// is there, what was only in its page cache is not, as when the power fails.
 #[test]
 fn power_cut_on_a_loop_device_or_loudly_not_tested() {
+    let _alone = support::alone();
     let dir = tempfile::tempdir().expect("a folder");
     let image = dir.path().join("image");
     let mount = match Mount::new_image(&image, 48, &dir.path().join("disk")) {
@@ -300,6 +303,7 @@ fn power_cut_on_a_loop_device_or_loudly_not_tested() {
 
 #[test]
 fn full_disk_on_a_small_tmpfs_or_loudly_not_tested() {
+    let _alone = support::alone();
     let dir = tempfile::tempdir().expect("a folder");
     let mount = match Mount::tmpfs(4, &dir.path().join("disk")) {
         Ok(mount) => mount,

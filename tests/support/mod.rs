@@ -74,3 +74,10 @@ pub fn not_tested(what: &str, why: &str) {
         let _ = writeln!(tty, "NOT TESTED: {what}: {why}");
     }
 }
+
+/// Keeps the other tests of this binary away until it is dropped. A process that one of them starts holds, between fork
+/// and exec, every lock that this process has, so a folder that was just closed cannot be opened for a moment.
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
