@@ -2,7 +2,9 @@
 //!
 //! Exponential with full jitter: the n-th wait is drawn evenly between nothing and `first x 2^(n-1)`, at most
 //! `longest`. So thousands of messages that failed together do not come back together. What the partner asks for
-//! (Retry-After) is a lower bound, itself bounded by `longest_retry_after`.
+//! (Retry-After, itself bounded by `longest_retry_after`) is a lower bound, and the message's own backoff is another:
+//! the longer of the two holds. A partner that says "0 s", or names a date in the past, switches nothing off; and one
+//! that says "1 s" to every attempt is asked less and less often all the same.
 //!
 //! A message is given up only by its own fault. An outage must not drain a topic into the dead letters, so
 //! - time in which the partner was down or paused ([`super::turnstile::Turnstile::outage`]) makes it no older, and
@@ -78,13 +80,21 @@ pub fn next(retry: &RetryConfig, tried: Tried, now: Time, rnd: u64) -> Next {
             return Next::GiveUp(GiveUp::TooOld { age });
         }
     }
-    let mut wait = full_jitter(retry.first, retry.longest, tried.attempts, rnd);
-    if let Some(asked) = tried.retry_after {
+    let own = full_jitter(retry.first, retry.longest, tried.attempts, rnd);
+    let asked = tried.retry_after.map_or(Duration::ZERO, |asked| {
         // Spread over a tenth of what was asked for: all that were told the same time would come at once.
         let asked = asked.min(retry.longest_retry_after);
-        wait = wait.min(asked / 10).saturating_add(asked);
-    }
-    Next::At(now.plus(wait))
+        asked.saturating_add(fraction(asked / 10, rnd))
+    });
+    Next::At(now.plus(own.max(asked)))
+}
+
+/// An even draw between nothing and `most`.
+fn fraction(most: Duration, rnd: u64) -> Duration {
+    let most_us = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+    // The high half of a product is a fair draw without a division.
+    let drawn_us = (u128::from(most_us) * u128::from(rnd)) >> 64;
+    Duration::from_micros(drawn_us as u64)
 }
 
 /// A wait between nothing and `first x 2^(attempts-1)`, at most `longest`; never below a millisecond, so that a
@@ -92,10 +102,7 @@ pub fn next(retry: &RetryConfig, tried: Tried, now: Time, rnd: u64) -> Next {
 pub fn full_jitter(first: Duration, longest: Duration, attempts: u32, rnd: u64) -> Duration {
     let doublings = attempts.saturating_sub(1).min(31);
     let most = first.saturating_mul(1 << doublings).min(longest);
-    let most_us = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
-    // The high half of a product is a fair draw without a division.
-    let wait_us = (u128::from(most_us) * u128::from(rnd)) >> 64;
-    Duration::from_micros(wait_us as u64).max(Duration::from_millis(1))
+    fraction(most, rnd).max(Duration::from_millis(1))
 }
 
 #[cfg(test)]
@@ -127,17 +134,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn stays_within_its_bounds(attempts in 1u32..200, rnd: u64, after in prop::option::of(0u64..10_000)) {
+        fn stays_within_its_bounds(
+            attempts in 1u32..200,
+            rnd: u64,
+            after in prop::option::of(prop_oneof![Just(0u64), 0u64..3_000, 0u64..10_000_000]),
+        ) {
             let retry = retry();
-            let asked = after.map(Duration::from_secs);
-            let got = next(&retry, Tried { retry_after: asked, ..tried(attempts) }, START, rnd);
-            let Next::At(at) = got else { return Err(TestCaseError::fail("given up")) };
-            let wait = at.since(START);
-            let asked = asked.map_or(Duration::ZERO, |a| a.min(retry.longest_retry_after));
-            prop_assert!(wait >= asked && wait >= Duration::from_millis(1));
-            prop_assert!(wait <= asked + retry.longest);
+            let asked = after.map(Duration::from_millis);
+            let wait = |retry_after| match next(&retry, Tried { retry_after, ..tried(attempts) }, START, rnd) {
+                Next::At(at) => at.since(START),
+                Next::GiveUp(why) => panic!("given up: {why}"),
+            };
+            let own = wait(None);
             let most = retry.first * 2u32.saturating_pow(attempts - 1).min(1 << 20);
-            prop_assert!(wait <= asked + most.min(retry.longest));
+            prop_assert!(own >= Duration::from_millis(1) && own <= most.min(retry.longest));
+            // Neither the partner's wish nor the message's own backoff is ever undercut.
+            let got = wait(asked);
+            let asked = asked.map_or(Duration::ZERO, |a| a.min(retry.longest_retry_after));
+            prop_assert!(got >= asked && got >= own);
+            prop_assert!(got <= own.max(asked + asked / 10));
         }
     }
 
@@ -152,6 +167,43 @@ mod tests {
         assert!(at(3, u64::MAX) > Duration::from_millis(799));
         assert!(at(30, u64::MAX) > Duration::from_millis(299_999));
         assert_eq!(at(4, u64::MAX / 2).as_millis(), 799);
+    }
+
+    /// 200 messages whose partner answers every attempt at once with this wish, for ten seconds: how many requests
+    /// the busiest of them makes, and all of them together.
+    fn requests_within_ten_seconds(asked: Option<Duration>) -> (u32, u32) {
+        let mut random = fastrand::Rng::with_seed(7);
+        let end = START.plus(Duration::from_secs(10));
+        let each: Vec<u32> = (0..200)
+            .map(|_| {
+                let (mut now, mut attempts) = (START, 0);
+                while now < end {
+                    attempts += 1;
+                    let tried = Tried {
+                        retry_after: asked,
+                        ..tried(attempts)
+                    };
+                    match next(&retry(), tried, now, random.u64(..)) {
+                        Next::At(at) => now = at,
+                        Next::GiveUp(why) => panic!("given up: {why}"),
+                    }
+                }
+                attempts
+            })
+            .collect();
+        (each.iter().copied().max().unwrap_or(0), each.iter().sum())
+    }
+
+    /// Gateways round "0.4 s" down to 0, send dates that have just passed, and a RateLimit reset of 0: each used to
+    /// bring thousands of requests a second.
+    #[test]
+    fn a_retry_after_of_nothing_leaves_the_backoff_as_it_is() {
+        let (most, all) = requests_within_ten_seconds(Some(Duration::ZERO));
+        assert!(most <= 12, "{most} requests of one message");
+        assert_eq!((most, all), requests_within_ten_seconds(None));
+        // "1 s" for ever: less and less often.
+        let (most, all) = requests_within_ten_seconds(Some(Duration::from_secs(1)));
+        assert!(most <= 8 && all < 8 * 200, "{most}, {all}");
     }
 
     #[test]
