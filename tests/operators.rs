@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use serde_json::Value;
-use sluicegate::admin::{self, AdminOptions, AdminServer, Answer, Lines, NodeApi, Upload};
+use sluicegate::admin::{self, AdminOptions, AdminServer, Answer, Exported, Lines, NodeApi, Upload};
 use sluicegate::api::*;
 use sluicegate::app::Offline;
 use sluicegate::clock::Clock;
@@ -386,11 +386,16 @@ impl NodeApi for Sleeping {
     }
     fn export(&self, filter: Filter) -> Answer<Lines> {
         let (tx, rx) = tokio::sync::mpsc::channel(10_000);
-        let sent = self.0.export(&filter, &mut |line| match tx.try_send(Ok(line)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        });
-        now(sent.map(|()| rx))
+        let sent = self
+            .0
+            .export(&filter, &mut |line| match tx.try_send(Ok(Exported::Line(line))) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            });
+        now(sent.map(|()| {
+            tx.try_send(Ok(Exported::End)).expect("there is room");
+            rx
+        }))
     }
     fn import(&self, _: ImportRequest, _: Upload) -> Answer<ImportReport> {
         now(Err(ApiError::Unavailable("asleep".into())))

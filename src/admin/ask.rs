@@ -9,6 +9,10 @@ use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// A body must be there within so long: whoever stops in the middle must not keep a connection for ever.
+const BODY: Duration = Duration::from_secs(30);
 
 /// A query string.
 pub(super) struct Wanted<T>(pub(super) T);
@@ -28,7 +32,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Posted<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let body = Bytes::from_request(request, state).await;
+        let Ok(body) = tokio::time::timeout(BODY, Bytes::from_request(request, state)).await else {
+            let late = format!("the body was not there after {} s", BODY.as_secs());
+            return Err(problem(&ApiError::Invalid(late)));
+        };
         let body = body.map_err(|e| match e.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge { limit: BODY_LIMIT },
             _ => ApiError::Invalid("the body broke off".into()),

@@ -6,7 +6,7 @@ use crate::api::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{Method, Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -119,7 +119,8 @@ impl Client {
             .map(drop)
     }
 
-    /// A file into a topic. The pieces are sent as they come.
+    /// A file into a topic. The pieces are sent as they come; a stream that ends is a whole file, one that yields an
+    /// error is none.
     pub async fn import<S>(&self, request: &ImportRequest, pieces: S) -> Result<ImportReport, ClientError>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + Sync + 'static,
@@ -139,10 +140,13 @@ impl Client {
         mut take: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), ClientError> {
         let path = format!("/api/dedup/export?{}", query_string(filter)?);
-        let mut body = self
-            .ask(Method::GET, &path, "application/json", full(""))
-            .await?
-            .into_body();
+        let answer = self.ask(Method::GET, &path, "application/json", full("")).await?;
+        // A body that ends with its connection looks the same whole and cut off.
+        if !answer.headers().contains_key(TRANSFER_ENCODING) && !answer.headers().contains_key(CONTENT_LENGTH)
+        {
+            return Err(self.protocol("its end cannot be told from a connection that breaks"));
+        }
+        let mut body = answer.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| self.protocol(format!("it breaks off: {e}")))?;
             if let Some(piece) = frame.data_ref() {

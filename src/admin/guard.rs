@@ -7,7 +7,7 @@
 
 use crate::api::ApiError;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 use std::net::{IpAddr, SocketAddr};
 
 /// What a port asks of its callers.
@@ -15,6 +15,30 @@ use std::net::{IpAddr, SocketAddr};
 pub(super) struct Guard {
     listen: SocketAddr,
     token: Option<String>,
+}
+
+/// Whether it is clear for which host a request is (RFC 9112 3.2): one `Host` at most, and none other than that of an
+/// absolute target.
+pub(super) fn one_host(target: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(ApiError::Invalid(
+            "the request has more than one Host header".into(),
+        ));
+    }
+    let same = |authority: &http::uri::Authority| {
+        host.is_some_and(|host| {
+            host.as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes())
+        })
+    };
+    match target.authority() {
+        Some(authority) if !same(authority) => Err(ApiError::Invalid(
+            "the request's target names another host than its Host header".into(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// How a caller may show the token.
@@ -36,9 +60,11 @@ impl Guard {
     pub(super) fn check(
         &self,
         method: &Method,
+        target: &Uri,
         headers: &HeaderMap,
         credentials: Credentials,
     ) -> Result<(), ApiError> {
+        one_host(target, headers)?;
         let text = |name| {
             headers
                 .get(name)
@@ -154,7 +180,8 @@ mod tests {
         Guard::new("127.0.0.1:7070".parse().unwrap(), token.map(str::to_owned))
     }
     fn get(guard: &Guard, pairs: &[(http::HeaderName, &str)]) -> Result<(), ApiError> {
-        guard.check(&Method::GET, &headers(pairs), Credentials::BearerOrBasic)
+        let target = Uri::from_static("/api/status");
+        guard.check(&Method::GET, &target, &headers(pairs), Credentials::BearerOrBasic)
     }
 
     #[test]
@@ -176,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_for_one_host() {
+        let one = headers(&[(HOST, "127.0.0.1:7070")]);
+        let mut two = one.clone();
+        two.append(HOST, "evil.example".parse().unwrap());
+        assert_eq!(one_host(&Uri::from_static("/api/status"), &one), Ok(()));
+        assert!(one_host(&Uri::from_static("/api/status"), &two).is_err());
+        let absolute = |text: &'static str| one_host(&Uri::from_static(text), &one);
+        assert_eq!(absolute("http://127.0.0.1:7070/api/status"), Ok(()));
+        assert!(absolute("http://evil.example/api/status").is_err());
+        assert!(one_host(&Uri::from_static("http://127.0.0.1:7070/"), &HeaderMap::new()).is_err());
+    }
+
+    #[test]
     fn a_token_is_asked_for_and_compared_whole() {
         let closed = guard(Some("s3cret"));
         let with = |value| get(&closed, &[(HOST, "node.cluster:7070"), (AUTHORIZATION, value)]);
@@ -194,7 +234,7 @@ mod tests {
         }
         let write = headers(&[(AUTHORIZATION, "Basic YW55OnMzY3JldA==")]);
         assert_eq!(
-            closed.check(&Method::POST, &write, Credentials::Bearer),
+            closed.check(&Method::POST, &Uri::from_static("/"), &write, Credentials::Bearer),
             Err(ApiError::Unauthorized)
         );
     }
@@ -204,7 +244,8 @@ mod tests {
         let open = guard(None);
         let host = (HOST, "127.0.0.1:7070");
         let json = (CONTENT_TYPE, "application/json; charset=utf-8");
-        let post = |pairs: &[_]| open.check(&Method::POST, &headers(pairs), Credentials::Bearer);
+        let target = Uri::from_static("/api/order");
+        let post = |pairs: &[_]| open.check(&Method::POST, &target, &headers(pairs), Credentials::Bearer);
         assert_eq!(post(&[host.clone(), json.clone()]), Ok(()));
         assert_eq!(
             post(&[host.clone(), json.clone(), (ORIGIN, "http://127.0.0.1:7070")]),

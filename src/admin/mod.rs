@@ -30,8 +30,18 @@ use std::pin::Pin;
 /// What a method of [`NodeApi`] gives back: an answer in the making.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send>>;
 
-/// Lines of an export on their way: each one JSON object without its line end. The bound holds the reader back.
-pub type Lines = tokio::sync::mpsc::Receiver<Result<String, ApiError>>;
+/// Lines of an export on their way. The bound holds the reader back. A channel that closes without
+/// [`Exported::End`] is an export that was cut off.
+pub type Lines = tokio::sync::mpsc::Receiver<Result<Exported, ApiError>>;
+
+/// A part of an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exported {
+    /// One JSON object, without its line end.
+    Line(String),
+    /// There are no more.
+    End,
+}
 
 /// What a running node answers. The actors behind it live on other threads: every method only sends and waits.
 pub trait NodeApi: Send + Sync + 'static {

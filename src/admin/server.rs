@@ -20,19 +20,19 @@
 //! Errors are problem documents (RFC 9457). The probes port has the first three only, and asks for no token.
 
 use super::ask::{Posted, Wanted};
-use super::guard::{Credentials, Guard};
-use super::listener::Bounded;
+use super::guard::{Credentials, Guard, one_host};
+use super::listener::{self, Places};
 use super::page;
-use super::upload::Upload;
-use super::{Answer, NodeApi};
+use super::upload::{Upload, UploadSender};
+use super::{Answer, Exported, NodeApi};
 use crate::api::{ApiError, Filter, Health, ImportRequest, OrderRequest, Problem, Query, SendRequest};
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
-use axum::{Json, Router};
-use futures_util::{StreamExt, stream};
+use axum::{Extension, Json, Router};
+use futures_util::{Stream, StreamExt, stream};
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
@@ -41,14 +41,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 /// Largest body of a request that is no file: bulk orders name up to ten thousand IDs.
 pub(super) const BODY_LIMIT: usize = 8 << 20;
-/// Connections a port serves at once; more wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
-/// How long requests under way may take to end when the node stops.
-const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+/// Connections that a port serves at once.
+const PLACES: Places = Places { all: 64, probes: 16 };
+/// Uploads under way at once: they last long, and must leave connections to commands.
+const UPLOADS: usize = 32;
 
 /// Where to listen, and who may ask.
 #[derive(Clone, Default)]
@@ -87,7 +88,7 @@ pub enum AdminError {
 pub struct AdminServer {
     admin: Option<SocketAddr>,
     probes: Option<SocketAddr>,
-    stop: Option<oneshot::Sender<()>>,
+    stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -111,11 +112,11 @@ pub fn serve(options: AdminOptions, node: Arc<dyn NodeApi>) -> Result<AdminServe
     };
     let admin = bind("listen.admin", options.admin)?;
     let probes = bind("listen.probes", options.probes)?;
-    let (stop, stopped) = oneshot::channel();
+    let (stop, stopped) = watch::channel(false);
     let mut server = AdminServer {
         admin: admin.as_ref().map(|a| a.1),
         probes: probes.as_ref().map(|p| p.1),
-        stop: Some(stop),
+        stop,
         thread: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -124,7 +125,7 @@ pub fn serve(options: AdminOptions, node: Arc<dyn NodeApi>) -> Result<AdminServe
         .map_err(AdminError::Start)?;
     let run = move || {
         runtime.block_on(async move {
-            let mut ports = Vec::new();
+            let mut ports = JoinSet::new();
             for (listener, bound, is_admin) in admin
                 .map(|(l, a)| (l, a, true))
                 .into_iter()
@@ -137,8 +138,7 @@ pub fn serve(options: AdminOptions, node: Arc<dyn NodeApi>) -> Result<AdminServe
                 };
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => {
-                        let listener = Bounded::new(listener, CONNECTIONS);
-                        ports.push(tokio::spawn(axum::serve(listener, router).into_future()));
+                        ports.spawn(listener::serve(listener, router, busy, PLACES, stopped.clone()));
                     }
                     Err(e) => tracing::error!(
                         event = "admin_port_failed",
@@ -147,11 +147,11 @@ pub fn serve(options: AdminOptions, node: Arc<dyn NodeApi>) -> Result<AdminServe
                     ),
                 }
             }
-            let _ = stopped.await;
-            ports.iter().for_each(|port| port.abort());
+            // Each ends by itself once the node stops, after its requests under way or their grace.
+            while ports.join_next().await.is_some() {}
         });
-        // Handlers under way get a little time, so that the answer to the order that stops a node still goes out.
-        runtime.shutdown_timeout(GRACE);
+        // A handler's blocking work whose caller has got no answer must not delay the stop.
+        runtime.shutdown_background();
     };
     let thread = std::thread::Builder::new()
         .name("admin".into())
@@ -178,9 +178,8 @@ impl AdminServer {
 
 impl Drop for AdminServer {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
+        // Without a receiver every port has ended already.
+        let _ = self.stop.send(true);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -188,6 +187,12 @@ impl Drop for AdminServer {
 }
 
 type Node = Arc<dyn NodeApi>;
+
+fn busy() -> Response {
+    problem(&ApiError::Unavailable(
+        "all connections of this port are busy; try again in a moment".into(),
+    ))
+}
 
 fn probe_routes() -> Router<Node> {
     Router::new()
@@ -228,11 +233,14 @@ fn admin_router(node: Node, guard: Guard) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .route_layer(middleware::from_fn(announced_too_large))
         // A file may be of any size: it is never held as a whole.
-        .route("/api/import", post(import));
+        .route(
+            "/api/import",
+            post(import).layer(Extension(Uploads::new(Semaphore::new(UPLOADS)))),
+        );
     let guarded = |credentials| {
         let guard = guard.clone();
         middleware::from_fn(move |request: Request, next: Next| {
-            let checked = guard.check(request.method(), request.headers(), credentials);
+            let checked = guard.check(request.method(), request.uri(), request.headers(), credentials);
             async move {
                 match checked {
                     Ok(()) => next.run(request).await,
@@ -284,9 +292,12 @@ async fn announced_too_large(request: Request, next: Next) -> Response {
     }
 }
 
-/// What every answer carries.
+/// Refuses what no request may be, and adds what every answer carries.
 async fn finish(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    let mut response = match one_host(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(e) => problem(&e),
+    };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
@@ -411,16 +422,18 @@ async fn log_level(State(node): State<Node>, Posted(wanted): Posted<Level>) -> R
 async fn export(State(node): State<Node>, Wanted(filter): Wanted<Filter>) -> Response {
     match node.export(filter).await {
         Ok(lines) => {
-            // An error in the middle breaks the answer off, so that a client cannot take a part for the whole.
-            let pieces = stream::unfold(lines, |mut lines| async move {
-                let line = lines.recv().await?;
-                let piece = line
-                    .map(|mut l| {
-                        l.push('\n');
-                        Bytes::from(l)
-                    })
-                    .map_err(|e| io::Error::other(e.to_string()));
-                Some((piece, lines))
+            // What ends without its mark breaks the answer off, so that a client cannot take a part for the whole.
+            let pieces = stream::unfold(Some(lines), |lines| async move {
+                let mut lines = lines?;
+                match lines.recv().await {
+                    Some(Ok(Exported::Line(mut line))) => {
+                        line.push('\n');
+                        Some((Ok(Bytes::from(line)), Some(lines)))
+                    }
+                    Some(Ok(Exported::End)) => None,
+                    Some(Err(e)) => Some((Err(io::Error::other(e.to_string())), None)),
+                    None => Some((Err(io::Error::other("the export was cut off")), None)),
+                }
             });
             (
                 [(CONTENT_TYPE, "application/x-ndjson")],
@@ -432,26 +445,59 @@ async fn export(State(node): State<Node>, Wanted(filter): Wanted<Filter>) -> Res
     }
 }
 
+/// A place for one more upload, on one port.
+type Uploads = Arc<Semaphore>;
+
 async fn import(
     State(node): State<Node>,
+    Extension(uploads): Extension<Uploads>,
     Wanted(wanted): Wanted<ImportRequest>,
     request: Request,
 ) -> Response {
+    let Ok(_place) = uploads.try_acquire() else {
+        return problem(&ApiError::Unavailable(format!(
+            "{UPLOADS} uploads are under way; try again when one of them has ended"
+        )));
+    };
+    let announced = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let (sender, upload) = Upload::channel();
-    let mut pieces = request.into_body().into_data_stream();
+    let body = request.into_body().into_data_stream();
     // In a task of its own: the import answers once it has seen the end of the file.
-    let feeding = tokio::spawn(async move {
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|e| io::Error::new(io::ErrorKind::ConnectionAborted, e.to_string()));
-            let broken = piece.is_err();
-            if !sender.send(piece).await || broken {
-                break;
-            }
-        }
-    });
+    let feeding = tokio::spawn(feed(body, sender, announced));
     let answer = json(node.import(wanted, upload)).await;
     feeding.abort();
     answer
+}
+
+/// Hands a body over. Only one that came to its end, with as many bytes as were announced, is finished.
+async fn feed(
+    mut body: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin,
+    to: UploadSender,
+    announced: Option<u64>,
+) {
+    let aborted = |text: String| io::Error::new(io::ErrorKind::ConnectionAborted, text);
+    let mut bytes = 0;
+    while let Some(piece) = body.next().await {
+        match piece {
+            Ok(piece) => {
+                bytes += piece.len() as u64;
+                if !to.send(piece).await {
+                    return;
+                }
+            }
+            Err(e) => return to.fail(aborted(e.to_string())).await,
+        }
+    }
+    match announced {
+        Some(announced) if announced != bytes => {
+            let text = format!("{bytes} bytes came where {announced} were announced");
+            to.fail(aborted(text)).await;
+        }
+        _ => to.finish().await,
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! was made. What only the actors know (requests on the wire, breakers) comes in through [`Hooks`], and what follows
 //! from an order goes out through it.
 
-use crate::admin::{Answer, Lines, NodeApi, Upload};
+use crate::admin::{Answer, Exported, Lines, NodeApi, Upload};
 use crate::api::{
     ApiError, Filter, Health, ImportReport, ImportRequest, OrderReport, OrderRequest, PartnerTest, Query,
     Reply, SendReply, SendRequest, Status,
@@ -25,11 +25,12 @@ use crate::log::{Log, PartitionId};
 use crate::telemetry::Metrics;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::LineResult;
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Orders whose entries wait to be written; one order at a time settles, so there is hardly ever more than one.
 const WRITES: usize = 16;
@@ -158,6 +159,12 @@ impl LiveNode {
             began: Instant::now(),
             parts,
         }))
+    }
+
+    /// Ends imports: those under way answer that the node stops, and no further one is taken. One that commits at
+    /// this moment is still whole.
+    pub fn end_imports(&self) {
+        self.0.importer.end();
     }
 
     /// Runs work that may block, away from every runtime thread.
@@ -322,34 +329,41 @@ impl NodeApi for LiveNode {
                 filter: filter.clone(),
             };
             let result = node.view_for(&query).and_then(|(view, now)| {
-                node.desk.export(
-                    &view,
-                    &filter,
-                    now,
-                    &mut |line| match tx.blocking_send(Ok(line)) {
-                        Ok(()) => ControlFlow::Continue(()),
-                        Err(_) => ControlFlow::Break(()),
-                    },
-                )
+                node.desk.export(&view, &filter, now, &mut |line| match tx
+                    .blocking_send(Ok(Exported::Line(line)))
+                {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                })
             });
-            if let Err(e) = result {
-                // Nobody listens any more only if the client has left.
-                let _ = tx.blocking_send(Err(e));
-            }
+            // Nobody listens any more only if the client has left.
+            let _ = tx.blocking_send(result.map(|()| Exported::End));
         });
         Box::pin(async move {
             let mut rx = rx;
             // A filter that cannot be read is an answer of its own, not a broken export.
             match rx.recv().await {
                 Some(Err(e)) => Err(e),
-                None => Ok(rx),
+                None => Err(ApiError::Internal("the export has failed".into())),
                 Some(Ok(first)) => Ok(with_first(first, rx)),
             }
         })
     }
 
     fn import(&self, request: ImportRequest, file: Upload) -> Answer<ImportReport> {
-        self.off(move |node| node.import(&request, file))
+        let interrupter = file.interrupter();
+        let mut ending = self.0.importer.ending();
+        let mut work = self.off(move |node| node.import(&request, file));
+        Box::pin(async move {
+            tokio::select! {
+                done = &mut work => return done,
+                () = ended(&mut ending) => {}
+            }
+            // A reader that waits for the next piece has to hear of it. Whether the import was faster the work says.
+            let stopping = io::Error::new(io::ErrorKind::ConnectionAborted, "the node is stopping");
+            interrupter.interrupt(stopping).await;
+            work.await
+        })
     }
 
     fn send(&self, record: SendRequest) -> Answer<SendReply> {
@@ -387,8 +401,14 @@ impl NodeApi for LiveNode {
     }
 }
 
+/// Waits until imports have to end.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    // It closes with the node, which is an end as well.
+    let _ = ending.wait_for(|ended| *ended).await;
+}
+
 /// Puts the first line back in front.
-fn with_first(first: String, mut rest: Lines) -> Lines {
+fn with_first(first: Exported, mut rest: Lines) -> Lines {
     let (tx, rx) = mpsc::channel(LINES);
     tokio::spawn(async move {
         let mut next = Some(Ok(first));

@@ -182,6 +182,8 @@ impl Node {
 
     async fn run(mut self, options: RunOptions) -> Result<Summary, RunError> {
         let again = self.again.take().and_then(|again| Some((listen()?, again)));
+        // Before anybody can ask the node anything: a signal that comes while it starts ends it in order, too.
+        let stop = told_to_stop();
         let (fatal, mut fatal_reason) = tokio::sync::mpsc::unbounded_channel();
         let Opened {
             log,
@@ -219,7 +221,7 @@ impl Node {
         let shares = MemoryShare::divide(self.config.node.memory, homes.len());
         let hooks = self.hooks(&arbiters, &homes, shares.first());
         let writer = LaneWriter::open(lane.clone());
-        let server = self.serve(&hooks, writer)?;
+        let (server, live) = self.serve(&hooks, writer)?;
 
         // The ledger folds before anything is asked of it.
         let mut children = vec![Child {
@@ -298,7 +300,7 @@ impl Node {
         hooks.enter(Phase::Running);
 
         let deadline = options.timeout.map(|t| Instant::now() + t);
-        let (mut stop, mut done) = (pin!(told_to_stop()), pin!(drained(&hooks, deadline)));
+        let (mut stop, mut done) = (pin!(stop), pin!(drained(&hooks, deadline)));
         let mut look = tokio::time::interval(TOPICS_EVERY);
         let ended = loop {
             tokio::select! {
@@ -322,6 +324,7 @@ impl Node {
             }
         };
         hooks.enter(Phase::Draining);
+        live.end_imports();
         tracing::info!(
             event = "draining",
             why = ?ended,
@@ -374,7 +377,11 @@ impl Node {
     }
 
     /// Opens the admin port, and the one for probes.
-    fn serve(&self, hooks: &Arc<NodeHooks>, writer: LaneWriter) -> Result<AdminServer, AdminError> {
+    fn serve(
+        &self,
+        hooks: &Arc<NodeHooks>,
+        writer: LaneWriter,
+    ) -> Result<(AdminServer, LiveNode), AdminError> {
         let node = LiveNode::new(LiveParts {
             config: self.config.clone(),
             secrets: self.secrets.values(),
@@ -392,11 +399,11 @@ impl Node {
             probes: self.config.listen.probes,
             token: self.token.as_ref().map(|token| token.expose().to_owned()),
         };
-        let server = serve(options, Arc::new(node))?;
+        let server = serve(options, Arc::new(node.clone()))?;
         if let Some(address) = server.admin() {
             tracing::info!(event = "admin_port", address = %address, "status and orders: http://{address}/");
         }
-        Ok(server)
+        Ok((server, node))
     }
 
     /// Reads secrets again now and then.
@@ -639,21 +646,23 @@ async fn drained(hooks: &NodeHooks, deadline: Option<Instant>) -> Ended {
     }
 }
 
-/// SIGTERM or SIGINT; a second one ends the process at once.
-async fn told_to_stop() {
+/// Waits for SIGTERM or SIGINT, which are listened for from this call on. A second one ends the process at once.
+fn told_to_stop() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!(
-            event = "no_signals",
-            "cannot listen for signals; only kill -9 will end this node"
-        );
-        return std::future::pending().await;
-    };
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-    actix_rt::spawn(async move {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut term), Ok(mut int)) = signals else {
+            tracing::error!(
+                event = "no_signals",
+                "cannot listen for signals; only kill -9 will end this node"
+            );
+            return std::future::pending().await;
+        };
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        tracing::warn!(event = "second_signal", "ending at once");
-        std::process::exit(130);
-    });
+        actix_rt::spawn(async move {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            tracing::warn!(event = "second_signal", "ending at once");
+            std::process::exit(130);
+        });
+    }
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
@@ -271,22 +272,22 @@ fn pieces(
     } else {
         Box::new(std::fs::File::open(file).map_err(unreadable)?)
     };
-    let (to, mut taken) = tokio::sync::mpsc::channel(PIECES);
+    let (to, mut taken) = tokio::sync::mpsc::channel::<io::Result<Option<Bytes>>>(PIECES);
     let read = move || {
         loop {
             let mut buf = vec![0; PIECE];
             let piece = match from.read(&mut buf) {
-                Ok(0) => return,
+                Ok(0) => Ok(None),
                 Ok(n) => {
                     bar.inc(n as u64);
                     buf.truncate(n);
-                    Ok(Bytes::from(buf))
+                    Ok(Some(Bytes::from(buf)))
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => Err(e),
             };
-            let broken = piece.is_err();
-            if to.blocking_send(piece).is_err() || broken {
+            let last = !matches!(piece, Ok(Some(_)));
+            if to.blocking_send(piece).is_err() || last {
                 return;
             }
         }
@@ -295,7 +296,20 @@ fn pieces(
         .name("import-read".into())
         .spawn(read)
         .map_err(unreadable)?;
-    Ok(futures_util::stream::poll_fn(move |cx| taken.poll_recv(cx)))
+    let mut over = false;
+    Ok(futures_util::stream::poll_fn(move |cx| {
+        if over {
+            return Poll::Ready(None);
+        }
+        taken.poll_recv(cx).map(|piece| {
+            over = !matches!(piece, Some(Ok(Some(_))));
+            match piece {
+                Some(piece) => piece.transpose(),
+                // The thread marks the end of the file. Without the mark the file is not at its end.
+                None => Some(Err(io::Error::other("the thread that reads the file has failed"))),
+            }
+        })
+    }))
 }
 
 #[cfg(test)]

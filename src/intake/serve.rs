@@ -34,6 +34,7 @@ pub fn import_upload(
         // The spool and the rejects are files of ours; anything else that fails to read is the upload.
         ImportError::Write { source, .. } => failed(&e, source),
         ImportError::Log(log) => refused(&e, log),
+        ImportError::Ending { .. } => ApiError::Unavailable(e.to_string()),
         _ => ApiError::Invalid(chain(&e)),
     })
 }

@@ -145,3 +145,63 @@ fn a_command_on_the_folder_does_not_keep_a_node_from_starting() {
     drop(command);
     assert_eq!(node.drained().counts(), (50, 0, 0));
 }
+
+/// A client of the admin port is in the middle of a file when the node is told to stop. Half a file is no file: it must
+/// not be in the topic, and the whole file imported afterwards must go out once.
+#[test]
+fn an_upload_that_a_stop_cuts_off_is_no_file() {
+    use std::io::{Read, Write};
+    let mock = partner(Behaviour::default());
+    let url = mock.addr();
+    // No ID: a line goes by its position, and would go out again from another file.
+    let text = format!("\n[partners.p]\nurl = \"http://{url}/\"\n[topics.t]\npartner = \"p\"\n");
+    let whole = lines(0..2_000, 20);
+    let half = &whole[..whole.len() / 2];
+    let mut sent = 0;
+    for framing in [
+        format!("content-length: {}", whole.len()),
+        "transfer-encoding: chunked".into(),
+    ] {
+        let rig = Rig::new("");
+        let admin = rig.configure_with(&text);
+        let mut node = rig.start(&[]);
+        node.wait_for_admin();
+        let mut upload = std::net::TcpStream::connect(&admin).expect("the admin port");
+        let chunked = framing.starts_with("transfer");
+        let head = format!(
+            "POST /api/import?topic=t&name=day.jsonl HTTP/1.1\r\nhost: {admin}\r\ncontent-type: application/octet-stream\r\n{framing}\r\n\r\n"
+        );
+        upload.write_all(head.as_bytes()).expect("the head is sent");
+        if chunked {
+            write!(upload, "{:x}\r\n{half}\r\n", half.len()).expect("a half is sent");
+        } else {
+            upload.write_all(half.as_bytes()).expect("a half is sent");
+        }
+        // The node has begun to take it in.
+        let spool = rig.path("data/spool");
+        node.until("the spool", || {
+            std::fs::read_dir(&spool).is_ok_and(|mut files| {
+                files.any(|f| f.is_ok_and(|f| f.metadata().is_ok_and(|m| m.len() > 0)))
+            })
+        });
+        node.signal(Signal::TERM);
+        assert_eq!(node.end(), Some(0), "{}", node.said());
+        let mut answer = String::new();
+        upload.read_to_string(&mut answer).expect("an answer");
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("stopping"),
+            "{answer}"
+        );
+        assert_eq!(counts(&mock).requests, sent, "half a file went out");
+        rig.import("t", &whole);
+        let drained = rig.drain();
+        assert_eq!(
+            (drained.counts(), drained.code),
+            ((2_000, 0, 0), Some(0)),
+            "{}",
+            drained.said
+        );
+        sent += 2_000;
+        assert_eq!(counts(&mock).requests, sent, "lines went out twice");
+    }
+}

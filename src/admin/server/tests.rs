@@ -11,6 +11,7 @@ struct Fake {
     orders: Mutex<Vec<OrderRequest>>,
     queries: Mutex<Vec<Query>>,
     level: Mutex<String>,
+    imports: AtomicU64,
     draining: bool,
 }
 
@@ -59,17 +60,20 @@ impl NodeApi for Fake {
         let (tx, rx) = tokio::sync::mpsc::channel(4);
         tokio::spawn(async move {
             for i in 0..1_000 {
-                let _ = tx.send(Ok(format!("{{\"n\":{i}}}"))).await;
+                let _ = tx.send(Ok(Exported::Line(format!("{{\"n\":{i}}}")))).await;
             }
-            if filter.topic.is_some() {
-                let _ = tx
-                    .send(Err(ApiError::Internal("the disk went away".into())))
-                    .await;
-            }
+            let end = match filter.topic.as_deref() {
+                None => Ok(Exported::End),
+                Some("fails") => Err(ApiError::Internal("the disk went away".into())),
+                // The task that makes the lines is gone.
+                Some(_) => return,
+            };
+            let _ = tx.send(end).await;
         });
         ready(Ok(rx))
     }
     fn import(&self, request: ImportRequest, file: Upload) -> Answer<ImportReport> {
+        self.imports.fetch_add(1, Relaxed);
         Box::pin(async move {
             let read = tokio::task::spawn_blocking(move || {
                 let mut bytes = Vec::new();
@@ -240,11 +244,13 @@ fn an_export_is_whole_or_an_error() {
             .await
             .unwrap();
         assert_eq!(text.split(|&b| b == b'\n').count(), 1_001);
-        let breaks = Filter {
-            topic: Some("orders".into()),
-            ..Filter::default()
-        };
-        assert!(client.export(&breaks, |_| Ok(())).await.is_err());
+        for topic in ["fails", "ends"] {
+            let breaks = Filter {
+                topic: Some(topic.into()),
+                ..Filter::default()
+            };
+            assert!(client.export(&breaks, |_| Ok(())).await.is_err(), "{topic}");
+        }
     });
 }
 
@@ -415,5 +421,161 @@ fn a_taken_port_and_an_absent_node_are_told() {
     ));
     for wrong in ["", "localhost", "http://", "https://h:1", "user@host:70"] {
         assert!(Client::new(wrong, None).is_err(), "{wrong}");
+    }
+}
+
+/// Connections that say this and then nothing more.
+fn silent(address: SocketAddr, count: usize, say: &str) -> Vec<std::net::TcpStream> {
+    let connect = |_| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(say.as_bytes()).unwrap();
+        stream
+    };
+    (0..count).map(connect).collect()
+}
+
+#[test]
+fn callers_that_say_nothing_lock_nobody_out() {
+    let (server, _, client) = start(None, Fake::default());
+    let (admin, probes) = (server.admin().unwrap(), server.probes().unwrap());
+    let half = "GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-more";
+    let kept = "GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
+    for say in ["", half, kept] {
+        let mut held = silent(admin, 100, say);
+        held.extend(silent(probes, 100, say));
+        for port in [admin, probes] {
+            assert!(get(port, "/healthz").starts_with("HTTP/1.1 200"), "{say}");
+            assert!(get(port, "/metrics").contains("# EOF"), "{say}");
+        }
+        assert_eq!(run(client.status()).unwrap().partners.len(), 1, "{say}");
+    }
+}
+
+#[test]
+fn while_uploads_take_their_time_probes_and_commands_are_answered() {
+    let (server, fake, client) = start(None, Fake::default());
+    let admin = server.admin().unwrap();
+    let head = |what: &str| {
+        format!(
+            "POST /api/{what} HTTP/1.1\r\nhost: {admin}\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
+        )
+    };
+    let uploads = silent(admin, UPLOADS, &head("import?topic=t&name=x"));
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while fake.imports.load(Relaxed) < UPLOADS as u64 {
+        assert!(std::time::Instant::now() < deadline, "not all uploads begin");
+        std::thread::yield_now();
+    }
+    let request = ImportRequest {
+        topic: "t".into(),
+        name: "x".into(),
+        ..ImportRequest::default()
+    };
+    let more = run(client.import(&request, stream::iter([Ok(Bytes::from_static(b"x"))])));
+    let Err(ClientError::Api(ApiError::Unavailable(why))) = more else {
+        panic!("{more:?}");
+    };
+    assert!(why.contains("32 uploads"), "{why}");
+    assert_eq!(run(client.status()).unwrap().partners.len(), 1);
+    // All other places busy too: probes are still answered, everything else is refused with a reason.
+    // A connection whose head was not read yet may have given way to the one that asks: then one more is needed.
+    let mut orders = silent(admin, 64 - UPLOADS, &head("query"));
+    let answer = loop {
+        let answer = get(admin, "/api/status");
+        if answer.starts_with("HTTP/1.1 503") {
+            break answer;
+        }
+        orders.extend(silent(admin, 1, &head("query")));
+        assert!(std::time::Instant::now() < deadline, "{answer}");
+    };
+    assert!(answer.contains("busy"), "{answer}");
+    assert!(get(admin, "/healthz").starts_with("HTTP/1.1 200"));
+    assert!(get(admin, "/metrics").contains("# EOF"));
+    drop((uploads, orders));
+}
+
+#[test]
+fn the_end_of_the_server_is_not_the_end_of_a_file() {
+    use std::sync::mpsc;
+    /// Tells what became of each upload.
+    struct Reading(mpsc::Sender<io::Result<usize>>, Fake);
+    impl NodeApi for Reading {
+        fn import(&self, _: ImportRequest, file: Upload) -> Answer<ImportReport> {
+            let told = self.0.clone();
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let read = file.into_reader().read_to_end(&mut bytes);
+                told.send(read).unwrap();
+            });
+            Box::pin(std::future::pending())
+        }
+        fn status(&self) -> Answer<Status> {
+            self.1.status()
+        }
+        fn query(&self, query: Query) -> Answer<Reply> {
+            self.1.query(query)
+        }
+        fn order(&self, order: OrderRequest) -> Answer<OrderReport> {
+            self.1.order(order)
+        }
+        fn export(&self, filter: Filter) -> Answer<Lines> {
+            self.1.export(filter)
+        }
+        fn send(&self, record: SendRequest) -> Answer<SendReply> {
+            self.1.send(record)
+        }
+        fn test_partner(&self, partner: String) -> Answer<PartnerTest> {
+            self.1.test_partner(partner)
+        }
+        fn metrics(&self) -> Answer<String> {
+            self.1.metrics()
+        }
+        fn set_log_level(&self, level: String) -> Result<(), ApiError> {
+            self.1.set_log_level(level)
+        }
+        fn health(&self) -> Health {
+            self.1.health()
+        }
+        fn ready(&self) -> Health {
+            self.1.ready()
+        }
+    }
+    for (length, body) in [
+        ("content-length: 100", "{\"id\":1}\n"),
+        ("transfer-encoding: chunked", "9\r\n{\"id\":1}\n\r\n"),
+    ] {
+        let (told, hears) = mpsc::channel();
+        let options = AdminOptions {
+            admin: local(),
+            ..AdminOptions::default()
+        };
+        let server = serve(options, Arc::new(Reading(told, Fake::default()))).unwrap();
+        let admin = server.admin().unwrap();
+        let head = format!(
+            "POST /api/import?topic=t&name=x HTTP/1.1\r\nhost: {admin}\r\ncontent-type: application/octet-stream\r\n{length}\r\n\r\n{body}"
+        );
+        let upload = silent(admin, 1, &head);
+        assert!(hears.try_recv().is_err());
+        server.stop();
+        // The server may have ended before it took the upload up: then nobody reads anything.
+        if let Ok(read) = hears.recv() {
+            assert!(read.is_err(), "{length}: {read:?}");
+        }
+        drop(upload);
+    }
+}
+
+#[test]
+fn a_request_with_two_hosts_is_refused_everywhere() {
+    let (server, _, _) = start(None, Fake::default());
+    for address in [server.admin().unwrap(), server.probes().unwrap()] {
+        for (target, host) in [
+            ("/healthz", format!("host: {address}\r\nhost: evil.example")),
+            ("http://evil.example/healthz", format!("host: {address}")),
+        ] {
+            let text = format!("GET {target} HTTP/1.1\r\n{host}\r\nconnection: close\r\n\r\n");
+            let answer = raw(address, &text);
+            assert!(answer.starts_with("HTTP/1.1 400"), "{target}: {answer}");
+        }
     }
 }

@@ -54,6 +54,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use tokio::sync::watch;
 
 /// Bytes of the longest record, unless the log's segments are smaller than usual: what the ledger may have to keep of
 /// it must fit into one frame, too.
@@ -235,6 +236,12 @@ pub enum ImportError {
         /// Its name.
         name: String,
     },
+    /// The node stops.
+    #[error("the node is stopping; nothing of `{name}` was imported: import it again once the node runs")]
+    Ending {
+        /// Its name.
+        name: String,
+    },
     /// A pointer (to the key, or of the topic's section) that is none.
     #[error(transparent)]
     Pointer(#[from] PointerError),
@@ -249,6 +256,7 @@ pub struct Importer {
     log: Arc<dyn Log>,
     spool: PathBuf,
     registry: Mutex<Registry>,
+    ending: watch::Sender<bool>,
 }
 
 /// End of the names of spool files.
@@ -267,6 +275,26 @@ impl Importer {
             log,
             spool,
             registry: Mutex::new(Registry::default()),
+            ending: watch::Sender::new(false),
+        }
+    }
+
+    /// Ends all imports: none begins and none commits from now on, but for one that is committing already.
+    pub fn end(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Becomes true when imports have to end.
+    pub fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
+    }
+
+    fn goes_on(&self, name: &str) -> Result<(), ImportError> {
+        match *self.ending.borrow() {
+            false => Ok(()),
+            true => Err(ImportError::Ending {
+                name: name.to_owned(),
+            }),
         }
     }
 
@@ -313,7 +341,7 @@ impl Importer {
             header: None,
             key_column: None,
         };
-        second_pass(path, name, total, &mut work, progress)?;
+        second_pass(path, name, total, &mut work, progress, &|| self.goes_on(name))?;
         self.commit(work)
     }
 
@@ -343,8 +371,13 @@ impl Importer {
                 Ok(0) => break,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(unreadable(options.short_name(), e)),
+                Err(e) => {
+                    // A node that stops breaks its uploads off itself.
+                    self.goes_on(options.short_name())?;
+                    return Err(unreadable(options.short_name(), e));
+                }
             };
+            self.goes_on(options.short_name())?;
             io::Write::write_all(&mut spool, &buf[..n]).map_err(unwritable)?;
             bytes += n as u64;
             progress(Progress {
@@ -396,6 +429,7 @@ impl Importer {
         }
         // Held over the commit: two imports of the same content at once must see each other.
         let mut registry = self.registry.lock();
+        self.goes_on(name)?;
         let partition = registry.refresh(&*self.log)?;
         if !options.again
             && let Some(entry) = registry.find(meta.id, &identity)
@@ -517,6 +551,7 @@ fn second_pass(
     total: u64,
     work: &mut Work<'_>,
     progress: &mut dyn FnMut(Progress),
+    goes_on: &dyn Fn() -> Result<(), ImportError>,
 ) -> Result<(), ImportError> {
     let read = Arc::new(AtomicU64::new(0));
     let content = Content::open(path, read.clone()).map_err(|e| unreadable(name, e))?;
@@ -539,7 +574,7 @@ fn second_pass(
         let reader = reader.map_err(|e| unreadable(name, e))?;
         let mut failed = None;
         for piece in taken {
-            if let Err(e) = work.take(piece) {
+            if let Err(e) = goes_on().and_then(|()| work.take(piece)) {
                 failed = Some(e);
                 break;
             }
