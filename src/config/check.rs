@@ -8,6 +8,7 @@ use super::topic::whole_name;
 use super::tree::{Origin, join, quoted};
 use super::units::duration as show;
 use super::{mask, template};
+use crate::core::expr::{Expr, Vocabulary};
 use crate::core::mask::Masker;
 use crate::core::shown::shown_id;
 use std::collections::{BTreeMap, BTreeSet};
@@ -531,6 +532,39 @@ pub(super) fn used_secrets(config: &Config) -> BTreeSet<String> {
         .flat_map(templates)
         .flat_map(|(_, text)| template::secrets(text))
         .collect()
+}
+
+/// JSON pointers of the fields that a topic's conditions, routes, budgets and templates look at.
+pub(super) fn fields_read(config: &Config, topic: &TopicConfig) -> Vec<String> {
+    let mut read = BTreeSet::new();
+    let mut partners: Vec<&PartnerConfig> = Vec::new();
+    for route in &topic.deliver {
+        if let Some(when) = &route.when
+            && let Ok(when) = Expr::compile(when, Vocabulary::Record)
+        {
+            read.extend(when.pointers());
+        }
+        match &route.partner {
+            PartnerRef::Named(name) => partners.extend(config.partners.get(name)),
+            PartnerRef::Field(pointer) => {
+                read.insert(pointer.clone());
+                partners.extend(config.partners.values());
+            }
+        }
+    }
+    for partner in partners {
+        for (_, text) in templates(partner) {
+            read.extend(template::fields(text));
+        }
+        let budgets = partner.limits.iter().filter_map(|limit| match limit {
+            LimitRef::Named(name) => config.limits.get(name),
+            LimitRef::Inline(limit) => Some(limit),
+        });
+        read.extend(budgets.filter_map(|limit| limit.by.clone()));
+    }
+    // The whole value is whatever it is.
+    read.remove("");
+    read.into_iter().collect()
 }
 
 /// The environment variables that secrets come from.

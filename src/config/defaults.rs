@@ -292,6 +292,7 @@ impl TopicConfig {
             partitions: 4,
             id: vec![IdSource::Position],
             key: KeySource::Record,
+            reads: Vec::new(),
             key_missing: KeyMissing::Unordered,
             id_missing: IdMissing::Dead,
             retention: None,

@@ -196,7 +196,7 @@ fn parse(
         layers.push(tree::env_layer(env_layer, &root, &env, &mut reader.findings));
         root = tree::merge(&layers).map_err(failed)?;
     }
-    let config = sections::config(&mut reader, &root);
+    let mut config = sections::config(&mut reader, &root);
     let Reader {
         mut findings,
         origins,
@@ -211,6 +211,14 @@ fn parse(
     findings.sort_by(|a, b| (&a.file, a.line, &a.key).cmp(&(&b.file, b.line, &b.key)));
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Err(findings);
+    }
+    let reads: Vec<_> = config
+        .topics
+        .values()
+        .map(|topic| check::fields_read(&config, topic))
+        .collect();
+    for (topic, reads) in config.topics.values_mut().zip(reads) {
+        topic.reads = reads;
     }
     let wanted = check::secret_variables(&config);
     let env = env

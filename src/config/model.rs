@@ -429,6 +429,9 @@ pub struct TopicConfig {
     pub id: Vec<IdSource>,
     /// The unit of order. Default: the record's key.
     pub key: KeySource,
+    /// JSON pointers of the fields that conditions, routes, budgets and templates of its partners look at: each must
+    /// be there once. Not a setting: found when the configuration is loaded.
+    pub reads: Vec<String>,
     /// What to do with a record without key. Default unordered.
     pub key_missing: KeyMissing,
     /// What to do with a record without ID. Default dead.

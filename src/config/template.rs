@@ -35,6 +35,21 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     }
 }
 
+/// JSON pointers of the fields of the value that a template names (`value.user.id`). Those that it reaches in loops
+/// or by computed names are seen only when a record fills it.
+pub(super) fn fields(text: &str) -> BTreeSet<String> {
+    let env = Environment::new();
+    let Ok(template) = env.template_from_str(text) else {
+        return BTreeSet::new();
+    };
+    let nested = template.undeclared_variables(true);
+    nested
+        .iter()
+        .filter_map(|name| name.strip_prefix("value."))
+        .map(|path| format!("/{}", path.replace('.', "/")))
+        .collect()
+}
+
 /// The names of the secrets that a template uses.
 pub(super) fn secrets(text: &str) -> BTreeSet<String> {
     static CALL: LazyLock<Regex> = LazyLock::new(|| {
@@ -63,6 +78,17 @@ mod tests {
                 .ends_with("did you mean `value`?")
         );
         assert!(check("{{ shoe }}").unwrap_err().contains("known are"));
+    }
+
+    #[test]
+    fn fields_are_named() {
+        let text = "{{ value.user.id | urlencode }}{% if value.a is defined %}{{ value.b[0].c }}{% endif %}{{ value }}{{ key }}";
+        let fields = fields(text);
+        assert!(
+            ["/user/id", "/a"].iter().all(|f| fields.contains(*f)),
+            "{fields:?}"
+        );
+        assert!(fields.iter().all(|f| f.starts_with('/') && f.len() > 1));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! | module | decides |
 //! |---|---|
 //! | [`types`], [`record`] | the vocabulary: IDs, times, records |
-//! | [`message_id`], [`readable_id`], [`mod@pointer`], [`resolve`] | what makes a record the same message again; its key |
+//! | [`identity`], [`mod@pointer`] | what ID, key and partition a record has |
+//! | [`message_id`], [`readable_id`], [`resolve`] | the hash of an ID, its readable form; what a record is to a route |
 //! | [`ranges`], [`key_queues`] | which offsets are finished; which record of which key goes next |
 //! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
@@ -17,6 +18,7 @@ pub mod breaker;
 pub mod doubt;
 pub mod expr;
 pub mod flood;
+pub mod identity;
 pub mod key_queues;
 pub mod ledger;
 pub mod limiter;

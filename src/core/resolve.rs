@@ -3,9 +3,10 @@
 //! On the path of every record: JSON is walked once, for all pointers together, and no tree is built.
 
 use super::expr::{Expr, ExprError, RecordScope, Vocabulary};
+use super::identity::{Content, HeadersOf, Id, Identified, Recipe};
 use super::ledger::entry::{BudgetDraw, SkipMatch, SkipRule};
 use super::message_id::{IdScope, budget_by, key_hash};
-use super::pointer::{Extracted, PointerError, Pointers};
+use super::pointer::{Extracted, PointerError, Pointers, Unreadable};
 use super::readable_id;
 use super::record::{IMPORT_ID_HEADER, Record};
 use super::turnstile::Draws;
@@ -14,7 +15,6 @@ use crate::config::{IdMissing, IdSource, KeyMissing, KeySource};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
-use std::borrow::Cow;
 
 /// What a record is to a route.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,10 +139,8 @@ pub struct Resolver {
     partition: u32,
     rules: Rules,
     when: Option<Expr>,
-    /// Those of the ID's parts in their order, then of the key, then of the field that names the partner.
-    pointers: Pointers,
-    /// Whether the ID has a part that only the position gives.
-    by_position: bool,
+    /// Picks the field that names the partner, too.
+    recipe: Recipe,
     /// Of what splits budgets, in the budgets' order.
     splits: Pointers,
     /// Draws from budgets that nothing splits; whole where none is split.
@@ -164,18 +162,11 @@ impl Resolver {
             Some(text) => Some(Expr::compile(text, Vocabulary::Record)?),
             None => None,
         };
-        let mut pointers: Vec<&str> = Vec::new();
-        pointers.extend(rules.id.iter().filter_map(|source| match source {
-            IdSource::Json(pointer) => Some(pointer.as_str()),
-            _ => None,
-        }));
-        if let KeySource::Json(pointer) = &rules.key {
-            pointers.push(pointer);
-        }
-        if let Share::Named { pointer, .. } = &rules.share {
-            pointers.push(pointer);
-        }
         let splits: Vec<&str> = rules.budgets.iter().filter_map(|b| b.by.as_deref()).collect();
+        let share: &[&str] = match &rules.share {
+            Share::Named { pointer, .. } => &[pointer],
+            Share::All => &[],
+        };
         let whole = |rule: &BudgetRule| BudgetDraw {
             budget: rule.budget,
             by: 0,
@@ -185,8 +176,7 @@ impl Resolver {
             topic: topic.to_owned(),
             partition,
             when,
-            pointers: Pointers::compile(&pointers)?,
-            by_position: rules.id.contains(&IdSource::Position),
+            recipe: Recipe::try_new(&rules.id, &rules.key, share, &splits)?,
             splits: Pointers::compile(&splits)?,
             whole: rules.budgets.iter().map(whole).collect(),
             rules,
@@ -201,42 +191,53 @@ impl Resolver {
                 partition: self.partition,
                 record,
             };
-            if !when.test(&scope) {
-                return Resolved::Filtered;
+            match when.try_test(&scope) {
+                Ok(true) => {}
+                Ok(false) => return Resolved::Filtered,
+                // Text that never meant to be JSON has no fields; half an object is another matter.
+                Err(Unreadable::NotJson(_)) if !looks_like_json(&record.value) => {
+                    if !when.test(&scope) {
+                        return Resolved::Filtered;
+                    }
+                }
+                Err(fault) => {
+                    return Resolved::Invalid(
+                        self.by_place(record),
+                        format!("invalid: the condition of the route cannot be answered: {fault}"),
+                    );
+                }
             }
         }
-        let mut picked = pick(&self.pointers, &record.value);
-        // In the order in which the pointers were compiled, from the end.
-        let named = match &self.rules.share {
-            Share::Named { .. } => picked.pop().flatten(),
-            Share::All => None,
+        let mut found = match self.recipe.identify(Content {
+            key: record.key.as_deref(),
+            value: &record.value,
+            headers: HeadersOf::Record(&record.headers),
+        }) {
+            Ok(found) => found,
+            Err(twice) => return Resolved::Invalid(self.by_place(record), format!("invalid: {twice}")),
         };
+        let named = found.more.pop().flatten();
         let mut why = match self.share(named) {
             Ok(unknown) => unknown,
             Err(NotOurs) => return Resolved::Filtered,
         };
-        let key = match &self.rules.key {
-            KeySource::Record => record.key.as_deref().map(Cow::Borrowed),
-            KeySource::Json(_) => picked.pop().flatten().map(bytes_of),
-        };
-        let (id, readable) = match self.id(record, picked).or_else(|| self.import_id(record)) {
+        let (id, readable) = match self.id(&found).or_else(|| self.import_id(record)) {
             Some(known) => known,
             None => {
-                if !self.by_position && self.rules.id_missing == IdMissing::Dead && why.is_none() {
-                    why = Some("no_id: the record has no message ID".into());
+                if found.id == Id::Missing && self.rules.id_missing == IdMissing::Dead && why.is_none() {
+                    why = Some(missing("no_id: the record has no message ID", &found));
                 }
-                (
-                    self.scope.position(record.offset),
-                    Bytes::from(readable_id::of_position(record.offset)),
-                )
+                let Known { id, readable, .. } = self.by_place(record);
+                (id, readable)
             }
         };
+        let key = found.order_key();
         let key = match (key, self.rules.key_missing) {
-            (Some(key), _) => Some(key_hash(&key)),
+            (Some(key), _) => Some(key_hash(key)),
             (None, KeyMissing::Unordered) => None,
             (None, KeyMissing::Together) => Some(key_hash(TOGETHER)),
             (None, KeyMissing::Dead) => {
-                why.get_or_insert_with(|| "no_key: the record has no key".into());
+                why.get_or_insert_with(|| missing("no_key: the record has no key", &found));
                 None
             }
         };
@@ -248,37 +249,28 @@ impl Resolver {
     }
 
     /// The ID made of its parts; none if one is missing, or if the position is one.
-    fn id<'a>(&self, record: &'a Record, picked: Picked<'a>) -> Option<(MessageId, Bytes)> {
-        if self.by_position {
-            return None;
-        }
-        let mut picked = picked.into_iter();
-        let mut parts: SmallVec<[Cow<'a, [u8]>; 4]> = SmallVec::new();
-        for source in &self.rules.id {
-            let part: Cow<'a, [u8]> = match source {
-                IdSource::Header(name) => Cow::Borrowed(record.headers.get(name)?),
-                IdSource::Json(_) => bytes_of(picked.next()??),
-                IdSource::Key => Cow::Borrowed(record.key.as_deref()?),
-                IdSource::Hash => Cow::Owned(readable_id::of_value(&record.value).into_bytes()),
-                IdSource::Query(name) => query(&record.value, name)?,
-                IdSource::Position => return None,
-            };
-            if part.is_empty() {
-                return None;
-            }
-            parts.push(part);
-        }
+    fn id(&self, found: &Identified<'_>) -> Option<(MessageId, Bytes)> {
+        let Id::Of(parts) = &found.id else { return None };
         let parts: SmallVec<[&[u8]; 4]> = parts.iter().map(|p| &p[..]).collect();
         Some((self.scope.id(&parts), Bytes::from(readable_id::join(&parts))))
     }
 
     /// The ID that an import gave a line without one.
     fn import_id(&self, record: &Record) -> Option<(MessageId, Bytes)> {
-        if self.by_position {
+        if self.recipe.goes_by_position() {
             return None;
         }
         let given = record.headers.get(IMPORT_ID_HEADER)?;
         Some((self.scope.id(&[given]), Bytes::copy_from_slice(given)))
+    }
+
+    /// The record named by its position alone.
+    fn by_place(&self, record: &Record) -> Known {
+        Known {
+            id: self.scope.position(record.offset),
+            key: None,
+            readable: Bytes::from(readable_id::of_position(record.offset)),
+        }
     }
 
     /// The budgets that a start of this record draws from.
@@ -335,17 +327,17 @@ fn pick<'a>(pointers: &Pointers, value: &'a [u8]) -> Picked<'a> {
     picked
 }
 
-fn bytes_of(picked: Extracted<'_>) -> Cow<'_, [u8]> {
-    match picked.text {
-        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+/// What is missing, and why if the whole value cannot be read.
+fn missing(what: &str, found: &Identified<'_>) -> String {
+    match &found.not_json {
+        Some(error) => format!("{what}: its value is {error}"),
+        None => what.to_owned(),
     }
 }
 
-fn query<'a>(value: &[u8], name: &str) -> Option<Cow<'a, [u8]>> {
-    let url = url::Url::parse(std::str::from_utf8(value).ok()?.trim()).ok()?;
-    let value = url.query_pairs().find(|(n, _)| n == name)?.1.into_owned();
-    Some(Cow::Owned(value.into_bytes()))
+/// Whether a value begins as an object or array does.
+fn looks_like_json(value: &[u8]) -> bool {
+    matches!(value.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
 #[cfg(test)]
@@ -530,6 +522,107 @@ mod tests {
         assert_eq!((a[0], a[1].budget), (b[0], b[1].budget));
         assert_ne!(a[1].by, b[1].by);
         assert_eq!(draws("no json"), draws("{}"));
+    }
+
+    /// Which of two fields counts, the partner might see otherwise: the record is a dead letter that says why.
+    #[test]
+    fn a_field_that_is_there_twice_makes_the_record_invalid() {
+        let when = |text: &str| Rules {
+            when: Some(text.into()),
+            ..rules()
+        };
+        let named = Rules {
+            share: Share::Named {
+                pointer: "/to".into(),
+                partner: "a".into(),
+                unknown: Some(vec!["a".into()]),
+            },
+            ..rules()
+        };
+        let split = Rules {
+            budgets: vec![BudgetRule {
+                budget: 2,
+                by: Some("/app".into()),
+            }],
+            ..rules()
+        };
+        for (rules, value, field) in [
+            (rules(), r#"{"id":"A","id":"B","v":1}"#, "/id"),
+            (rules(), r#"{"id":"A","user":"u","user":"v"}"#, "/user"),
+            (rules(), r#"{"id":"A","user":"u","\u0069d":"B"}"#, "/id"),
+            (named, r#"{"id":"1","to":"a","to":"b"}"#, "/to"),
+            (
+                when("value.kind == 'a'"),
+                r#"{"id":"1","kind":"a","kind":"b"}"#,
+                "/kind",
+            ),
+            (
+                when("value.kind == 'b'"),
+                r#"{"id":"1","kind":"a","kind":"b"}"#,
+                "/kind",
+            ),
+            (split, r#"{"id":"1","app":"a","app":"b"}"#, "/app"),
+        ] {
+            match resolve(rules, value) {
+                Resolved::Invalid(known, why) => {
+                    assert!(
+                        why.starts_with("invalid: ") && why.contains(&format!("`{field}` is there twice")),
+                        "{why}"
+                    );
+                    assert_eq!(known.id, scope().position(5));
+                }
+                other => panic!("{value}: {other:?}"),
+            }
+        }
+        assert!(matches!(
+            resolve(rules(), r#"{"id":"A","v":1,"v":2}"#),
+            Resolved::Message(_)
+        ));
+    }
+
+    /// An empty ID, also in a part, is a missing one; an empty key orders nothing.
+    #[test]
+    fn empty_is_missing() {
+        let joined = Rules {
+            id: vec![IdSource::Json("/a".into()), IdSource::Json("/b".into())],
+            ..rules()
+        };
+        for value in [r#"{"a":"x","b":""}"#, r#"{"a":"x","b":null}"#, r#"{"a":"x"}"#] {
+            assert!(
+                matches!(resolve(joined.clone(), value), Resolved::Invalid(_, why) if why.starts_with("no_id")),
+                "{value}"
+            );
+        }
+        for user in [r#""""#, "null", r#"" ""#] {
+            let Resolved::Message(known) = resolve(rules(), &format!(r#"{{"id":1,"user":{user}}}"#)) else {
+                panic!()
+            };
+            assert_eq!(known.key, None, "{user}");
+        }
+        let dead = Rules {
+            key_missing: KeyMissing::Dead,
+            ..rules()
+        };
+        assert!(
+            matches!(resolve(dead, r#"{"id":1,"user":""}"#), Resolved::Invalid(_, why) if why == "no_key: the record has no key")
+        );
+    }
+
+    #[test]
+    fn the_reason_names_the_true_cause() {
+        let cut = r#"{"id":1,"user":"#;
+        assert!(
+            matches!(resolve(rules(), cut), Resolved::Invalid(_, why) if why.contains("no_id") && why.contains("not JSON at line 1"))
+        );
+        let filtered = Rules {
+            when: Some("value.kind == 'x'".into()),
+            ..rules()
+        };
+        assert!(
+            matches!(resolve(filtered.clone(), cut), Resolved::Invalid(_, why) if why.contains("not JSON at line 1")),
+            "half an object is not for nobody"
+        );
+        assert_eq!(resolve(filtered, "plain text"), Resolved::Filtered);
     }
 
     #[test]

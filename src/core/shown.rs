@@ -1,6 +1,7 @@
 //! What of a message may be shown: key and ID as text, in lists, stories and log lines alike (I9).
 
 use super::mask::{MASK, Masker};
+use super::pointer::Pointers;
 use crate::config::{IdSource, KeySource};
 
 /// Bytes as text: UTF-8 as it is, the rest as `\xNN`. Control characters but line ends and tabs, too: what a
@@ -27,12 +28,13 @@ pub fn text(bytes: &[u8]) -> String {
 pub fn key_text(source: &KeySource, record_key: Option<&[u8]>, value: &[u8]) -> Option<String> {
     match source {
         KeySource::Json(pointer) => {
-            let value: serde_json::Value = serde_json::from_slice(value).ok()?;
-            match value.pointer(pointer)? {
-                serde_json::Value::String(s) => Some(s.clone()),
-                serde_json::Value::Null => None,
-                other => Some(other.to_string()),
-            }
+            let mut found = [None];
+            Pointers::compile(&[pointer])
+                .ok()?
+                .extract(value, &mut found)
+                .ok()?;
+            let [key] = found;
+            key.map(|key| text(key.text.as_bytes()))
         }
         KeySource::Record => record_key.map(text),
     }

@@ -4,6 +4,7 @@ use super::place::{Incoming, Placer};
 use crate::api::{SendReply, SendRequest};
 use crate::clock::Clock;
 use crate::config::{IdSource, TopicConfig};
+use crate::core::identity::Ambiguous;
 use crate::core::pointer::PointerError;
 use crate::core::record::Headers;
 use crate::log::{Batch, Log, LogError, TopicSpec};
@@ -29,7 +30,10 @@ pub enum SendError {
         /// Where its IDs come from.
         from: &'static str,
     },
-    /// A pointer of the topic's section that is none.
+    /// The record has something twice that decides about it.
+    #[error("the record cannot be sent: {0}")]
+    Ambiguous(#[from] Ambiguous),
+    /// An invalid pointer in the topic's section.
     #[error(transparent)]
     Pointer(#[from] PointerError),
     /// The log refused.
@@ -79,7 +83,7 @@ pub fn send(
         headers: &request.headers,
     };
     // A value that is not JSON has no fields, and may still be sent: what becomes of it the topic's rules decide.
-    let placed = Placer::new(topic, count)?.place(incoming).unwrap_or_default();
+    let placed = Placer::new(topic, count)?.place(incoming)?;
     // A record with neither key nor ID may go anywhere.
     let index = request
         .partition

@@ -76,7 +76,10 @@ fn a_key_decides_before_an_id_and_joined_ids_do_not_run_together() {
             })
             .expect("json")
     };
-    assert_ne!(place(r#"{"a":"x","b":"yz"}"#), place(r#"{"a":"xy","b":"z"}"#));
+    assert_ne!(
+        place(r#"{"a":"x","b":"yz"}"#).partition,
+        place(r#"{"a":"xy","b":"z"}"#).partition
+    );
     assert!(!place(r#"{"a":1}"#).has_id && place(r#"{"a":1}"#).partition.is_none());
     topic.key = KeySource::Json("/k".into());
     let placer = Placer::new(&topic, 1_000_000).expect("pointers");
@@ -99,3 +102,41 @@ fn a_key_decides_before_an_id_and_joined_ids_do_not_run_together() {
 
 /// Partition of key `u` among a million.
 const RECIPE: u32 = 408_723;
+
+/// What is sent is read as what is imported: a field that is there twice is refused, text without fields is not.
+#[test]
+fn a_record_with_a_field_twice_is_not_sent() {
+    let mut topic = TopicConfig::new("t", "p");
+    topic.id = vec![IdSource::Header("x-id".into())];
+    topic.key = KeySource::Json("/k".into());
+    topic.reads = vec!["/to".into()];
+    let spec = super::topic_spec(&Config::default(), &topic);
+    let log = FakeLog::default();
+    let with = |value: &str, ids: &[&str]| SendRequest {
+        headers: ids
+            .iter()
+            .map(|id| ("X-Id".to_owned(), (*id).to_owned()))
+            .collect(),
+        ..request(value)
+    };
+    for (refused, told) in [
+        (with(r#"{"k":1,"k":2}"#, &["1"]), "the field `/k` is there twice"),
+        (
+            with(r#"{"to":1,"to":1}"#, &["1"]),
+            "the field `/to` is there twice",
+        ),
+        (with("{}", &["1", "2"]), "the header `x-id` is there twice"),
+    ] {
+        let error = send(&log, &topic, &spec, &refused).unwrap_err();
+        assert_eq!(error.to_string(), format!("the record cannot be sent: {told}"));
+    }
+    // Text has no fields; it goes by its header's ID, each time to the same partition.
+    let places: std::collections::BTreeSet<_> = (0..8)
+        .map(|_| {
+            send(&log, &topic, &spec, &with("text", &["1"]))
+                .expect("sent")
+                .partition
+        })
+        .collect();
+    assert_eq!(places.len(), 1);
+}

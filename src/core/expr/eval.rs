@@ -1,12 +1,15 @@
 //! What a condition makes of a scope.
 
+use crate::core::pointer::{Extracted, JsonKind, Pointers, Unreadable, value_of};
 use crate::core::record::Record;
 use regex::Regex;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value as Json;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::cmp::Ordering;
-use std::fmt;
+use std::collections::BTreeMap;
 
 /// The things a condition can start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +47,14 @@ pub enum Val<'a> {
     Bool(bool),
     /// A whole number.
     Int(i128),
-    /// Any other number.
-    Float(f64),
+    /// Any other number, and how it is written.
+    Float(f64, Cow<'a, str>),
     /// A JSON string or a text in quotes.
     Text(Cow<'a, str>),
     /// Text without a type: a header, a key, a whole document. A number where it is compared with one.
     Raw(Cow<'a, str>),
-    /// A JSON array or object.
-    Tree(Json),
+    /// The text of a JSON array or object.
+    Tree(Cow<'a, str>),
 }
 
 /// A record with its place, for filters.
@@ -86,26 +89,6 @@ impl Scope for RecordScope<'_> {
     }
 }
 
-/// One step into a JSON document: a name in objects, the same as an index in arrays.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Step {
-    pub(super) name: String,
-    index: Option<usize>,
-}
-
-impl Step {
-    pub(super) fn new(name: String) -> Self {
-        // A JSON pointer's index has no leading zeros (RFC 6901).
-        let plain = name == "0" || !name.starts_with('0');
-        let index = if plain && name.bytes().all(|b| b.is_ascii_digit()) {
-            name.parse().ok()
-        } else {
-            None
-        };
-        Self { name, index }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Eq,
@@ -131,11 +114,64 @@ pub(super) enum Node {
     Literal(Val<'static>),
     Root(Root),
     Header(String),
-    Document(Vec<Step>),
+    /// The whole text.
+    Document,
+    /// The value that this one of the expression's pointers picks.
+    Field(usize),
+}
+
+/// A scope with what the expression's pointers picked out of its document, read once and only if it is needed.
+pub(super) struct Reading<'a, S> {
+    scope: &'a S,
+    pointers: &'a Pointers,
+    fields: OnceCell<Fields<'a>>,
+}
+
+struct Fields<'a> {
+    found: SmallVec<[Option<Extracted<'a>>; 4]>,
+    fault: Option<Unreadable>,
+}
+
+impl<'a, S: Scope> Reading<'a, S> {
+    pub(super) fn of(scope: &'a S, pointers: &'a Pointers) -> Self {
+        Self {
+            scope,
+            pointers,
+            fields: OnceCell::new(),
+        }
+    }
+
+    fn fields(&self) -> &Fields<'a> {
+        self.fields.get_or_init(|| {
+            let document = self.scope.document();
+            let mut found = SmallVec::from_elem(None, self.pointers.len());
+            let fault = self.pointers.read(document, &mut found).err();
+            if fault.is_some() {
+                // A number has no closing sign: where the document ends within it, another one is left.
+                let end = number_at_end(document);
+                for field in &mut found {
+                    let field: &mut Option<Extracted<'_>> = field;
+                    field.take_if(|f| f.kind == JsonKind::Number && end == Some(f.text.as_bytes()));
+                }
+            }
+            Fields { found, fault }
+        })
+    }
+
+    /// Why the document could not be read, if it was needed and could not.
+    pub(super) fn into_fault(self) -> Option<Unreadable> {
+        self.fields.into_inner().and_then(|f| f.fault)
+    }
+}
+
+fn number_at_end(document: &[u8]) -> Option<&[u8]> {
+    let of_number = |b: &u8| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E');
+    let start = document.iter().rposition(|b| !of_number(b)).map_or(0, |i| i + 1);
+    document.get(start..).filter(|end| !end.is_empty())
 }
 
 impl Node {
-    pub(super) fn test(&self, scope: &impl Scope) -> bool {
+    pub(super) fn test<S: Scope>(&self, scope: &Reading<'_, S>) -> bool {
         match self {
             Node::And(all) => all.iter().all(|n| n.test(scope)),
             Node::Or(any) => any.iter().any(|n| n.test(scope)),
@@ -155,14 +191,15 @@ impl Node {
         }
     }
 
-    pub(super) fn text(&self, scope: &impl Scope) -> Option<String> {
+    pub(super) fn text<S: Scope>(&self, scope: &Reading<'_, S>) -> Option<String> {
         match self.value(scope) {
             Val::Missing | Val::Null => None,
             value => value.as_text().map(Cow::into_owned),
         }
     }
 
-    fn value<'a>(&'a self, scope: &'a impl Scope) -> Val<'a> {
+    fn value<'a, S: Scope>(&'a self, reading: &'a Reading<'_, S>) -> Val<'a> {
+        let scope = reading.scope;
         match self {
             Node::Literal(value) => value.borrowed(),
             Node::Root(root) => scope.root(*root),
@@ -170,25 +207,34 @@ impl Node {
                 Some(bytes) => Val::Raw(String::from_utf8_lossy(bytes)),
                 None => Val::Missing,
             },
-            Node::Document(path) if path.is_empty() => Val::Raw(String::from_utf8_lossy(scope.document())),
-            Node::Document(path) => dig(scope.document(), path).map_or(Val::Missing, Val::from),
-            condition => Val::Bool(condition.test(scope)),
+            Node::Document => Val::Raw(String::from_utf8_lossy(scope.document())),
+            Node::Field(at) => match reading.fields().found.get(*at) {
+                Some(Some(field)) => Val::of(field),
+                _ => Val::Missing,
+            },
+            condition => Val::Bool(condition.test(reading)),
         }
     }
 }
 
-impl From<Json> for Val<'_> {
-    fn from(json: Json) -> Self {
-        match json {
-            Json::Null => Val::Null,
-            Json::Bool(b) => Val::Bool(b),
-            Json::Number(n) => match (n.as_i64(), n.as_u64()) {
-                (Some(i), _) => Val::Int(i.into()),
-                (_, Some(u)) => Val::Int(u.into()),
-                _ => Val::Float(n.as_f64().unwrap_or(f64::NAN)),
-            },
-            Json::String(s) => Val::Text(Cow::Owned(s)),
-            tree => Val::Tree(tree),
+impl<'a> Val<'a> {
+    fn of(field: &'a Extracted<'_>) -> Self {
+        let text = &*field.text;
+        match field.kind {
+            JsonKind::Null => Val::Null,
+            JsonKind::Bool => Val::Bool(text == "true"),
+            JsonKind::Number => Val::number(Cow::Borrowed(text)).unwrap_or(Val::Missing),
+            JsonKind::Text => Val::Text(Cow::Borrowed(text)),
+            JsonKind::Array | JsonKind::Object => Val::Tree(Cow::Borrowed(text)),
+        }
+    }
+
+    /// A number by its text.
+    pub(super) fn number(text: Cow<'a, str>) -> Option<Self> {
+        // An integer in any other spelling than Rust's own (`-0`) keeps its text.
+        match text.parse::<i128>() {
+            Ok(i) if i != 0 || &*text == "0" => Some(Val::Int(i)),
+            _ => Some(Val::Float(text.parse().ok()?, text)),
         }
     }
 }
@@ -200,10 +246,10 @@ impl Val<'_> {
             Val::Null => Val::Null,
             Val::Bool(b) => Val::Bool(*b),
             Val::Int(i) => Val::Int(*i),
-            Val::Float(x) => Val::Float(*x),
+            Val::Float(x, s) => Val::Float(*x, Cow::Borrowed(s)),
             Val::Text(s) => Val::Text(Cow::Borrowed(s)),
             Val::Raw(s) => Val::Raw(Cow::Borrowed(s)),
-            Val::Tree(t) => Val::Tree(t.clone()),
+            Val::Tree(s) => Val::Tree(Cow::Borrowed(s)),
         }
     }
 
@@ -213,9 +259,7 @@ impl Val<'_> {
             Val::Null => Cow::Borrowed("null"),
             Val::Bool(b) => Cow::Borrowed(if *b { "true" } else { "false" }),
             Val::Int(i) => Cow::Owned(i.to_string()),
-            Val::Float(x) => Cow::Owned(x.to_string()),
-            Val::Text(s) | Val::Raw(s) => Cow::Borrowed(s),
-            Val::Tree(t) => Cow::Owned(t.to_string()),
+            Val::Float(_, s) | Val::Text(s) | Val::Raw(s) | Val::Tree(s) => Cow::Borrowed(s),
         })
     }
 
@@ -225,7 +269,7 @@ impl Val<'_> {
         let text = text.trim();
         match (text.parse(), text.parse()) {
             (Ok(i), _) => Some(Val::Int(i)),
-            (_, Ok(x)) => Some(Val::Float(x)),
+            (_, Ok(x)) => Some(Val::Float(x, Cow::Borrowed(""))),
             _ => None,
         }
     }
@@ -243,13 +287,33 @@ fn compare(a: &Val<'_>, op: Op, b: &Val<'_>) -> bool {
         Op::Gt => order(a, b).is_some_and(Ordering::is_gt),
         Op::Ge => order(a, b).is_some_and(Ordering::is_ge),
         Op::Contains => match a {
-            Val::Tree(Json::Array(list)) => list.iter().any(|x| equal(&Val::from(x.clone()), b)),
-            Val::Tree(Json::Object(map)) => b.as_text().is_some_and(|name| map.contains_key(&*name)),
+            Val::Tree(text) => tree_contains(text, b),
             _ => texts(a, b).is_some_and(|(a, b)| a.contains(&*b)),
         },
         Op::StartsWith => texts(a, b).is_some_and(|(a, b)| a.starts_with(&*b)),
         Op::EndsWith => texts(a, b).is_some_and(|(a, b)| a.ends_with(&*b)),
     }
+}
+
+/// Whether an array holds a value, or an object a name.
+fn tree_contains(text: &str, wanted: &Val<'_>) -> bool {
+    if text.starts_with('{') {
+        let fields = serde_json::from_str::<BTreeMap<Cow<'_, str>, IgnoredAny>>(text);
+        return wanted
+            .as_text()
+            .is_some_and(|name| fields.is_ok_and(|f| f.contains_key(&*name)));
+    }
+    serde_json::from_str::<Vec<&RawValue>>(text).is_ok_and(|list| {
+        list.into_iter()
+            .filter_map(|element| value_of(element.get()).ok())
+            .any(|element| equal(&Val::of(&element), wanted))
+    })
+}
+
+/// Whether two documents say the same, whatever the order of their fields.
+fn same_trees(a: &str, b: &str) -> bool {
+    let tree = |text| serde_json::from_str::<serde_json::Value>(text).ok();
+    tree(a).is_some_and(|a| Some(a) == tree(b))
 }
 
 fn texts<'v>(a: &'v Val<'_>, b: &'v Val<'_>) -> Option<(Cow<'v, str>, Cow<'v, str>)> {
@@ -262,7 +326,7 @@ fn equal(a: &Val<'_>, b: &Val<'_>) -> bool {
         (Val::Raw(a), Val::Bool(b)) | (Val::Bool(b), Val::Raw(a)) => a == if *b { "true" } else { "false" },
         (Val::Null, Val::Null) => true,
         (Val::Bool(a), Val::Bool(b)) => a == b,
-        (Val::Tree(a), Val::Tree(b)) => a == b,
+        (Val::Tree(a), Val::Tree(b)) => a == b || same_trees(a, b),
         _ => numbers(a, b) == Some(Ordering::Equal),
     }
 }
@@ -277,136 +341,11 @@ fn order(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
 fn numbers(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
     match (a, b) {
         (Val::Int(a), Val::Int(b)) => Some(a.cmp(b)),
-        (Val::Float(a), Val::Float(b)) => a.partial_cmp(b),
-        (Val::Int(a), Val::Float(b)) => (*a as f64).partial_cmp(b),
-        (Val::Float(a), Val::Int(b)) => a.partial_cmp(&(*b as f64)),
-        (Val::Raw(_), Val::Int(_) | Val::Float(_)) => numbers(&a.untyped_number()?, b),
-        (Val::Int(_) | Val::Float(_), Val::Raw(_)) => numbers(a, &b.untyped_number()?),
+        (Val::Float(a, _), Val::Float(b, _)) => a.partial_cmp(b),
+        (Val::Int(a), Val::Float(b, _)) => (*a as f64).partial_cmp(b),
+        (Val::Float(a, _), Val::Int(b)) => a.partial_cmp(&(*b as f64)),
+        (Val::Raw(_), Val::Int(_) | Val::Float(..)) => numbers(&a.untyped_number()?, b),
+        (Val::Int(_) | Val::Float(..), Val::Raw(_)) => numbers(a, &b.untyped_number()?),
         _ => None,
-    }
-}
-
-/// What stands at a path of a JSON document; of a document that ends too early, what stands before its end.
-/// Of a name that stands there twice the last one counts, as in most parsers.
-pub(super) fn dig(document: &[u8], path: &[Step]) -> Option<Json> {
-    let mut found = None;
-    let mut json = serde_json::Deserializer::from_slice(document);
-    let whole: Result<(), _> = Dig {
-        path,
-        found: &mut found,
-    }
-    .deserialize(&mut json);
-    // An error after the value was found does not take it away. But a number has no closing sign: where the
-    // document ends within it, what is left is another number.
-    if whole.is_err() && found.as_ref().is_some_and(Json::is_number) && found == number_at_end(document) {
-        return None;
-    }
-    found
-}
-
-fn number_at_end(document: &[u8]) -> Option<Json> {
-    let of_number = |b: &u8| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E');
-    let start = document.iter().rposition(|b| !of_number(b)).map_or(0, |i| i + 1);
-    serde_json::from_slice(&document[start..]).ok()
-}
-
-struct Dig<'p> {
-    path: &'p [Step],
-    found: &'p mut Option<Json>,
-}
-
-impl<'de> DeserializeSeed<'de> for Dig<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        if self.path.is_empty() {
-            *self.found = Some(serde::Deserialize::deserialize(json)?);
-            Ok(())
-        } else {
-            json.deserialize_any(self)
-        }
-    }
-}
-
-/// Anything else than an object or array has nothing below it.
-macro_rules! nothing_below {
-    ($($visit:ident($type:ty)),*) => { $(fn $visit<E>(self, _: $type) -> Result<(), E> { Ok(()) })* };
-}
-
-impl<'de> Visitor<'de> for Dig<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-
-    nothing_below!(
-        visit_bool(bool),
-        visit_i64(i64),
-        visit_u64(u64),
-        visit_f64(f64),
-        visit_str(&str)
-    );
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((step, below)) = self.path.split_first() else {
-            return Ok(());
-        };
-        while let Some(hit) = map.next_key_seed(NameIs(&step.name))? {
-            if hit {
-                *self.found = None;
-                map.next_value_seed(Dig {
-                    path: below,
-                    found: &mut *self.found,
-                })?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let Some((step, below)) = self.path.split_first() else {
-            return Ok(());
-        };
-        for i in 0.. {
-            let more = if step.index == Some(i) {
-                seq.next_element_seed(Dig {
-                    path: below,
-                    found: &mut *self.found,
-                })?
-                .is_some()
-            } else {
-                seq.next_element::<IgnoredAny>()?.is_some()
-            };
-            if !more {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Compares a key without keeping it.
-struct NameIs<'n>(&'n str);
-
-impl<'de> DeserializeSeed<'de> for NameIs<'_> {
-    type Value = bool;
-    fn deserialize<D: Deserializer<'de>>(self, key: D) -> Result<bool, D::Error> {
-        key.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for NameIs<'_> {
-    type Value = bool;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
     }
 }

@@ -13,10 +13,15 @@
 //!
 //! Rules that surprise least: **what is missing makes every comparison false**, `!=` too (`not … exists` asks for
 //! it); headers, the key and whole texts count as numbers where they are compared with one, JSON strings do not;
-//! a path alone is true if it is `true`. A document that was cut short still gives what stands before the cut.
+//! a path alone is true if it is `true`. Numbers keep their digits.
+//!
+//! Documents are read by [`crate::core::pointer`], like everything else: one pass for all paths of a condition, made
+//! when the first of them is needed. [`Expr::try_test`] fails where a path is needed of a document that is not JSON,
+//! or that holds one of its fields twice. [`Expr::test`] takes those fields for missing; of a document that was cut
+//! it still sees what was complete before the cut.
 //!
 //! Own language, not the template engine's expressions: those have no `exists`, regular expressions or pointers,
-//! need the whole document as values of theirs, and raise errors where a field is missing. A condition costs one pass over the document for each path in it, and copies only what it finds.
+//! need the whole document as values of theirs, and raise errors where a field is missing.
 
 mod eval;
 mod parse;
@@ -25,7 +30,8 @@ mod tests;
 
 pub use eval::{RecordScope, Root, Scope, Val};
 
-use eval::Node;
+use crate::core::pointer::{Pointers, Unreadable};
+use eval::{Node, Reading};
 use parse::Parser;
 use std::fmt;
 
@@ -43,6 +49,7 @@ pub enum Vocabulary {
 pub struct Expr {
     node: Node,
     text: String,
+    fields: Fields,
     uses_document: bool,
 }
 
@@ -50,7 +57,24 @@ pub struct Expr {
 #[derive(Clone, Debug)]
 pub struct PathExpr {
     node: Node,
+    fields: Fields,
     uses_document: bool,
+}
+
+/// The fields of the document that an expression looks at.
+#[derive(Clone, Debug)]
+struct Fields {
+    pointers: Pointers,
+    paths: Vec<Vec<String>>,
+}
+
+impl Fields {
+    fn new(paths: Vec<Vec<String>>) -> Self {
+        Self {
+            pointers: Pointers::of_paths(&paths),
+            paths,
+        }
+    }
 }
 
 /// An expression that cannot be compiled.
@@ -88,12 +112,34 @@ impl Expr {
             node,
             text: text.to_owned(),
             uses_document: parser.uses_document(),
+            fields: Fields::new(parser.into_paths()),
         })
     }
 
-    /// Whether the condition holds.
+    /// Whether the condition holds; fields that cannot be read are taken for missing.
     pub fn test(&self, scope: &impl Scope) -> bool {
-        self.node.test(scope)
+        self.node.test(&Reading::of(scope, &self.fields.pointers))
+    }
+
+    /// Whether the condition holds.
+    ///
+    /// # Errors
+    /// If a field is needed of a document that is not JSON or holds the field twice.
+    pub fn try_test(&self, scope: &impl Scope) -> Result<bool, Unreadable> {
+        let reading = Reading::of(scope, &self.fields.pointers);
+        let holds = self.node.test(&reading);
+        match reading.into_fault() {
+            None => Ok(holds),
+            Some(fault) => Err(fault),
+        }
+    }
+
+    /// JSON pointers of the fields of the document that it looks at.
+    pub fn pointers(&self) -> impl Iterator<Item = String> {
+        self.fields.paths.iter().map(|path| {
+            let escaped = path.iter().map(|s| s.replace('~', "~0").replace('/', "~1"));
+            escaped.fold(String::new(), |all, step| all + "/" + &step)
+        })
     }
 
     /// Whether it looks at the body (or the value).
@@ -118,12 +164,13 @@ impl PathExpr {
         Ok(Self {
             node,
             uses_document: parser.uses_document(),
+            fields: Fields::new(parser.into_paths()),
         })
     }
 
-    /// What stands there, as text; none where it is missing.
+    /// The value there, as text; none where it is missing.
     pub fn text(&self, scope: &impl Scope) -> Option<String> {
-        self.node.text(scope)
+        self.node.text(&Reading::of(scope, &self.fields.pointers))
     }
 
     /// Whether it looks at the body (or the value).

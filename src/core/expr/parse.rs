@@ -1,6 +1,6 @@
 //! From text to a condition: recursive descent, depth and length bounded.
 
-use super::eval::{Node, Op, Root, Step, Val};
+use super::eval::{Node, Op, Root, Val};
 use super::{ExprError, Vocabulary};
 use regex::RegexBuilder;
 use std::borrow::Cow;
@@ -18,6 +18,8 @@ pub(super) struct Parser<'t> {
     depth: usize,
     vocabulary: Vocabulary,
     uses_document: bool,
+    /// Paths of the document's fields, in the order of their numbers.
+    paths: Vec<Vec<String>>,
 }
 
 type Parsed<T> = Result<T, ExprError>;
@@ -30,6 +32,7 @@ impl<'t> Parser<'t> {
             depth: 0,
             vocabulary,
             uses_document: false,
+            paths: Vec::new(),
         };
         if text.len() > MAX_TEXT {
             return Err(parser.error(0, format!("an expression has at most {MAX_TEXT} bytes"), None));
@@ -39,6 +42,10 @@ impl<'t> Parser<'t> {
 
     pub(super) fn uses_document(&self) -> bool {
         self.uses_document
+    }
+
+    pub(super) fn into_paths(self) -> Vec<Vec<String>> {
+        self.paths
     }
 
     pub(super) fn condition(&mut self) -> Parsed<Node> {
@@ -344,9 +351,12 @@ impl<'t> Parser<'t> {
         let text = &rest[..end];
         self.at += end;
         // JSON's own numbers: no `inf`, no hexadecimal, no `1_000`.
-        match serde_json::from_str::<serde_json::Number>(text) {
-            Ok(n) => Ok(Node::Literal(Val::from(serde_json::Value::Number(n)))),
-            Err(_) => {
+        let number = serde_json::from_str::<serde_json::Number>(text)
+            .ok()
+            .and_then(|_| Val::number(Cow::Owned(text.to_owned())));
+        match number {
+            Some(number) => Ok(Node::Literal(number)),
+            None => {
                 let hint = Some("a text needs quotes".to_owned());
                 self.fail(at, format!("`{text}` is not a number"), hint)
             }
@@ -421,7 +431,7 @@ impl<'t> Parser<'t> {
                 if end == 0 {
                     return self.fail(self.at + 1, "expected a name after `.`", None);
                 }
-                path.push(Step::new(rest[..end].to_owned()));
+                path.push(rest[..end].to_owned());
                 self.at += 1 + end;
             } else if rest.starts_with('[') {
                 self.at += 1;
@@ -434,10 +444,14 @@ impl<'t> Parser<'t> {
             self.space();
             path = self.pointer()?;
         }
-        Ok(Node::Document(path))
+        if path.is_empty() {
+            return Ok(Node::Document);
+        }
+        self.paths.push(path);
+        Ok(Node::Field(self.paths.len() - 1))
     }
 
-    fn index(&mut self) -> Parsed<Step> {
+    fn index(&mut self) -> Parsed<String> {
         self.space();
         let at = self.at;
         let name = match self.quoted()? {
@@ -460,11 +474,11 @@ impl<'t> Parser<'t> {
         if !self.sign("]") {
             return self.fail(self.at, format!("expected `]`, found `{}`", self.shown()), None);
         }
-        Ok(Step::new(name))
+        Ok(name)
     }
 
     /// A JSON pointer (RFC 6901), up to a space or a closing sign.
-    fn pointer(&mut self) -> Parsed<Vec<Step>> {
+    fn pointer(&mut self) -> Parsed<Vec<String>> {
         let rest = self.rest();
         let end = rest
             .find(|c: char| c.is_whitespace() || matches!(c, ')' | ']' | ','))
@@ -478,7 +492,7 @@ impl<'t> Parser<'t> {
                 let hint = Some("`~` is written `~0`, `/` is written `~1`".to_owned());
                 return self.fail(self.at, "not a JSON pointer", hint);
             }
-            steps.push(Step::new(part.replace("~1", "/").replace("~0", "~")));
+            steps.push(part.replace("~1", "/").replace("~0", "~"));
         }
         self.at += end;
         Ok(steps)

@@ -736,10 +736,12 @@ impl Work<'_> {
             headers: &[],
         };
         let place = match self.placer.place(incoming) {
+            // Only what claims to be JSON is refused for not being it; a URL has no fields, and perhaps no ID.
+            Ok(Place {
+                not_json: Some(e), ..
+            }) if self.format != Format::Urls => return self.reject(line, rows::placing_failed(&e), raw),
             Ok(place) => place,
-            // Only JSON is refused for being none; a URL without the field just has no ID.
-            Err(e) if self.format != Format::Urls => return self.reject(line, rows::placing_failed(&e), raw),
-            Err(_) => Place::default(),
+            Err(twice) => return self.reject(line, twice.to_string(), raw),
         };
         let count = self.meta.partitions.len().max(1);
         let index = place.partition.map_or(line as usize % count, |p| p as usize);

@@ -428,3 +428,49 @@ proptest! {
         }
     }
 }
+
+/// An empty cell is no ID: the line gets one of its import, as one without the column would.
+#[test]
+fn a_line_with_an_empty_id_gets_that_of_its_import() {
+    let case = case();
+    let csv = case.import("a.csv", b"id,v\n1,a\n,b\n\" \",c\n").expect("import");
+    let lines = b"{\"id\":\"\",\"v\":1}\n{\"id\":null,\"v\":2}\n{\"v\":3}\n{\"id\":7}\n";
+    let json = case.import("b.jsonl", lines).expect("import");
+    assert_eq!((csv.accepted, json.accepted), (3, 4));
+    let given: Vec<_> = case
+        .records()
+        .iter()
+        .map(|r| (source(r), r.headers.get(IMPORT_ID_HEADER).is_some()))
+        .filter(|(_, given)| *given)
+        .map(|(source, _)| source)
+        .collect();
+    let given: std::collections::BTreeSet<_> = given.iter().map(String::as_str).collect();
+    let want = ["a.csv:3", "a.csv:4", "b.jsonl:1", "b.jsonl:2", "b.jsonl:3"];
+    assert_eq!(given, want.into_iter().collect());
+}
+
+/// Which of two fields counts, the partner might see otherwise: the line is rejected, with its number.
+#[test]
+fn a_field_that_is_there_twice_rejects_its_line() {
+    let mut case = case();
+    case.topic.key = KeySource::Json("/k".into());
+    case.topic.reads = vec!["/to".into()];
+    let lines = b"{\"id\":1}\n{\"id\":\"A\",\"id\":\"B\"}\n{\"id\":2,\"k\":1,\"k\":1}\n{\"id\":3,\"to\":1,\"to\":2}\n{\"id\":4,\"x\":1,\"x\":2}\n";
+    let report = case.import("day.jsonl", lines).expect("import");
+    let told: Vec<_> = report
+        .rejects
+        .iter()
+        .map(|r| (r.line, r.reason.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (2, "the field `/id` is there twice"),
+            (3, "the field `/k` is there twice"),
+            (4, "the field `/to` is there twice"),
+        ]
+    );
+    assert_eq!(values(&case.log, "t").len(), 2);
+    let strict = case.import_with("day.jsonl", lines, |o| (o.again, o.strict) = (true, true));
+    assert!(matches!(strict, Err(ImportError::BadLine { line: 2, .. })));
+}
