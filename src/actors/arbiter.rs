@@ -4,7 +4,7 @@
 //! thread ([`on`]). Everything of a partner, and of partners that share a budget, is on one arbiter: a message to
 //! another core costs more than a delivery's share of all other messages.
 
-use super::context::{PartnerContext, RouteContext};
+use super::context::{Orders, PartnerContext, RouteContext};
 use super::partition::PartitionActor;
 use crate::core::flood::FloodGuard;
 use crate::core::types::{RouteId, RoutePartition};
@@ -25,6 +25,8 @@ pub struct Local {
     pub partners: HashMap<Arc<str>, Rc<PartnerContext<HttpSink>>>,
     /// Routes that have been started here; they outlive their actors.
     pub routes: HashMap<RoutePartition, Rc<RouteContext<HttpSink>>>,
+    /// What orders say of the routes' messages; may be there before the route.
+    pub orders: HashMap<RoutePartition, Rc<Orders>>,
     /// The actors of the routes' partitions.
     pub partitions: HashMap<RoutePartition, Running>,
     /// Flood guards of the routes.

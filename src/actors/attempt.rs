@@ -111,6 +111,10 @@ async fn send<S: Sink>(
             return OVERTAKEN;
         }
         let wanted = clock.now();
+        if route.is_kept_back(item) {
+            // The partition's actor knows what to do with it.
+            return After::Again(wanted);
+        }
         let Some(permit) = partner.gate.enter(route.queue, draws.clone()).await else {
             // The node stops: the partition hands nothing out any more, and the next life takes it up. Not a later
             // time: what waits for long is copied into the ledger with it.
@@ -165,6 +169,11 @@ async fn send<S: Sink>(
                 return conclude(route, item, answer, clock.now());
             }
         };
+        // From here to the intent nothing else runs on this thread: an order comes before both or after both.
+        if route.is_kept_back(item) {
+            drop(permit);
+            return After::Again(clock.now());
+        }
         // The lease counts from before the commit is asked for.
         let asked = clock.now();
         let Slot {
@@ -212,9 +221,10 @@ async fn send<S: Sink>(
         }
         let until = valid_until.min(asked.plus(lease));
         let mut started = Time::ZERO;
+        let of = &*item;
         let mut may_start = || {
             started = clock.now();
-            let may = started <= until;
+            let may = started <= until && !route.is_kept_back(of);
             written.set(may);
             may
         };

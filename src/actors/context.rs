@@ -1,17 +1,18 @@
 //! What the actors of one partner, and of one route partition, share on their arbiter.
 
 use super::gate::PartnerGate;
-use super::item::Item;
+use super::item::{Item, Task};
 use super::lines::LineRules;
 use super::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{LedgerConfig, PartnerConfig};
 use crate::core::flood::FloodGuard;
-use crate::core::types::{MessageId, RoutePartition};
+use crate::core::resolve::Skips;
+use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use crate::ledger::lane::LanePort;
 use crate::telemetry::metrics::PartnerMetrics;
 use actix::prelude::*;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct RouteContext<S> {
     /// that is built again waits until the requests of the one before have come to their end (M13 of the protocol:
     /// a doubt is one only when the request object is really gone).
     pub on_wire: RefCell<HashSet<MessageId>>,
+    /// What operators' orders say of its messages.
+    pub orders: Rc<Orders>,
     /// Stops the route when its messages die one after the other; all its partitions share it.
     pub flood: Rc<RefCell<FloodGuard>>,
     /// How its messages are named in log lines, and which are sampled.
@@ -71,6 +74,107 @@ impl<S> RouteContext<S> {
     #[inline]
     pub fn is_current(&self, item: &Item) -> bool {
         self.current.get() == item.owner
+    }
+
+    /// Whether an order that came after the message was handed out keeps it from being sent.
+    #[inline]
+    pub fn is_kept_back(&self, item: &Item) -> bool {
+        self.orders.version.get() != item.checked && self.orders.keeps_back(item, self.partner.clock.now())
+    }
+}
+
+/// What operators' orders say of the messages of one route partition. It outlives the partition's actor.
+///
+/// Asked when a message is handed out, and again wherever time has passed since: before its intent is asked for, and
+/// before its first byte. The version tells whether anything has changed, so that the second question costs nothing.
+#[derive(Debug, Default)]
+pub struct Orders {
+    version: Cell<u32>,
+    barred: RefCell<HashMap<MessageId, Bar>>,
+    skips: RefCell<Arc<Skips>>,
+    /// The entry up to which the skip rules are known.
+    skips_as_of: Cell<Offset>,
+}
+
+/// Why a message may not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bar {
+    /// The entry that calls it delivered is being written: wait for it.
+    Claimed,
+    /// It is called delivered.
+    Marked,
+}
+
+impl Orders {
+    fn changed(&self) {
+        self.version.set(self.version.get().wrapping_add(1));
+    }
+
+    /// What a message was asked against.
+    pub fn version(&self) -> u32 {
+        self.version.get()
+    }
+
+    /// Bars a message.
+    pub fn bar(&self, id: MessageId, bar: Bar) {
+        self.barred.borrow_mut().insert(id, bar);
+        self.changed();
+    }
+
+    /// The bar of a message, if there is one.
+    pub fn bar_of(&self, id: &MessageId) -> Option<Bar> {
+        let barred = self.barred.borrow();
+        if barred.is_empty() {
+            None
+        } else {
+            barred.get(id).copied()
+        }
+    }
+
+    /// Ends the bar of a message.
+    pub fn lift(&self, id: MessageId) {
+        self.barred.borrow_mut().remove(&id);
+    }
+
+    /// The message came to its end: what was said of it must not meet a later one with its ID.
+    pub fn ended(&self, id: &MessageId) {
+        let mut barred = self.barred.borrow_mut();
+        if !barred.is_empty() && barred.get(id) == Some(&Bar::Marked) {
+            barred.remove(id);
+        }
+    }
+
+    /// Keeps only those called delivered for which this is so.
+    pub fn keep_marked(&self, keep: impl Fn(&MessageId) -> bool) {
+        let mut barred = self.barred.borrow_mut();
+        if !barred.is_empty() {
+            barred.retain(|id, bar| *bar == Bar::Claimed || keep(id));
+        }
+    }
+
+    /// Puts skip rules in force, unless newer ones are.
+    pub fn set_skips(&self, as_of: Offset, skips: Arc<Skips>) {
+        if as_of >= self.skips_as_of.get() {
+            self.skips_as_of.set(as_of);
+            *self.skips.borrow_mut() = skips;
+            self.changed();
+        }
+    }
+
+    /// The rule that passes a message over, if one does. One whose earlier attempt is in doubt is not passed over:
+    /// its doubt comes first.
+    pub fn skipped(&self, item: &Item, now: Time) -> Option<String> {
+        let skips = self.skips.borrow();
+        if skips.is_empty() || !matches!(item.task, Task::Send) || item.is_unsettled() {
+            return None;
+        }
+        let reason = skips.reason(item.place, &item.delivery.readable, now);
+        reason.map(str::to_owned)
+    }
+
+    #[cold]
+    fn keeps_back(&self, item: &Item, now: Time) -> bool {
+        self.bar_of(&item.delivery.id).is_some() || self.skipped(item, now).is_some()
     }
 }
 

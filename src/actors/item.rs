@@ -30,6 +30,8 @@ pub struct Item {
     pub owner: u64,
     /// What is to be done.
     pub task: Task,
+    /// The version of the route's orders that it was asked against when it was handed out.
+    pub checked: u32,
     /// First attempt of this round; zero if none was made.
     pub first_try: Time,
     /// The partner's outage clock when the first attempt was made.

@@ -8,6 +8,7 @@
 //! restore knows then what the store lacks.
 
 use super::context::RouteFigures;
+use super::effects::Outlet;
 use super::fault;
 use super::lifeline::Lifeline;
 use crate::clock::Clock;
@@ -113,6 +114,8 @@ pub struct LedgerParts {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where the effects of orders go.
+    pub effects: Outlet,
 }
 
 /// See the module.
@@ -152,17 +155,21 @@ impl LedgerParts {
     /// Folds until the feed ends, and carries out what the duties write in between.
     async fn fold(&self, mut steps: mpsc::Receiver<Step>) -> Result<(), KeeperError> {
         let mut feed = self.feed.0.lock().await;
+        // The one before may have fallen between folding and handing on.
+        self.effects.hand_on(&self.keeper);
         loop {
             tokio::select! {
                 more = feed.wait() => match more {
                     false => return Ok(()),
                     true => {
                         feed.fold(&self.keeper, &self.lane, &self.metrics)?;
+                        self.effects.hand_on(&self.keeper);
                         tokio::time::sleep(PACE).await;
                     }
                 },
                 Some(step) = steps.recv() => {
                     let result = self.step(step.make, &mut feed).await;
+                    self.effects.hand_on(&self.keeper);
                     if let Err(DutyError::Keeper(error)) = result {
                         return Err(error);
                     }

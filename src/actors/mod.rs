@@ -4,6 +4,7 @@ pub mod arbiter;
 pub mod attempt;
 pub mod blocking;
 pub mod context;
+pub mod effects;
 pub mod fault;
 pub mod gate;
 pub mod item;

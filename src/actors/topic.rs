@@ -5,23 +5,21 @@
 //! requests of the one before have come to their end and their outcomes are folded, so nothing in hand is lost or
 //! sent twice. One that keeps failing makes this actor fail in its turn.
 
-use super::arbiter::local;
+use super::arbiter::{local, on};
 use super::context::{Approach, RouteContext, RouteFigures};
 use super::fault;
 use super::lifeline::{End, Lifeline};
 use super::lines::LineRules;
 use super::partition::{
     AreYouIdle, Drain, Drained, NodePayloads, PartitionActor, PartitionParts, PartitionSettings, Start, Stop,
-    Told,
 };
 use crate::clock::Clock;
 use crate::config::RestartConfig;
 use crate::core::flood::FloodGuard;
-use crate::core::ledger::entry::SkipRule;
 use crate::core::message_id::IdScope;
 use crate::core::resolve::{Resolver, Rules, RulesError, Skips};
 use crate::core::restart::{Restart, Restarts};
-use crate::core::types::{RouteId, RoutePartition, TopicId};
+use crate::core::types::{RoutePartition, TopicId};
 use crate::ledger::keeper::Keeper;
 use crate::log::{Log, PartitionId};
 use crate::sink::http::HttpSink;
@@ -96,8 +94,6 @@ pub struct TopicSupervisor {
     restart: RestartConfig,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// What is told to partitions that are just being built: the fold that they begin from may be older.
-    to_tell: BTreeMap<RoutePartition, Vec<Told>>,
     stopping: bool,
     lifeline: Lifeline,
 }
@@ -118,7 +114,6 @@ impl TopicSupervisor {
             restart,
             clock,
             metrics,
-            to_tell: BTreeMap::new(),
             stopping: false,
             lifeline,
         }
@@ -157,9 +152,11 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
         Ok(resolver) => resolver,
         Err(error) => return lifeline.failed(error),
     };
-    let (stopped, skips) = plan.keeper.with_state(|state| {
+    // What is folded after this reaches the route by its effects: it is there before anything else runs here.
+    let (stopped, skips, as_of) = plan.keeper.with_state(|state| {
         let skips = Skips::of(state.skips.values(), &plan.topic, &plan.partner);
-        (state.stopped.get(&at.route).map(|p| p.reason.clone()), skips)
+        let stopped = state.stopped.get(&at.route).map(|p| p.reason.clone());
+        (stopped, skips, state.next)
     });
     let route = local(|local| {
         let partner = local.partners.get(&plan.partner)?.clone();
@@ -168,6 +165,8 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
             Rc::new(RefCell::new(FloodGuard::restored(limit, stopped)))
         });
         let flood = flood.clone();
+        let orders = local.orders.entry(at).or_default().clone();
+        orders.set_skips(as_of, Arc::new(skips));
         let context = || {
             Rc::new(RouteContext {
                 at,
@@ -177,6 +176,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
                 partner,
                 current: Cell::new(0),
                 on_wire: RefCell::default(),
+                orders,
                 flood,
                 lines: plan.lines(),
                 figures: plan.figures.clone(),
@@ -198,10 +198,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
     while port.folded() < last {
         tokio::time::sleep(SETTLED_EVERY).await;
     }
-    let start = plan
-        .keeper
-        .with_state(|state| state.partitions.get(&at).map(Start::of))
-        .unwrap_or_default();
+    let start = plan.keeper.with_state(|state| Start::of(state, at));
     let parts = PartitionParts {
         route,
         log: plan.log.clone(),
@@ -215,7 +212,6 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
             keeper: plan.keeper,
         }),
         start,
-        skips: Arc::new(skips),
         settings: plan.settings,
         lifeline,
     };
@@ -252,9 +248,6 @@ impl Handler<PartitionStarted> for TopicSupervisor {
     fn handle(&mut self, started: PartitionStarted, _: &mut Context<Self>) {
         if self.stopping {
             started.partition.do_send(Stop);
-        }
-        for told in self.to_tell.remove(&started.at).unwrap_or_default() {
-            started.partition.do_send(told);
         }
         self.partitions.insert(started.at, started.partition);
     }
@@ -296,59 +289,15 @@ impl Handler<PartitionEnded> for TopicSupervisor {
     }
 }
 
-/// What follows from an order, for partitions of this topic; those of other topics are passed over.
-#[derive(Message, Clone, Debug)]
-#[rtype(result = "()")]
-pub struct Tell {
-    /// Which partitions.
-    pub to: Whom,
-    /// What.
-    pub told: Told,
-}
-
-/// Whom a [`Tell`] is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whom {
-    /// One partition of one route.
-    One(RoutePartition),
-    /// All partitions of a route.
-    Route(RouteId),
-}
-
-impl Handler<Tell> for TopicSupervisor {
-    type Result = ();
-    fn handle(&mut self, Tell { to, told }: Tell, _: &mut Context<Self>) {
-        let meant = |at: &&RoutePartition| match to {
-            Whom::One(one) => **at == one,
-            Whom::Route(route) => at.route == route,
+/// Stops new attempts of a route's partition that has no actor; answers how many are under way.
+fn left_on_wire(at: RoutePartition) -> usize {
+    local(|local| {
+        let Some(route) = local.routes.get(&at) else {
+            return 0;
         };
-        for at in self.plans.keys().filter(meant) {
-            match self.partitions.get(at) {
-                // An operator's orders are few, and wait for each other.
-                Some(partition) => partition.do_send(told.clone()),
-                None => self.to_tell.entry(*at).or_default().push(told.clone()),
-            }
-        }
-    }
-}
-
-/// The skip rules are others: every route takes up its own.
-#[derive(Message, Clone, Debug)]
-#[rtype(result = "()")]
-pub struct SkipsChanged(pub Arc<Vec<SkipRule>>);
-
-impl Handler<SkipsChanged> for TopicSupervisor {
-    type Result = ();
-    fn handle(&mut self, SkipsChanged(rules): SkipsChanged, ctx: &mut Context<Self>) {
-        let routes: Vec<_> = self.plans.values().filter(|p| p.at.partition == 0).collect();
-        let tells = routes.into_iter().map(|plan| Tell {
-            to: Whom::Route(plan.at.route),
-            told: Told::Skips(Arc::new(Skips::of(rules.iter(), &plan.topic, &plan.partner))),
-        });
-        for tell in tells.collect::<Vec<_>>() {
-            self.handle(tell, ctx);
-        }
-    }
+        route.partner.gate.close();
+        route.on_wire.borrow().len()
+    })
 }
 
 /// Stops intake and new attempts of all partitions; answers what is still in hand.
@@ -360,20 +309,30 @@ impl Handler<DrainTopic> for TopicSupervisor {
     type Result = ResponseFuture<Drained>;
     fn handle(&mut self, _: DrainTopic, _: &mut Context<Self>) -> Self::Result {
         self.stopping = true;
-        let partitions: Vec<_> = self.partitions.values().cloned().collect();
+        let partitions = self.partitions.clone();
+        let plans: Vec<_> = self.plans.values().map(|p| (p.at, p.arbiter.clone())).collect();
         Box::pin(async move {
             let mut all = Drained {
                 in_hand: 0,
                 idle: true,
             };
-            for partition in partitions {
-                // One that is gone has nothing in hand.
-                if let Ok(one) = partition.send(Drain).await {
-                    all = Drained {
-                        in_hand: all.in_hand + one.in_hand,
-                        idle: all.idle && one.idle,
-                    };
-                }
+            for (at, arbiter) in plans {
+                let drained = match partitions.get(&at) {
+                    Some(partition) => partition.send(Drain).await.ok(),
+                    None => None,
+                };
+                let one = match drained {
+                    Some(one) => one,
+                    // It is being built again: requests of the one before may be on the wire still.
+                    None => Drained {
+                        in_hand: on(&arbiter, move || left_on_wire(at)).await.unwrap_or(0),
+                        idle: false,
+                    },
+                };
+                all = Drained {
+                    in_hand: all.in_hand + one.in_hand,
+                    idle: all.idle && one.idle,
+                };
             }
             all
         })

@@ -1,24 +1,21 @@
-//! What only the actors know of a running node, for its status and its health; and the way of an operator's orders
-//! to them.
+//! What only the actors know of a running node, for its status and its health.
 //!
 //! Each arbiter's thread sets a beat every second: one that has not for long is stuck, and a restart helps.
 
 use super::live::Hooks;
 use super::partner::{PartnerFigures, figures};
 use super::reload::Present;
-use crate::actors::arbiter::local;
 use crate::actors::context::RouteFigures;
 use crate::actors::gate::NodeCap;
 use crate::actors::memory::MemoryShare;
-use crate::actors::partition::Told;
-use crate::actors::topic::{SkipsChanged, Tell, TopicSupervisor, Whom};
+use crate::actors::topic::TopicSupervisor;
 use crate::api::Status;
 use crate::api::status::BreakerState;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::breaker::Cause;
-use crate::core::types::Time;
-use crate::ledger::desk::Effect;
+use crate::core::ledger::fold::LaneState;
+use crate::core::types::{RouteId, Time};
 use crate::ledger::desk::standing::settings;
 use crate::ledger::keeper::Keeper;
 use crate::log::Log;
@@ -180,31 +177,6 @@ impl NodeHooks {
         let full = |m: &MemoryShare| m.node_held() * 100 >= m.node_bound() * FULL;
         self.memory.as_ref().is_some_and(full)
     }
-
-    fn tell(&self, to: Whom, told: Told) {
-        for topic in self.topics.lock().values() {
-            topic.do_send(Tell {
-                to: to.clone(),
-                told: told.clone(),
-            });
-        }
-    }
-
-    /// Operators' pauses: the gate stands, or goes on.
-    fn pause(&self, partner: String, pause: bool) {
-        let Some(home) = self.homes.get(&partner) else {
-            return;
-        };
-        home.spawn_fn(move || {
-            let context = local(|l| l.partners.get(partner.as_str()).cloned());
-            if let Some(context) = context {
-                context.gate.with(|turnstile, now| match pause {
-                    true => turnstile.pause(now),
-                    false => turnstile.resume(now),
-                });
-            }
-        });
-    }
 }
 
 impl Hooks for NodeHooks {
@@ -264,41 +236,9 @@ impl Hooks for NodeHooks {
         }
     }
 
-    fn effect(&self, effect: Effect) {
-        match effect {
-            Effect::Opened {
-                at,
-                id,
-                round,
-                key,
-                offset,
-                idempotency_key,
-                payload: _,
-            } => self.tell(
-                Whom::One(at),
-                Told::Opened {
-                    id,
-                    round,
-                    key,
-                    offset,
-                    idempotency_key: idempotency_key.into(),
-                },
-            ),
-            Effect::Settled { at, key, .. } => self.tell(Whom::One(at), Told::Settled { key }),
-            Effect::Marked { at, id } => self.tell(Whom::One(at), Told::Marked { id }),
-            // Look-ups find it forgotten; nothing of it is in memory.
-            Effect::Forgotten { .. } => {}
-            Effect::SkipsChanged => {
-                let rules = self.keeper.with_state(|s| s.skips.values().cloned().collect());
-                let changed = SkipsChanged(Arc::new(rules));
-                for topic in self.topics.lock().values() {
-                    topic.do_send(changed.clone());
-                }
-            }
-            Effect::Paused { partner, .. } => self.pause(partner, true),
-            Effect::Resumed { partner } => self.pause(partner, false),
-            Effect::RouteResumed { route } => self.tell(Whom::Route(route), Told::RouteResumed),
-        }
+    fn home_of(&self, route: RouteId) -> Option<ArbiterHandle> {
+        let partner = |s: &LaneState| s.routes.get(&route).map(|r| r.partner.clone());
+        self.homes.get(&self.keeper.with_state(partner)?).cloned()
     }
 
     fn problems(&self) -> Vec<String> {

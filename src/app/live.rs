@@ -2,9 +2,11 @@
 //!
 //! Nothing here sits on an arbiter of the hot path. Questions copy what they need out of the fold and are answered on
 //! blocking threads; entries of orders go through a port of the lane that lives on the thread where [`LaneWriter`]
-//! was made. What only the actors know (requests on the wire, breakers) comes in through [`Hooks`], and what follows
-//! from an order goes out through it.
+//! was made, or through that of the partner's arbiter. What follows from them the ledger's actor hands to the
+//! partitions; here somebody only waits for it. What only the actors know (requests on the wire, breakers) comes in
+//! through [`Hooks`].
 
+use crate::actors::effects::{Awaiting, Carried, claim};
 use crate::admin::{Answer, Exported, Lines, NodeApi, Upload};
 use crate::api::{
     ApiError, Filter, Health, ImportReport, ImportRequest, OrderReport, OrderRequest, PartnerTest, Query,
@@ -12,94 +14,190 @@ use crate::api::{
 };
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::ledger::entry::Body;
+use crate::core::ledger::entry::{Action, Body};
 use crate::core::ledger::fold::LaneState;
-use crate::core::types::Time;
+use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
 use crate::intake::import::Importer;
 use crate::intake::serve;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
-use crate::ledger::desk::{Desk, Effect, LogEntries, Standing, View};
+use crate::ledger::desk::{Desk, LogEntries, Standing, View};
 use crate::ledger::keeper::Keeper;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Log, PartitionId};
 use crate::telemetry::Metrics;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::LineResult;
+use actix::ArbiterHandle;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 /// Orders whose entries wait to be written; one order at a time settles, so there is hardly ever more than one.
 const WRITES: usize = 16;
 /// Lines of an export on their way to the client.
 const LINES: usize = 1_024;
-/// So often the writer looks whether its entries are folded: an operator waits, not a message.
-const FOLDED_EVERY: Duration = Duration::from_millis(1);
-/// How long an order waits for its entries. A log that takes longer is about to end the node.
-const LONGEST_WRITE: Duration = Duration::from_secs(30);
+/// How long whoever gave an order waits for its answer. The order itself is not given up: it takes effect as soon as the
+/// ledger has it.
+pub const LONGEST_WRITE: Duration = Duration::from_secs(30);
 
 /// What the actors add.
 pub trait Hooks: Send + Sync + 'static {
     /// Adds what only they know: requests on the wire, rates, breakers, permits, connections, memory, restarts.
     /// ETAs are made from it afterwards.
     fn enrich(&self, status: &mut Status);
-    /// Does what follows from an order; its entries are durable and folded.
-    fn effect(&self, effect: Effect);
+    /// The arbiter where a route's partner lives, if it is configured.
+    fn home_of(&self, route: RouteId) -> Option<ArbiterHandle>;
     /// What stands against calling the node alive.
     fn problems(&self) -> Vec<String>;
     /// What stands against calling it ready: starting, draining, no room.
     fn not_ready(&self) -> Vec<String>;
 }
 
-type Write = (Vec<Body>, oneshot::Sender<Result<(), ApiError>>);
+/// Tells of an entry, by its place in its order, at which offset it is; or that it was not appended, since an attempt
+/// of its message is under way.
+type Placed = std::sync::mpsc::Sender<(usize, Option<Offset>)>;
+type Write = (Vec<(usize, Body)>, Placed);
 
 /// A way into the lane from any thread.
 #[derive(Clone, Debug)]
-pub struct LaneWriter(mpsc::Sender<Write>);
+pub struct LaneWriter {
+    writes: mpsc::Sender<Write>,
+    carried: Arc<Carried>,
+}
+
+/// Entries on their way into the lane, and through it.
+struct Writing {
+    /// Not placed yet.
+    left: usize,
+    placed: std::sync::mpsc::Receiver<(usize, Option<Offset>)>,
+    offsets: Vec<(usize, Offset)>,
+    refused: Vec<usize>,
+    awaiting: Awaiting,
+}
+
+/// Why entries are not through.
+enum NotYet {
+    /// They will be.
+    Late,
+    /// The node ends first.
+    Ending,
+}
+
+impl Writing {
+    /// Waits, blocking, until all are folded and their effects carried out.
+    fn finish(&mut self, until: Instant) -> Result<(), NotYet> {
+        while self.left > 0 {
+            let wait = until.saturating_duration_since(Instant::now());
+            match self.placed.recv_timeout(wait) {
+                Ok((entry, Some(offset))) => self.offsets.push((entry, offset)),
+                Ok((entry, None)) => self.refused.push(entry),
+                Err(RecvTimeoutError::Timeout) => return Err(NotYet::Late),
+                Err(RecvTimeoutError::Disconnected) => return Err(NotYet::Ending),
+            }
+            self.left -= 1;
+        }
+        while let Some((entry, offset)) = self.offsets.last().copied() {
+            if self.awaiting.wait(offset, until).ok_or(NotYet::Late)? {
+                self.refused.push(entry);
+            }
+            self.offsets.pop();
+        }
+        Ok(())
+    }
+}
+
+fn ending() -> ApiError {
+    ApiError::Unavailable("the node is stopping".into())
+}
 
 impl LaneWriter {
     /// Opens a port of the lane on the present arbiter (or system) thread. It closes with the last clone.
-    pub fn open(lane: Lane) -> Self {
-        let (writer, mut writes) = mpsc::channel::<Write>(WRITES);
+    pub fn open(lane: Lane, carried: Arc<Carried>) -> Self {
+        let (writes, mut receiver) = mpsc::channel::<Write>(WRITES);
         actix_rt::spawn(async move {
             let port = LanePort::open(lane);
-            while let Some((bodies, done)) = writes.recv().await {
-                let last = bodies
-                    .into_iter()
-                    .map(|body| port.outcome(body))
-                    .last()
-                    .unwrap_or(0);
-                port.flush();
-                let until = Instant::now() + LONGEST_WRITE;
-                while port.folded() < last && Instant::now() < until {
-                    tokio::time::sleep(FOLDED_EVERY).await;
+            while let Some((bodies, placed)) = receiver.recv().await {
+                for (place, body) in bodies {
+                    let placed = placed.clone();
+                    // The asker may have gone away; the entries stand all the same.
+                    let told = move |offset| {
+                        let _ = placed.send((place, Some(offset)));
+                    };
+                    port.outcome_told(body, Box::new(told));
                 }
-                let result = if port.folded() >= last {
-                    Ok(())
-                } else {
-                    Err(ApiError::Unavailable(
-                        "the ledger does not answer; whether the order was written shows when it does".into(),
-                    ))
-                };
-                // The asker may have gone away; the entries stand all the same.
-                let _ = done.send(result);
+                port.flush();
             }
         });
-        Self(writer)
+        Self { writes, carried }
     }
 
-    /// Writes entries and waits, blocking, until they are durable and folded.
-    ///
-    /// # Errors
-    /// [`ApiError::Unavailable`] if the node is ending.
-    pub fn write(&self, entries: Vec<Body>) -> Result<(), ApiError> {
-        let ending = || ApiError::Unavailable("the node is stopping".into());
-        let (done, result) = oneshot::channel();
-        self.0.blocking_send((entries, done)).map_err(|_| ending())?;
-        result.blocking_recv().map_err(|_| ending())?
+    /// Appends entries. One that calls a message delivered which the ledger does not know goes in on its partner's
+    /// arbiter, where `home_of` says there is one: an attempt of it may be about to begin there.
+    fn begin(
+        &self,
+        entries: Vec<Body>,
+        home_of: impl Fn(RouteId) -> Option<ArbiterHandle>,
+    ) -> Result<Writing, ApiError> {
+        let (placed, receiver) = std::sync::mpsc::channel();
+        let writing = Writing {
+            left: entries.len(),
+            placed: receiver,
+            offsets: Vec::new(),
+            refused: Vec::new(),
+            awaiting: self.carried.awaiting(),
+        };
+        let (mut marks, mut others) = (BTreeMap::new(), Vec::new());
+        for (place, body) in entries.into_iter().enumerate() {
+            match marked(&body) {
+                Some((at, id)) => {
+                    let of_route: &mut Vec<_> = marks.entry(at.route).or_default();
+                    of_route.push((place, at, id, body));
+                }
+                None => others.push((place, body)),
+            }
+        }
+        for (route, marks) in marks {
+            let Some(home) = home_of(route) else {
+                others.extend(marks.into_iter().map(|(place, _, _, body)| (place, body)));
+                continue;
+            };
+            let placed = placed.clone();
+            home.spawn_fn(move || {
+                for (place, at, id, body) in marks {
+                    let told = placed.clone();
+                    let told = Box::new(move |offset| {
+                        let _ = told.send((place, Some(offset)));
+                    });
+                    if !claim(at, id, body, told) {
+                        // Nobody listens any more only if the asker has left.
+                        let _ = placed.send((place, None));
+                    }
+                }
+            });
+        }
+        if !others.is_empty() {
+            self.writes
+                .blocking_send((others, placed))
+                .map_err(|_| ending())?;
+        }
+        Ok(writing)
+    }
+}
+
+/// The message that an entry calls delivered.
+fn marked(body: &Body) -> Option<(RoutePartition, MessageId)> {
+    let Body::Command(command) = body else {
+        return None;
+    };
+    match command.action {
+        Action::Mark { at, id, .. } => Some((at, id)),
+        _ => None,
     }
 }
 
@@ -119,6 +217,8 @@ pub struct LiveParts {
     pub keeper: Arc<Keeper>,
     /// The way into the lane.
     pub writer: LaneWriter,
+    /// How long an order's answer is waited for: [`LONGEST_WRITE`] but in tests.
+    pub longest_write: Duration,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The log lines, if this process set them up.
@@ -135,6 +235,8 @@ struct Inner {
     parts: LiveParts,
     desk: Desk,
     counter: Counter,
+    /// The entries of an order that was answered before they were through.
+    late: Mutex<Option<Writing>>,
     importer: Importer,
     started: Time,
     began: Instant,
@@ -154,6 +256,7 @@ impl LiveNode {
         Self(Arc::new(Inner {
             desk,
             counter: Counter::default(),
+            late: Mutex::default(),
             importer,
             started: Clock::wall(),
             began: Instant::now(),
@@ -280,11 +383,34 @@ impl Carrier for Inner {
     fn look(&self, at: &mut dyn FnMut(&LaneState)) {
         self.parts.keeper.with_state(at);
     }
-    fn write(&self, entries: Vec<Body>) -> Result<(), ApiError> {
-        self.parts.writer.write(entries)
+    fn ready(&self) -> Result<(), ApiError> {
+        let mut late = self.late.lock();
+        if let Some(writing) = &mut *late {
+            let until = Instant::now() + self.parts.longest_write;
+            writing.finish(until).map_err(|why| match why {
+                NotYet::Late => ApiError::Unavailable(
+                    "an earlier order is still being written, this one was not begun: try again once the ledger answers"
+                        .into(),
+                ),
+                NotYet::Ending => ending(),
+            })?;
+        }
+        *late = None;
+        Ok(())
     }
-    fn effect(&self, effect: Effect) {
-        self.parts.hooks.effect(effect);
+    fn write(&self, entries: Vec<Body>) -> Result<Vec<usize>, ApiError> {
+        let hooks = &self.parts.hooks;
+        let mut writing = self.parts.writer.begin(entries, |route| hooks.home_of(route))?;
+        match writing.finish(Instant::now() + self.parts.longest_write) {
+            Ok(()) => Ok(writing.refused),
+            Err(NotYet::Ending) => Err(ending()),
+            Err(NotYet::Late) => {
+                *self.late.lock() = Some(writing);
+                Err(ApiError::Unavailable(
+                    "the ledger does not answer; the order takes effect as soon as it does".into(),
+                ))
+            }
+        }
     }
     fn now(&self) -> Time {
         self.parts.clock.now()
@@ -425,6 +551,7 @@ fn with_first(first: Exported, mut rest: Lines) -> Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::effects;
     use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
     use crate::actors::lifeline::Lifeline;
     use crate::admin::{AdminOptions, Client, ClientError, serve};
@@ -433,6 +560,7 @@ mod tests {
     use crate::config::TopicConfig;
     use crate::config::{IdSource, PartnerConfig};
     use crate::core::ledger::entry::{Kept, Outcome, OutcomeKind, Position, RouteInfo};
+    use crate::core::ledger::fold::Effect;
     use crate::core::message_id::{IdScope, route_id};
     use crate::core::types::*;
     use crate::ledger::duties::DutyRules;
@@ -447,8 +575,8 @@ mod tests {
             status.partners[0].rate = 10.0;
             status.node.in_flight = 3;
         }
-        fn effect(&self, effect: Effect) {
-            self.0.lock().push(effect);
+        fn home_of(&self, _: RouteId) -> Option<ArbiterHandle> {
+            None
         }
         fn problems(&self) -> Vec<String> {
             Vec::new()
@@ -484,6 +612,15 @@ mod tests {
             );
             let feed = Feed::new(feed);
             let lifeline = Lifeline::new(|_| {});
+            let (outlet, inlet) = effects::channel();
+            let noting = hooks.clone();
+            actix_rt::spawn(inlet.run(move |effects| {
+                noting
+                    .0
+                    .lock()
+                    .extend(effects.iter().map(|(_, effect)| effect.clone()));
+                Vec::new()
+            }));
             let parts = LedgerParts {
                 keeper: opened.keeper.clone(),
                 lane: lane.clone(),
@@ -492,9 +629,11 @@ mod tests {
                 rules: DutyRules::of(&config),
                 clock,
                 metrics: Arc::default(),
+                effects: outlet.clone(),
             };
             LedgerActor::new(parts, lifeline).start();
-            let writer = LaneWriter::open(lane);
+            let holding = lane.clone();
+            let writer = LaneWriter::open(lane, outlet.carried().clone());
             let node = LiveNode::new(LiveParts {
                 config: config.clone(),
                 secrets: Vec::new(),
@@ -504,6 +643,7 @@ mod tests {
                 keeper: opened.keeper.clone(),
                 writer: writer.clone(),
                 metrics: Arc::new(Metrics::new()),
+                longest_write: Duration::from_millis(200),
                 logging: None,
                 hooks: hooks.clone(),
             });
@@ -550,10 +690,12 @@ mod tests {
                     })),
                 }),
             ];
-            actix_rt::task::spawn_blocking(move || writer.write(entries))
-                .await
-                .unwrap()
-                .unwrap();
+            let written = actix_rt::task::spawn_blocking(move || {
+                let mut writing = writer.begin(entries, |_| None)?;
+                assert!(writing.finish(Instant::now() + LONGEST_WRITE).is_ok());
+                Ok::<_, ApiError>(writing.refused)
+            });
+            assert_eq!(written.await.unwrap().unwrap(), Vec::<usize>::new());
 
             let dead = Query::Dead {
                 filter: Filter::default(),
@@ -582,6 +724,36 @@ mod tests {
                 0,
                 "it is folded before it is answered"
             );
+
+            // A lane that takes nothing: the answer does not wait for ever, the order's effect comes all the same.
+            let held = holding.hold();
+            let pause = |partner: &str| OrderRequest {
+                order: Order::Pause {
+                    partner: partner.into(),
+                },
+                ..order.clone()
+            };
+            let late = client.order(&pause("acme")).await;
+            assert!(
+                matches!(late, Err(ClientError::Api(ApiError::Unavailable(_)))),
+                "{late:?}"
+            );
+            let next = client.order(&pause("acme")).await;
+            assert!(
+                next.is_err(),
+                "no order is settled against a fold that lacks the one before"
+            );
+            drop(held);
+            assert_eq!(client.order(&pause("acme")).await.unwrap().touched, 1);
+            let paused = |e: &&Effect| matches!(e, Effect::Paused { partner } if partner == "acme");
+            assert_eq!(hooks.0.lock().iter().filter(paused).count(), 2);
+            let resume = OrderRequest {
+                order: Order::Resume {
+                    partner: "acme".into(),
+                },
+                ..order.clone()
+            };
+            assert_eq!(client.order(&resume).await.unwrap().touched, 1);
 
             let status = client.status().await.unwrap();
             assert_eq!(

@@ -10,11 +10,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry};
-use crate::core::ledger::fold::LaneState;
+use crate::core::ledger::fold::{Effect, LaneState};
 use crate::core::types::Time;
 use crate::dedup::DedupError;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
-use crate::ledger::desk::{Desk, Effect, LogEntries, Standing, View};
+use crate::ledger::desk::{Desk, LogEntries, Standing, View};
 use crate::ledger::keeper::KeeperError;
 use crate::log::{Batch, LogError};
 use std::ops::ControlFlow;
@@ -144,7 +144,11 @@ impl Carrier for Offline {
         self.opened.keeper.with_state(at);
     }
 
-    fn write(&self, entries: Vec<Body>) -> Result<(), ApiError> {
+    fn ready(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    fn write(&self, entries: Vec<Body>) -> Result<Vec<usize>, ApiError> {
         let failed =
             |what: &dyn std::fmt::Display| ApiError::Internal(format!("cannot write the ledger: {what}"));
         let entries: Vec<Entry> = entries
@@ -178,11 +182,14 @@ impl Carrier for Offline {
         self.opened
             .keeper
             .fold_entries(base, &entries)
-            .map_err(|e| failed(&e))
+            .map_err(|e| failed(&e))?;
+        // Nobody is there to act: the next start finds everything in the ledger.
+        let (_, effects) = self.opened.keeper.take_effects();
+        let refused = effects
+            .iter()
+            .filter(|(_, e)| matches!(e, Effect::Refused { .. }));
+        Ok(refused.map(|(at, _)| (at - base) as usize).collect())
     }
-
-    // Nobody is there to act: the next start finds everything in the ledger.
-    fn effect(&self, _: Effect) {}
 
     fn now(&self) -> Time {
         self.clock.now()

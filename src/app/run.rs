@@ -1,12 +1,13 @@
 //! A node: starts the tree, waits for a reason to stop, drains, stops in order.
 
 use super::hooks::{NodeHooks, Phase, Rate, Routes, Topics};
-use super::live::{LaneWriter, LiveNode, LiveParts};
+use super::live::{LONGEST_WRITE, LaneWriter, LiveNode, LiveParts};
 use super::open::{OpenError, Opened, open};
 use super::partner::PartnerStart;
 use super::plan;
 use super::reload::{Again, Present, listen, on_hangup};
 use crate::actors::arbiter::{self, local};
+use crate::actors::effects;
 use crate::actors::gate::NodeCap;
 use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
 use crate::actors::lifeline::{End, Lifeline};
@@ -220,7 +221,10 @@ impl Node {
         }
         let shares = MemoryShare::divide(self.config.node.memory, homes.len());
         let hooks = self.hooks(&arbiters, &homes, shares.first());
-        let writer = LaneWriter::open(lane.clone());
+        let (outlet, inlet) = effects::channel();
+        let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+        actix_rt::spawn(inlet.run(move |effects| effects::hand_to(&handles, &effects)));
+        let writer = LaneWriter::open(lane.clone(), outlet.carried().clone());
         let (server, live) = self.serve(&hooks, writer)?;
 
         // The ledger folds before anything is asked of it.
@@ -236,6 +240,7 @@ impl Node {
                     rules: DutyRules::of(&self.config),
                     clock: self.clock,
                     metrics: self.metrics.clone(),
+                    effects: outlet,
                 };
                 let folding = folding.handle();
                 Box::new(move |lifeline| {
@@ -343,6 +348,7 @@ impl Node {
                 local(|local| {
                     local.partitions.clear();
                     local.routes.clear();
+                    local.orders.clear();
                     local.partners.clear();
                     local.port = None;
                 });
@@ -390,6 +396,7 @@ impl Node {
             lane: self.opened.lane,
             keeper: self.opened.keeper.clone(),
             writer,
+            longest_write: LONGEST_WRITE,
             metrics: self.metrics.clone(),
             logging: self.logging.clone(),
             hooks: hooks.clone(),

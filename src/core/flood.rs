@@ -75,6 +75,16 @@ impl FloodGuard {
         self.stopped.as_ref()
     }
 
+    /// The ledger says that the route stands; one that stands already keeps its reason.
+    pub fn stop(&mut self, reason: &str) {
+        if self.stopped.is_none() {
+            self.stopped = Some(Stop {
+                dead: self.in_a_row,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
     /// An operator lets the route go on; the row begins anew.
     pub fn resume(&mut self) {
         self.stopped = None;

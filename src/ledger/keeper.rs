@@ -8,7 +8,7 @@ use super::checkpoint::{self, CheckpointError};
 use super::payload::{self, KeptMessage, PayloadError};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
-use crate::core::ledger::fold::{FinishedState, FoldError, LaneState};
+use crate::core::ledger::fold::{Effects, FinishedState, FoldError, LaneState};
 use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::dedup::{DedupError, DedupStore};
 use crate::log::{Log, LogError, PartitionId};
@@ -57,6 +57,8 @@ struct Folded {
     state: LaneState,
     /// Encoded form of the last entry, for its checksum in the checkpoint.
     last_entry_crc: u32,
+    /// What follows from folded entries and was not taken yet.
+    effects: Effects,
 }
 
 impl Keeper {
@@ -72,6 +74,7 @@ impl Keeper {
             folded: Mutex::new(Folded {
                 state,
                 last_entry_crc,
+                effects: Effects::new(),
             }),
             store,
             dir,
@@ -93,6 +96,7 @@ impl Keeper {
             let Folded {
                 state,
                 last_entry_crc,
+                effects,
             } = &mut *self.folded.lock();
             // The store must have everything that the fold has: between the two somebody has fallen.
             if self.store_has.load(Ordering::Acquire) != state.next {
@@ -101,7 +105,7 @@ impl Keeper {
             for (i, entry) in entries.iter().enumerate() {
                 let at = base + i as u64;
                 if at >= state.next {
-                    state.apply(at, entry, &mut ops)?;
+                    state.apply_live(at, entry, &mut ops, effects)?;
                 }
             }
             if let Some(last) = entries.last() {
@@ -116,6 +120,13 @@ impl Keeper {
         self.since_checkpoint
             .fetch_add(entries.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What follows from the entries folded since this was asked last, and the offset up to which they are folded.
+    /// The store has what goes with it: look-ups agree.
+    pub fn take_effects(&self) -> (Offset, Effects) {
+        let folded = &mut *self.folded.lock();
+        (folded.state.next, std::mem::take(&mut folded.effects))
     }
 
     /// Entries folded since the last checkpoint.

@@ -35,7 +35,7 @@ use crate::core::ledger::entry::{Body, Entry};
 use crate::core::types::{LifeId, Offset, Tenure};
 use crate::log::{Batch, Log, LogError, PartitionId};
 use parking_lot::{Mutex, RwLock};
-pub use port::{Durable, LanePort};
+pub use port::{Durable, LanePort, Told};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;

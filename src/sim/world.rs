@@ -122,6 +122,11 @@ impl Remembered for Memory {
         out.extend(ids.iter().map(|id| finished.get(&(at, *id)).copied()));
         Ok(())
     }
+
+    fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
+        let state = self.state.lock();
+        state.partitions.get(&at).map_or(1, |p| p.next_round(&id))
+    }
 }
 
 struct Payload {
@@ -400,13 +405,7 @@ impl World {
             tree.gates.push(gate);
             for (partition, input) in self.topic.partitions.iter().enumerate() {
                 let at = at(n, partition as u32);
-                let start = memory
-                    .state
-                    .lock()
-                    .partitions
-                    .get(&at)
-                    .map(Start::of)
-                    .unwrap_or_default();
+                let start = Start::of(&memory.state.lock(), at);
                 let start = match kind {
                     // As after a `seek` to the beginning: the IDs alone say what is done.
                     Life::Again => Start {
@@ -423,6 +422,7 @@ impl World {
                     partner: partner.clone(),
                     current: Default::default(),
                     on_wire: RefCell::default(),
+                    orders: Rc::default(),
                     flood: Rc::new(RefCell::new(FloodGuard::new(0))),
                     lines: LineRules {
                         sample: 0,
@@ -445,7 +445,6 @@ impl World {
                         input: *input,
                     }),
                     start,
-                    skips: Arc::default(),
                     settings: PartitionSettings {
                         busy_keys: scenario.busy_keys,
                         ahead: scenario.ahead,

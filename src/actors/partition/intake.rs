@@ -1,7 +1,11 @@
 //! From a record that was read to a message in its key's queue.
 
 use super::super::item::{Item, Task};
-use super::super::{attempt, blocking, context::RouteContext, lines};
+use super::super::{
+    attempt, blocking,
+    context::{Bar, RouteContext},
+    lines,
+};
 use super::{PartitionActor, start};
 use crate::core::ledger::entry::{Body, Outcome, OutcomeKind};
 use crate::core::ledger::fold::FinishedState;
@@ -45,8 +49,14 @@ pub trait Remembered: Send + Sync {
         ids: &[MessageId],
         out: &mut Vec<Option<FinishedState>>,
     ) -> Result<(), String>;
+
+    /// The round that begins with a record of a message of which no more is known. Asked only where rounds of such
+    /// messages are known at all.
+    fn next_round(&self, at: RoutePartition, id: MessageId) -> u32;
 }
 
+/// Before a message is looked at again that an order is about: its entry is being written.
+const CLAIMED_WAIT: Duration = Duration::from_millis(5);
 /// Before a failed read is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
@@ -62,6 +72,20 @@ impl Remembered for Keeper {
             None => error.to_string(),
         })
     }
+
+    fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
+        self.with_state(|state| state.partitions.get(&at).map_or(1, |p| p.next_round(&id)))
+    }
+}
+
+/// Whether a message is passed over instead of being sent.
+pub(super) enum Passed {
+    /// No: send it.
+    No(Box<Item>),
+    /// It waits for an order to be decided; its place is free.
+    Waits,
+    /// It is finished, and its place, of this key, can be taken.
+    Over(Option<KeyHash>),
 }
 
 impl<S: Sink> PartitionActor<S> {
@@ -92,9 +116,16 @@ impl<S: Sink> PartitionActor<S> {
         let taken = read.into_actor(self).map(move |result, act, ctx| match result {
             Ok(Ok((records, next))) => {
                 act.expected = records.len();
-                if let Err(why) = act.take_up(from, records, next) {
-                    act.read_again(&why, ctx);
-                    return;
+                match act.take_up(from, records, next) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        act.read_later(CLAIMED_WAIT, ctx);
+                        return;
+                    }
+                    Err(why) => {
+                        act.read_again(&why, ctx);
+                        return;
+                    }
                 }
                 act.reading = false;
                 act.start_work(ctx);
@@ -122,7 +153,11 @@ impl<S: Sink> PartitionActor<S> {
 
     fn read_again(&mut self, why: &str, ctx: &mut Context<Self>) {
         tracing::error!(event = "read_failed", topic = %self.route.topic, why, "cannot take up records; trying again");
-        ctx.run_later(READ_AGAIN, |act, ctx| {
+        self.read_later(READ_AGAIN, ctx);
+    }
+
+    fn read_later(&mut self, after: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(after, |act, ctx| {
             act.reading = false;
             act.read_on(ctx);
         });
@@ -133,8 +168,9 @@ impl<S: Sink> PartitionActor<S> {
         ctx.stop();
     }
 
-    /// Takes up records that were read: look-up, then queue or finish.
-    fn take_up(&mut self, from: Offset, records: Vec<Record>, next: Offset) -> Result<(), String> {
+    /// Takes up records that were read: look-up, then queue or finish. False: not all of them yet, an order about one
+    /// is being decided.
+    fn take_up(&mut self, from: Offset, records: Vec<Record>, next: Offset) -> Result<bool, String> {
         self.forget_folded();
         let mut found = Vec::new();
         let mut ids = Vec::with_capacity(records.len());
@@ -173,7 +209,13 @@ impl<S: Sink> PartitionActor<S> {
                 self.taken_over.remove(&known.id);
                 continue;
             }
-            if found.is_some() || self.in_flight.contains(&known.id) {
+            let bar = self.route.orders.bar_of(&known.id);
+            if bar == Some(Bar::Claimed) && !self.in_flight.contains(&known.id) {
+                // Whether it is called delivered is being decided: it is read again, and looked up again, then.
+                self.next_read = offset;
+                return Ok(false);
+            }
+            if found.is_some() || bar == Some(Bar::Marked) || self.in_flight.contains(&known.id) {
                 // It shares the fate of the first one, and writes nothing (M1 of the protocol).
                 self.route.partner.metrics.duplicate.inc();
                 self.window.finish_silently(offset, offset + 1);
@@ -187,13 +229,18 @@ impl<S: Sink> PartitionActor<S> {
                         let until = (left.not_before > self.now()).then_some(left.not_before);
                         self.queue(item, until);
                     }
-                    None => self.queue(item, None),
+                    None => {
+                        if self.has_rounds {
+                            item.delivery.round = self.remembered.next_round(self.route.at, item.delivery.id);
+                        }
+                        self.queue(item, None);
+                    }
                 },
                 Some(_) if self.stands() => {
                     // The flood guard has just stopped the route: this one, and what comes after it, is read again
                     // when the route goes on.
                     self.next_read = offset;
-                    return Ok(());
+                    return Ok(true);
                 }
                 Some(reason) => {
                     let detail = AnswerDetail {
@@ -211,7 +258,10 @@ impl<S: Sink> PartitionActor<S> {
                 }
             }
         }
-        Ok(())
+        // What an order called delivered while this was read stands in no queue.
+        let in_flight = &self.in_flight;
+        self.route.orders.keep_marked(|id| in_flight.contains(id));
+        Ok(true)
     }
 
     fn new_item(&self, record: Record, known: Known) -> Box<Item> {
@@ -234,6 +284,7 @@ impl<S: Sink> PartitionActor<S> {
             outage_at_first_try: Duration::ZERO,
             resend_until: Time::NEVER,
             not_before: Time::ZERO,
+            checked: 0,
             status: 0,
             shed: false,
             off_position: false,
@@ -243,29 +294,36 @@ impl<S: Sink> PartitionActor<S> {
     }
 
     /// Whether the message must not be sent: an operator called it delivered, or a rule passes it over. Then it is
-    /// finished; it comes back otherwise.
-    pub(super) fn passed_over(&mut self, mut item: Box<Item>, ctx: &mut Context<Self>) -> Option<Box<Item>> {
-        if self.marked.remove(&item.delivery.id) {
-            // The operator's entry is its outcome.
-            self.finish(item, false, ctx);
-            return None;
-        }
-        if self.skips.is_empty() || !matches!(item.task, Task::Send) {
-            return Some(item);
-        }
+    /// finished, or waits until the order is decided; it comes back otherwise.
+    pub(super) fn passed_over(&mut self, mut item: Box<Item>) -> Passed {
+        item.checked = self.route.orders.version();
         let now = self.now();
-        let Some(reason) = self.skips.reason(item.place, &item.delivery.readable, now) else {
-            return Some(item);
+        match self.route.orders.bar_of(&item.delivery.id) {
+            Some(Bar::Marked) => {
+                // The operator's entry is its outcome; that its record is finished no entry says yet.
+                if !std::mem::replace(&mut item.off_position, true) {
+                    let offset = item.delivery.record.offset;
+                    self.window.finish_silently(offset, offset + 1);
+                }
+                return Passed::Over(self.end(&item));
+            }
+            Some(Bar::Claimed) => {
+                self.again(item, now.plus(CLAIMED_WAIT));
+                return Passed::Waits;
+            }
+            None => {}
+        }
+        let Some(reason) = self.route.orders.skipped(&item, now) else {
+            return Passed::No(item);
         };
         let detail = AnswerDetail {
-            reason: reason.to_owned(),
+            reason,
             answer: String::new(),
         };
         let kind = OutcomeKind::Skipped(attempt::kept(&item, detail));
         item.outcome = self.route.append_unsent(&item, kind);
         self.route.partner.metrics.skipped.inc();
-        self.finish(item, false, ctx);
-        None
+        Passed::Over(self.end(&item))
     }
 }
 

@@ -20,10 +20,11 @@ mod tests;
 mod waiting;
 pub mod window;
 
-use crate::core::resolve::{Resolved, Skips};
+use crate::core::resolve::Resolved;
+use intake::Passed;
 pub use intake::{Remembered, Resolve};
 pub use load::{LoadError, Loaded, NodePayloads, Payloads, from_topic};
-pub use orders::Told;
+pub use orders::Follow;
 pub use start::Start;
 
 use super::attempt::After;
@@ -88,8 +89,6 @@ pub struct PartitionParts<S> {
     pub payloads: Arc<dyn Payloads>,
     /// What the fold knows.
     pub start: Start,
-    /// What is passed over.
-    pub skips: Arc<Skips>,
     /// Bounds and rhythm.
     pub settings: PartitionSettings,
     /// Tells the parent of its end.
@@ -119,6 +118,12 @@ pub struct PartitionActor<S: Sink> {
     /// Doubts of earlier lives, queued before their record comes by, and its offset.
     taken_over: HashMap<MessageId, Offset>,
     start: Option<Start>,
+    /// What earlier entries of the lane say was in the fold that it began from.
+    folded_before: Offset,
+    /// The fold knows rounds of messages that it knows nothing else of.
+    has_rounds: bool,
+    /// Messages in doubt that hold their key, and that key.
+    holding: HashMap<MessageId, KeyHash>,
     next_read: Offset,
     reading: bool,
     /// Records that the last read brought.
@@ -129,10 +134,6 @@ pub struct PartitionActor<S: Sink> {
     in_hand: usize,
     /// Bytes counted for the messages of this actor.
     held: usize,
-    /// What is passed over.
-    skips: Arc<Skips>,
-    /// Messages in hand or queued that an operator called delivered.
-    marked: HashSet<MessageId>,
 }
 
 /// Keys at work for each request that may be in flight: those on the wire, those at the gate, and those whose doubt
@@ -173,6 +174,9 @@ impl<S: Sink> PartitionActor<S> {
             left_behind: HashMap::new(),
             taken_over: HashMap::new(),
             next_read: start.position,
+            folded_before: start.folded,
+            has_rounds: start.has_rounds,
+            holding: HashMap::new(),
             start: Some(start),
             reading: false,
             expected: 0,
@@ -180,8 +184,6 @@ impl<S: Sink> PartitionActor<S> {
             draining: false,
             in_hand: 0,
             held: 0,
-            skips: parts.skips,
-            marked: HashSet::new(),
         }
     }
 
@@ -236,13 +238,22 @@ impl<S: Sink> PartitionActor<S> {
         self.draining || self.route.flood.borrow().stopped().is_some()
     }
 
-    fn hand_out(&mut self, item: Box<Item>, ctx: &mut Context<Self>) {
-        if item.shed {
-            self.load(item, ctx);
-            return;
-        }
-        let Some(item) = self.passed_over(item, ctx) else {
-            return;
+    /// Hands the message out; where it is passed over, the next one of its key in its place.
+    fn hand_out(&mut self, mut item: Box<Item>, ctx: &mut Context<Self>) {
+        let item = loop {
+            if item.shed {
+                self.load(item, ctx);
+                return;
+            }
+            let passed = match self.passed_over(item) {
+                Passed::No(item) => break item,
+                Passed::Waits => return,
+                Passed::Over(place) => place,
+            };
+            match self.next_in_place(passed) {
+                Some(next) => item = next,
+                None => return,
+            }
         };
         let draws = self.resolve.draws(&item.delivery.record);
         if matches!(item.task, Task::Send) {
@@ -260,31 +271,49 @@ impl<S: Sink> PartitionActor<S> {
 
     /// The message is finished: its offset too, if it counts for the position; the key goes on.
     fn finish(&mut self, item: Box<Item>, hold: bool, ctx: &mut Context<Self>) {
+        if hold && let Some(place) = item.place {
+            self.hold(item.delivery.id, place);
+        }
+        let place = self.end(&item);
+        self.free_place(place, ctx);
+    }
+
+    /// The message is in doubt, and its key waits until that is settled.
+    fn hold(&mut self, id: MessageId, key: KeyHash) {
+        if self.holding.insert(id, key).is_none() {
+            self.queues.hold(key);
+        }
+    }
+
+    /// Notes that the message is finished; its place is still taken.
+    fn end(&mut self, item: &Item) -> Option<KeyHash> {
         self.in_hand -= 1;
         self.uncount(item.counted);
+        self.route.orders.ended(&item.delivery.id);
         self.unfolded.push_back((item.outcome, item.delivery.id));
         if !item.off_position {
             self.window.finish(item.delivery.record.offset);
         }
-        if hold && let Some(place) = item.place {
-            self.queues.hold(place);
-        }
-        self.free_place(item.place, ctx);
+        item.place
     }
 
     fn free_place(&mut self, place: Option<KeyHash>, ctx: &mut Context<Self>) {
-        match self.queues.done(place) {
-            Some(next) if !self.stands() => {
-                self.in_hand += 1;
-                self.hand_out(next, ctx);
-            }
-            Some(next) => {
-                // Standing: it goes back to the front, and on when the route does.
-                let now = self.now();
-                self.queues.wait_until(place, next, now, now);
-            }
-            None => {}
+        if let Some(next) = self.next_in_place(place) {
+            self.hand_out(next, ctx);
         }
+    }
+
+    /// The key's next message, for the place of the one that has left it.
+    fn next_in_place(&mut self, place: Option<KeyHash>) -> Option<Box<Item>> {
+        let next = self.queues.done(place)?;
+        if self.stands() {
+            // It goes back to the front, and on when the route does.
+            let now = self.now();
+            self.queues.wait_until(place, next, now, now);
+            return None;
+        }
+        self.in_hand += 1;
+        Some(next)
     }
 
     /// One more dead letter: if it is one too many in a row, the route stops, also over restarts.
@@ -409,6 +438,8 @@ impl<S: Sink> Actor for PartitionActor<S> {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.route.approach.serves(ctx.address().recipient());
+        // What was called delivered before is in the store that this actor asks.
+        self.route.orders.keep_marked(|_| false);
         if let Some(start) = self.start.take() {
             self.take_over(start);
         }

@@ -1,72 +1,49 @@
-//! What operators' orders mean to a partition that runs. Each comes after its entries are durable and folded, so a
-//! partition that is built again finds it in the fold; one that comes twice is known by what is in flight already.
+//! What operators' orders mean to a partition that runs: effects of folded entries, in the order of the lane. Effects
+//! of entries that were in the fold which this actor began from are known to it, and ignored.
+//!
+//! What concerns messages that are handed out already stands in [`Orders`](super::super::context::Orders), and is
+//! there before the effect comes here.
 
 use super::super::item::Item;
 use super::PartitionActor;
-use crate::core::ledger::fold::{Message, MessageState};
-use crate::core::resolve::Skips;
+use crate::core::ledger::fold::{Effect, Message, MessageState};
 use crate::core::types::{KeyHash, MessageId, Offset, Time};
 use crate::sink::Sink;
 use actix::prelude::*;
 use std::sync::Arc;
 
-/// What follows from an order, for one partition of one route.
+/// An effect, and the offset of the entry that it follows from.
 #[derive(Message, Clone, Debug)]
 #[rtype(result = "()")]
-pub enum Told {
-    /// A new round of a message begins: it is sent from its kept payload.
-    Opened {
-        /// Which.
-        id: MessageId,
-        /// Its round.
-        round: u32,
-        /// Its key.
-        key: KeyHash,
-        /// Position of its record.
-        offset: Offset,
-        /// Idempotency-Key of the round.
-        idempotency_key: Arc<str>,
-    },
-    /// A doubt was settled, or a kept message given up: its key may go on.
-    Settled {
-        /// Its key.
-        key: KeyHash,
-    },
-    /// A message is called delivered: a record of it that waits in memory is a duplicate now.
-    Marked {
-        /// Which.
-        id: MessageId,
-    },
-    /// The route's skip rules are others.
-    Skips(Arc<Skips>),
-    /// The route's stop is over.
-    RouteResumed,
-}
+pub struct Follow(pub Offset, pub Effect);
 
-impl<S: Sink> Handler<Told> for PartitionActor<S> {
+impl<S: Sink> Handler<Follow> for PartitionActor<S> {
     type Result = ();
 
-    fn handle(&mut self, told: Told, ctx: &mut Context<Self>) {
-        match told {
-            Told::Opened {
+    fn handle(&mut self, Follow(offset, effect): Follow, ctx: &mut Context<Self>) {
+        if offset < self.folded_before {
+            return;
+        }
+        match effect {
+            Effect::Opened {
                 id,
                 round,
                 key,
                 offset,
                 idempotency_key,
+                ..
             } => self.open_round(id, round, key, offset, idempotency_key),
-            Told::Settled { key } => self.let_go(key),
-            Told::Marked { id } => {
+            Effect::Settled { id, .. } => self.let_go(id),
+            Effect::Marked { id, .. } => {
                 self.forget_folded();
-                if self.in_flight.contains(&id) {
-                    self.marked.insert(id);
+                // What is being read may hold a record of it that was looked up before.
+                if !self.in_flight.contains(&id) && !self.reading {
+                    self.route.orders.lift(id);
                 }
             }
-            Told::Skips(skips) => self.skips = skips,
-            Told::RouteResumed => {
-                self.route.flood.borrow_mut().resume();
-                self.read_on(ctx);
-            }
+            Effect::Forgotten { .. } => self.has_rounds = true,
+            Effect::RouteResumed { .. } => self.read_on(ctx),
+            _ => {}
         }
         self.start_work(ctx);
     }
@@ -81,9 +58,15 @@ impl<S: Sink> PartitionActor<S> {
         offset: Offset,
         idempotency_key: Arc<str>,
     ) {
-        // The outcome of the round before is folded: the order was settled against it.
+        // The outcome of the round before is folded, or the order would have been refused. It may stand behind one
+        // that is not.
         self.forget_folded();
+        if let Some(place) = self.unfolded.iter().position(|(_, known)| *known == id) {
+            self.unfolded.remove(place);
+            self.in_flight.remove(&id);
+        }
         if self.in_flight.contains(&id) {
+            debug_assert!(false, "a round is opened of a message that is in flight");
             return;
         }
         let message = Message {
@@ -105,19 +88,19 @@ impl<S: Sink> PartitionActor<S> {
         let mut item: Box<Item> = self.restored(id, &message, super::Task::Send);
         item.delivery.idempotency_key = Some(idempotency_key);
         item.off_position = true;
-        let held = self.queues.is_held(key);
         // Where its own doubt held the key it goes before what waited behind it (I4); else at a time of its own.
-        if held {
+        if self.holding.contains_key(&id) {
             let now = self.now();
             self.queue(item, Some(now));
-            self.queues.unhold(key);
+            self.let_go(id);
         } else {
             self.queue(item, None);
         }
     }
 
-    fn let_go(&mut self, key: KeyHash) {
-        if self.queues.is_held(key) {
+    /// The doubt of this message, and of no other, holds its key no longer.
+    fn let_go(&mut self, id: MessageId) {
+        if let Some(key) = self.holding.remove(&id) {
             self.queues.unhold(key);
         }
     }

@@ -3,10 +3,10 @@
 use super::super::item::{Item, Task};
 use super::PartitionActor;
 use crate::core::doubt::Doubt;
-use crate::core::ledger::fold::{Message, MessageState, PartitionState};
+use crate::core::ledger::fold::{LaneState, Message, MessageState};
 use crate::core::ranges::RangeSet;
 use crate::core::record::Record;
-use crate::core::types::{MessageId, Offset, Time};
+use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use crate::sink::{Delivery, DoubtCause, Sink};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -22,11 +22,21 @@ pub struct Start {
     pub high_water: Offset,
     /// Messages that are open, waiting or parked.
     pub messages: Vec<(MessageId, Message)>,
+    /// The fold knows rounds of messages that it knows nothing else of.
+    pub has_rounds: bool,
+    /// Every entry of the lane before this offset is in here.
+    pub folded: Offset,
 }
 
 impl Start {
     /// From the fold. Dead and skipped messages are finished and stay behind.
-    pub fn of(state: &PartitionState) -> Self {
+    pub fn of(lane: &LaneState, at: RoutePartition) -> Self {
+        let Some(state) = lane.partitions.get(&at) else {
+            return Self {
+                folded: lane.next,
+                ..Self::default()
+            };
+        };
         let keep = |m: &Message| !matches!(m.state, MessageState::Dead | MessageState::Skipped);
         let messages = state
             .messages
@@ -38,6 +48,8 @@ impl Start {
             finished: state.finished.clone(),
             high_water: state.high_water,
             messages: messages.collect(),
+            has_rounds: !state.rounds.is_empty(),
+            folded: lane.next,
         }
     }
 }
@@ -64,7 +76,7 @@ impl<S: Sink> PartitionActor<S> {
         let mut begun = HashSet::new();
         for (id, message) in messages {
             match message.state {
-                MessageState::Parked if hold => self.queues.hold(message.key),
+                MessageState::Parked if hold => self.hold(id, message.key),
                 MessageState::Parked | MessageState::Dead | MessageState::Skipped => {}
                 MessageState::Open { slot, timeout_ms, .. } => {
                     let doubt = Doubt {
@@ -128,6 +140,7 @@ impl<S: Sink> PartitionActor<S> {
             outage_at_first_try: partner.gate.with(|turnstile, now| turnstile.outage(now)),
             resend_until: Time::NEVER,
             not_before: Time::ZERO,
+            checked: 0,
             status: message.status,
             shed: true,
             off_position: message.payload.is_some(),

@@ -3,12 +3,14 @@
 use super::*;
 use crate::actors::attempt;
 use crate::actors::context::{Approach, PartnerContext, RouteFigures};
+use crate::actors::effects::{carry_out, claim_here};
 use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{Config, IdSource, KeySource, OnDoubt, PartnerConfig};
 use crate::core::breaker::BreakerSettings;
+use crate::core::ledger::entry::{SkipMatch, SkipRule};
 use crate::core::ledger::fold::{FinishedState, LaneState, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
 use crate::core::mask::Masker;
@@ -117,17 +119,20 @@ impl Sink for FakeSink {
 const INVALID: u64 = 1_000_000;
 
 struct ByKey;
+impl ByKey {
+    fn id(value: &[u8]) -> MessageId {
+        let mut id = [0; 16];
+        let text = &value[..value.len().min(16)];
+        id[..text.len()].copy_from_slice(text);
+        MessageId(id)
+    }
+}
+
 impl Resolve for ByKey {
     fn resolve(&mut self, record: &Record) -> Resolved {
-        let mut id = [0; 16];
-        let text = &record.value[..record.value.len().min(16)];
-        id[..text.len()].copy_from_slice(text);
-        let key = record
-            .key
-            .as_ref()
-            .map(|k| KeyHash(k.iter().fold(17, |h, b| h * 31 + u64::from(*b))));
+        let key = record.key.as_ref().map(|k| crate::core::message_id::key_hash(k));
         let known = Known {
-            id: MessageId(id),
+            id: ByKey::id(&record.value),
             key,
             readable: record.value.clone(),
         };
@@ -159,6 +164,11 @@ impl Remembered for Memory {
         out.extend(ids.iter().map(|id| finished.get(id).copied()));
         Ok(())
     }
+
+    fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
+        let state = self.state.lock();
+        state.partitions.get(&at).map_or(1, |p| p.next_round(&id))
+    }
 }
 
 struct FromTopic {
@@ -179,6 +189,98 @@ impl Payloads for FromTopic {
             idempotency_key: None,
         })
     }
+}
+
+type Here = (Rc<RouteContext<FakeSink>>, Addr<PartitionActor<FakeSink>>);
+
+/// A partition that runs.
+struct Living {
+    actor: Addr<PartitionActor<FakeSink>>,
+    route: Rc<RouteContext<FakeSink>>,
+    keeper: Addr<crate::actors::limiter::RateLimiterActor>,
+    memory: Arc<Memory>,
+}
+
+impl Living {
+    async fn is_idle(&self) -> bool {
+        self.actor.send(AreYouIdle).await.expect("a living actor").idle
+    }
+
+    /// Waits until something holds.
+    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        while !holds(self) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits until nothing is left to do.
+    async fn idle(&self) {
+        while !self.is_idle().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn pause(&self, pause: bool) {
+        self.route.partner.gate.with(|turnstile, now| match pause {
+            true => turnstile.pause(now),
+            false => turnstile.resume(now),
+        });
+    }
+
+    /// Writes an order's entries, and waits until they are folded and carried out. Says which the fold took: none was
+    /// written for a message that is on the wire.
+    async fn order(&self, body: Body) -> bool {
+        let (told, offset) = tokio::sync::oneshot::channel();
+        let told = Box::new(move |at| {
+            let _ = told.send(at);
+        });
+        let port = &self.route.partner.port;
+        match &body {
+            Body::Command(c) => match c.action {
+                Action::Mark { id, .. } => {
+                    if self.route.on_wire.borrow().contains(&id) {
+                        return false;
+                    }
+                    claim_here(&self.route.orders, port, id, body, told);
+                }
+                _ => drop(port.outcome_told(body, told)),
+            },
+            _ => drop(port.outcome_told(body, told)),
+        }
+        let offset = offset.await.expect("it becomes durable");
+        self.until(|l| l.memory.state.lock().next > offset).await;
+        tokio::task::yield_now().await;
+        true
+    }
+
+    async fn command(&self, action: Action) -> bool {
+        self.order(command(action)).await
+    }
+
+    async fn stop(self) -> u64 {
+        self.actor.send(Stop).await.expect("a living actor");
+        let stop = self.keeper.send(crate::actors::limiter::Stop);
+        stop.await.expect("a living actor");
+        // Let the last entries be folded.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        self.route.partner.memory.held()
+    }
+}
+
+fn command(action: Action) -> Body {
+    Body::from(Command {
+        offset: 1,
+        when: Time(1),
+        who: "kim".into(),
+        why: String::new(),
+        action,
+    })
+}
+
+fn id_of(number: u64) -> MessageId {
+    ByKey::id(number.to_string().as_bytes())
 }
 
 struct World {
@@ -250,6 +352,19 @@ impl World {
         plan: impl Fn(u64, u32) -> Reply + Send + Sync + 'static,
         until: impl Fn(&LaneState) -> bool,
     ) -> u64 {
+        let living = self.begin(config, plan);
+        while !living.is_idle().await && !until(&self.memory.state.lock()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        living.stop().await
+    }
+
+    /// Begins a life of the partition.
+    fn begin(
+        &mut self,
+        config: PartnerConfig,
+        plan: impl Fn(u64, u32) -> Reply + Send + Sync + 'static,
+    ) -> Living {
         self.lives += 1;
         let life = LifeId(self.lives);
         let clock = Clock::start();
@@ -257,21 +372,29 @@ impl World {
         let fatal = Box::new(|error| panic!("the log failed: {error}"));
         let (lane, mut feed) = Lane::new(log.clone(), self.lane, Tenure(0), life, clock, fatal);
         let (memory, folded_lane) = (self.memory.clone(), lane.clone());
+        let here: Rc<RefCell<Option<Here>>> = Rc::default();
+        let whom = here.clone();
         actix_rt::spawn(async move {
             while let Some(committed) = feed.recv().await {
-                let mut ops = Vec::new();
+                let (mut ops, mut effects) = (Vec::new(), Vec::new());
                 let mut state = memory.state.lock();
                 for (i, entry) in committed.entries.iter().enumerate() {
                     state
-                        .apply(committed.base + i as u64, entry, &mut ops)
+                        .apply_live(committed.base + i as u64, entry, &mut ops, &mut effects)
                         .expect("a valid ledger");
                 }
                 for op in ops {
-                    if let StoreOp::Finished(f) = op {
-                        memory.finished.lock().insert(f.id, f.state);
+                    match op {
+                        StoreOp::Finished(f) => drop(memory.finished.lock().insert(f.id, f.state)),
+                        StoreOp::Forget { id, .. } => drop(memory.finished.lock().remove(&id)),
                     }
                 }
                 drop(state);
+                if let Some((route, actor)) = &*whom.borrow() {
+                    for (offset, effect) in &effects {
+                        carry_out(*offset, effect, route, Some(actor));
+                    }
+                }
                 committed.folded(&folded_lane);
             }
         });
@@ -316,6 +439,7 @@ impl World {
             partner,
             current: Default::default(),
             on_wire: RefCell::default(),
+            orders: Rc::default(),
             flood: Rc::new(RefCell::new(crate::core::flood::FloodGuard::new(flood))),
             lines: LineRules {
                 sample: 1,
@@ -324,14 +448,7 @@ impl World {
             },
             figures: Arc::new(RouteFigures::default()),
         });
-        let start = self
-            .memory
-            .state
-            .lock()
-            .partitions
-            .get(&AT)
-            .map(Start::of)
-            .unwrap_or_default();
+        let start = Start::of(&self.memory.state.lock(), AT);
         let settings = PartitionSettings {
             busy_keys: 16,
             ahead: 4,
@@ -343,7 +460,7 @@ impl World {
             backlog: 100_000,
         };
         let parts = PartitionParts {
-            route,
+            route: route.clone(),
             log: log.clone(),
             input: self.input,
             resolve: Box::new(ByKey),
@@ -354,25 +471,17 @@ impl World {
                 gone: self.gone,
             }),
             start,
-            skips: Arc::default(),
             settings,
             lifeline: Lifeline::new(|_| {}),
         };
         let actor = PartitionActor::new(parts).start();
-        let done = || until(&self.memory.state.lock());
-        while !actor.send(AreYouIdle).await.expect("a living actor").idle && !done() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+        *here.borrow_mut() = Some((route.clone(), actor.clone()));
+        Living {
+            actor,
+            route,
+            keeper,
+            memory: self.memory.clone(),
         }
-        actor.send(Stop).await.expect("a living actor");
-        keeper
-            .send(crate::actors::limiter::Stop)
-            .await
-            .expect("a living actor");
-        // Let the last entries be folded.
-        for _ in 0..50 {
-            tokio::task::yield_now().await;
-        }
-        memory_share.held()
     }
 
     fn position(&self) -> Offset {
@@ -777,4 +886,267 @@ async fn gaps_between_finished_ranges_are_filled_although_the_ranges_are_at_thei
     world.live(partner(), |_, _| Reply::Take).await;
     assert_eq!(world.partner.lock().seen.len(), 7);
     assert_eq!(world.position(), 12);
+}
+
+/// What operators' orders promise about messages that stand at the gate already: after the answer none of them is
+/// sent, whatever the order was.
+#[actix::test]
+async fn an_order_reaches_what_stands_at_the_gate() {
+    for what in ["mark", "skip a key", "skip an ID"] {
+        let mut world = World::new();
+        world.append((0..40).map(|n| (Some(format!("k{}", n % 20)), n)));
+        let living = world.begin(partner(), |_, _| Reply::Take);
+        living.pause(true);
+        living.until(|l| l.route.partner.gate.waiting() == 4).await;
+        let of = |n: u64| match what {
+            "mark" => Action::Mark {
+                at: AT,
+                id: id_of(n),
+                offset: 0,
+            },
+            _ => Action::SkipAdd(SkipRule {
+                rule: n + 1,
+                topic: "t".into(),
+                partner: None,
+                matches: match what {
+                    "skip a key" => SkipMatch::Key(format!("k{n}").into_bytes().into()),
+                    _ => SkipMatch::Id(n.to_string().into_bytes().into()),
+                },
+                reason: "flood".into(),
+                made: Time(1),
+                expires: None,
+            }),
+        };
+        for n in 0..10 {
+            assert!(living.command(of(n)).await, "{what} {n}");
+        }
+        living.pause(false);
+        living.idle().await;
+        let left = living.route.orders.bar_of(&id_of(0));
+        assert_eq!(left, None, "{what}: a mark is spent with its record");
+        living.stop().await;
+        let mut sent: Vec<_> = world.partner.lock().seen.iter().map(|s| s.1).collect();
+        sent.sort_unstable();
+        let all = (0..40).filter(|n| {
+            if what == "skip a key" {
+                n % 20 >= 10
+            } else {
+                *n >= 10
+            }
+        });
+        assert_eq!(sent, all.collect::<Vec<_>>(), "{what}");
+        assert_eq!(world.position(), 40, "{what}");
+    }
+}
+
+/// A mark that met its record, or came too late for it, does not swallow a later record of the same ID.
+#[actix::test]
+async fn a_stale_mark_swallows_nothing() {
+    let mut world = World::new();
+    world.append([(None, 0), (None, 1)]);
+    let living = world.begin(partner(), |_, _| Reply::Take);
+    living.pause(true);
+    living.until(|l| l.route.partner.gate.waiting() == 2).await;
+    let (mark, forget) = (
+        Action::Mark {
+            at: AT,
+            id: id_of(0),
+            offset: 0,
+        },
+        Action::Forget { at: AT, id: id_of(0) },
+    );
+    assert!(living.command(mark.clone()).await);
+    living.pause(false);
+    living.idle().await;
+    assert!(living.command(forget.clone()).await);
+    world.append([(None, 0)]);
+    living.idle().await;
+    assert_eq!(
+        world.partner.lock().seen.len(),
+        2,
+        "1, and 0 once it was forgotten"
+    );
+    // Delivered, and marked only then.
+    assert!(living.command(mark).await);
+    assert!(living.command(forget).await);
+    world.append([(None, 0)]);
+    living.idle().await;
+    living.stop().await;
+    assert_eq!(world.partner.lock().seen.len(), 3);
+    assert_eq!(world.position(), 4);
+}
+
+/// An order about a message whose attempt has begun is refused, never answered "delivered" and then sent.
+#[actix::test]
+async fn a_mark_that_comes_too_late_is_refused() {
+    let mut world = World::new();
+    world.append([(None, 0)]);
+    let living = world.begin(partner(), |_, _| Reply::TakeAt(2));
+    living.until(|l| !l.route.on_wire.borrow().is_empty()).await;
+    let mark = |n| Action::Mark {
+        at: AT,
+        id: id_of(n),
+        offset: 0,
+    };
+    assert!(!living.command(mark(0)).await, "it is on the wire");
+    world.append([(None, 1)]);
+    living.idle().await;
+    living.stop().await;
+    assert_eq!(world.partner.lock().seen.len(), 2);
+    // One that waits for its next attempt: the entry is written, and the fold refuses it.
+    world.append([(None, 2)]);
+    let living = world.begin(
+        partner(),
+        |_, attempt| if attempt < 3 { Reply::TryLater } else { Reply::Take },
+    );
+    living
+        .until(|l| !l.memory.state.lock().partitions[&AT].messages.is_empty())
+        .await;
+    if living.command(mark(2)).await {
+        assert!(!living.memory.state.lock().partitions[&AT].messages.is_empty());
+    }
+    living.idle().await;
+    assert_eq!(living.route.orders.bar_of(&id_of(2)), None);
+    living.stop().await;
+    let state = world.memory.state.lock();
+    assert_eq!(
+        (
+            state.partitions[&AT].counts.delivered,
+            state.partitions[&AT].counts.marked
+        ),
+        (3, 0)
+    );
+}
+
+/// `on_doubt = "hold"`: orders about other messages of the key, dead ones, leave its doubt alone.
+#[actix::test]
+async fn a_hold_ends_with_its_own_message_only() {
+    let mut config = partner();
+    config.on_doubt = OnDoubt::Hold;
+    config.doubt = crate::config::model::DoubtConfig::all(crate::config::DoubtPolicy::Park);
+    let key = || Some("k".to_owned());
+    for order in ["drop", "forget", "mark", "replay"] {
+        let mut world = World::new();
+        world.append([(key(), 3), (key(), 5), (key(), 6), (key(), 7)]);
+        let living = world.begin(config.clone(), |n, _| match n {
+            3 => Reply::Refuse,
+            5 => Reply::Silence,
+            _ => Reply::Take,
+        });
+        living
+            .until(|l| {
+                l.memory
+                    .state
+                    .lock()
+                    .partitions
+                    .get(&AT)
+                    .is_some_and(|p| p.counts.parked == 1)
+            })
+            .await;
+        let id = id_of(3);
+        let body = match order {
+            "drop" => command(Action::Drop { at: AT, id }),
+            "forget" => command(Action::Forget { at: AT, id }),
+            "mark" => command(Action::Mark {
+                at: AT,
+                id,
+                offset: 0,
+            }),
+            _ => Body::Opened(crate::core::ledger::entry::Opened {
+                at: AT,
+                id,
+                round: 2,
+                when: Time(1),
+                idempotency_key: "again".into(),
+            }),
+        };
+        assert!(living.order(body).await);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let sent = |world: &World| world.partner.lock().seen.iter().map(|s| s.1).collect::<Vec<_>>();
+        assert_eq!(sent(&world), [3, 5], "{order}: the doubt of 5 holds the key");
+        assert!(
+            living
+                .command(Action::Mark {
+                    at: AT,
+                    id: id_of(5),
+                    offset: 0
+                })
+                .await
+        );
+        living
+            .until(|l| l.memory.state.lock().partitions[&AT].counts.delivered == 2)
+            .await;
+        living.stop().await;
+        assert_eq!(&sent(&world)[2..4], [6, 7], "{order}");
+    }
+}
+
+/// A message that was forgotten begins a later round, under another Idempotency-Key, live and after a restart.
+#[actix::test]
+async fn a_forgotten_message_begins_a_later_round() {
+    for restart in [false, true] {
+        let mut world = World::new();
+        world.append([(None, 0)]);
+        let mut living = world.begin(partner(), |_, _| Reply::Take);
+        living.idle().await;
+        living
+            .until(|l| l.memory.state.lock().partitions[&AT].counts.delivered == 1)
+            .await;
+        assert!(living.command(Action::Forget { at: AT, id: id_of(0) }).await);
+        if restart {
+            living.stop().await;
+            living = world.begin(partner(), |_, _| Reply::Take);
+        }
+        world.append([(None, 0)]);
+        living
+            .until(|l| l.memory.state.lock().partitions[&AT].counts.delivered == 2)
+            .await;
+        living.stop().await;
+        assert_eq!(world.memory.state.lock().partitions[&AT].next_round(&id_of(0)), 3);
+    }
+}
+
+/// An effect of an entry that the partition began from is known to it.
+#[actix::test]
+async fn an_effect_that_the_start_knows_is_ignored() {
+    let mut world = World::new();
+    world.append([(None, 0)]);
+    let living = world.begin(partner(), |_, _| Reply::Refuse);
+    living
+        .until(|l| {
+            l.memory
+                .state
+                .lock()
+                .partitions
+                .get(&AT)
+                .is_some_and(|p| p.counts.dead == 1)
+        })
+        .await;
+    living.stop().await;
+    let opened = crate::core::ledger::entry::Opened {
+        at: AT,
+        id: id_of(0),
+        round: 2,
+        when: Time(1),
+        idempotency_key: "again".into(),
+    };
+    let offset = world.memory.state.lock().next;
+    append_entry(&world.log, world.lane, &world.memory, Body::Opened(opened));
+    let living = world.begin(partner(), |_, _| Reply::Take);
+    living
+        .until(|l| l.memory.state.lock().partitions[&AT].counts.delivered == 1)
+        .await;
+    // It comes late: the partition began behind it, and has sent the round.
+    let effect = crate::core::ledger::fold::Effect::Opened {
+        at: AT,
+        id: id_of(0),
+        round: 2,
+        key: KeyHash(1),
+        offset: 0,
+        idempotency_key: "again".into(),
+    };
+    carry_out(offset, &effect, &living.route, Some(&living.actor));
+    living.idle().await;
+    living.stop().await;
+    assert_eq!(world.partner.lock().seen.len(), 2);
 }

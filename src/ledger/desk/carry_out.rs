@@ -1,7 +1,6 @@
-//! An order from end to end: pick, prepare, settle part by part, write, tell. The same in a running node and on a
-//! stopped one's folder; they differ in how they write ([`Carrier`]).
+//! An order from end to end: pick, prepare, settle part by part, write. The same in a running node and on a stopped
+//! one's folder; they differ in how they write ([`Carrier`]).
 
-use super::plan::Effect;
 use super::{Desk, View};
 use crate::api::{ApiError, OrderReport, OrderRequest};
 use crate::core::ledger::entry::Body;
@@ -13,13 +12,18 @@ use parking_lot::Mutex;
 pub trait Carrier {
     /// Looks at the fold, briefly.
     fn look(&self, at: &mut dyn FnMut(&LaneState));
-    /// Appends entries in one batch, and comes back when they are durable and folded.
+    /// Waits until the entries of earlier orders are folded.
     ///
     /// # Errors
-    /// If they could not be made durable; then they may or may not be there, as after a crash.
-    fn write(&self, entries: Vec<Body>) -> Result<(), ApiError>;
-    /// Does what follows from entries that are durable.
-    fn effect(&self, effect: Effect);
+    /// If they are not after a while: then no order can be settled.
+    fn ready(&self) -> Result<(), ApiError>;
+    /// Appends entries, and comes back when they are durable and folded and what follows from them is done. Answers
+    /// which of them, by their place, changed nothing.
+    ///
+    /// # Errors
+    /// If that takes too long: the order takes effect as soon as its entries are durable. Or if the node ends: then
+    /// they may or may not be there, as after a crash.
+    fn write(&self, entries: Vec<Body>) -> Result<Vec<usize>, ApiError>;
     /// The present time.
     fn now(&self) -> Time;
 }
@@ -41,6 +45,9 @@ impl Desk {
         request: &OrderRequest,
     ) -> Result<OrderReport, ApiError> {
         let _turn = (!request.dry_run).then(|| counter.0.lock());
+        if !request.dry_run {
+            lane.ready()?;
+        }
         let now = lane.now();
         let pick = Self::pick_for_order(&request.order, now)?;
         let mut view = Ok(View::default());
@@ -55,11 +62,11 @@ impl Desk {
             let now = lane.now();
             let mut plan = super::Plan::default();
             lane.look(&mut |state| plan = prepared.settle(state, now, part.clone()));
-            if !plan.entries.is_empty() {
-                lane.write(std::mem::take(&mut plan.entries))?;
-            }
-            plan.effects.into_iter().for_each(|effect| lane.effect(effect));
-            report.add(&plan.report);
+            let refused = match std::mem::take(&mut plan.entries) {
+                nothing if nothing.is_empty() => Vec::new(),
+                entries => lane.write(entries)?,
+            };
+            report.add(&plan.report(&refused));
         }
         Ok(report)
     }

@@ -8,7 +8,9 @@
 //! notes for every message the state and round that the order was made up for; and [`plan::Prepared::settle`], on
 //! the lane's own actor again, which compares them with the fold as it is *then* and gives the entries to write.
 //! A message that has moved on in between is answered "stale": of two orders the first in the ledger wins.
-//! Whoever settles carries out the plan's effects once its entries are durable, and never before.
+//! What follows for the partitions follows from the folded entries ([`Effect`](crate::core::ledger::fold::Effect)),
+//! whether or not the one who gave the order still waits. The fold has the last word: an entry about a message that
+//! is no longer what the order took it for changes nothing, and counts as stale.
 //!
 //! Every order leaves a `command` entry (who, when, why); bulk orders one `audit` in front of what they do.
 //! Upholds I2 (a round is opened by a command only, an ID is forgotten by a command only) and I9 (payloads are
@@ -28,7 +30,7 @@ mod story;
 mod tests;
 pub mod view;
 
-pub use plan::{Effect, Plan, Prepared};
+pub use plan::{Plan, Prepared};
 pub use sources::{Entries, LogEntries, Memory};
 pub use standing::Standing;
 pub use view::{Pick, States, View};

@@ -15,7 +15,7 @@
 use crate::api::orders::{Group, OrderReport, Touched};
 use crate::core::ledger::entry::{Action, Body, Command, Opened, SkipMatch, SkipRule};
 use crate::core::ledger::fold::{LaneState, MessageState};
-use crate::core::types::{KeyHash, MessageId, Offset, RouteId, RoutePartition, Time};
+use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -121,79 +121,50 @@ pub struct Prepared {
     pub report: OrderReport,
 }
 
-/// What must be done once a plan's entries are durable.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// A round begins: send the message from its kept payload.
-    Opened {
-        /// Route and partition.
-        at: RoutePartition,
-        /// Which message.
-        id: MessageId,
-        /// The round.
-        round: u32,
-        /// Its key.
-        key: KeyHash,
-        /// Position of its record.
-        offset: Offset,
-        /// Ledger entry that holds its payload, and the payload's size.
-        payload: Option<(Offset, u32)>,
-        /// The Idempotency-Key of this round.
-        idempotency_key: String,
-    },
-    /// A doubt was settled, or a kept message given up: whatever it held (its key) may go on.
-    Settled {
-        /// Route and partition.
-        at: RoutePartition,
-        /// Which message.
-        id: MessageId,
-        /// Its key.
-        key: KeyHash,
-    },
-    /// An ID is called delivered: a record of it that waits in memory is a duplicate now.
-    Marked {
-        /// Route and partition.
-        at: RoutePartition,
-        /// Which message.
-        id: MessageId,
-    },
-    /// An ID is no longer remembered.
-    Forgotten {
-        /// Route and partition.
-        at: RoutePartition,
-        /// Which message.
-        id: MessageId,
-    },
-    /// The skip rules are others now: the fold has them.
-    SkipsChanged,
-    /// A partner is paused.
-    Paused {
-        /// Which.
-        partner: String,
-        /// Why.
-        reason: String,
-    },
-    /// A partner's pause ended.
-    Resumed {
-        /// Which.
-        partner: String,
-    },
-    /// A stopped route goes on.
-    RouteResumed {
-        /// Which.
-        route: RouteId,
-    },
-}
-
 /// What a part of an order comes to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// To be appended to the lane, in this order, in one batch.
+    /// To be appended to the lane, in this order.
     pub entries: Vec<Body>,
-    /// To be done once they are durable.
-    pub effects: Vec<Effect>,
-    /// What was touched and what not. Add the parts up with [`OrderReport::add`].
-    pub report: OrderReport,
+    /// What each message's entry is about.
+    about: Vec<About>,
+    /// What is known without them.
+    report: OrderReport,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct About {
+    /// The entry's place among the entries.
+    entry: usize,
+    named: Touched,
+    reason: String,
+}
+
+impl Plan {
+    /// What was touched and what not, if the fold refused these entries. Add the parts up with [`OrderReport::add`].
+    pub fn report(&self, refused: &[usize]) -> OrderReport {
+        let mut report = self.report.clone();
+        let mut counts = BTreeMap::new();
+        for About { entry, named, reason } in &self.about {
+            if refused.contains(entry) {
+                report.stale += 1;
+                continue;
+            }
+            report.touched += 1;
+            if report.messages.len() < NAMED {
+                report.messages.push(named.clone());
+            }
+            *counts.entry((named.partner.clone(), reason.clone())).or_default() += 1;
+        }
+        if !refused.is_empty() {
+            let count = refused.len();
+            report.notes.push(format!(
+                "{count} are being sent at this moment: look at them again once they have an answer"
+            ));
+        }
+        report.groups = groups(counts);
+        report
+    }
 }
 
 impl Prepared {
@@ -218,7 +189,6 @@ impl Prepared {
             next_command: state.commands + 1,
             prepared: self,
             now,
-            groups: BTreeMap::new(),
         };
         making.plan.report.verb.clone_from(&self.report.verb);
         making.plan.report.at = now.to_string();
@@ -237,11 +207,11 @@ impl Prepared {
                 making.item(state, item);
             }
             // An audit alone says that something was done, and nothing was.
-            if making.plan.report.touched == 0 {
+            if making.plan.about.is_empty() {
                 making.plan.entries.clear();
             }
         }
-        making.done()
+        making.plan
     }
 }
 
@@ -250,7 +220,6 @@ struct Making<'p> {
     next_command: Offset,
     prepared: &'p Prepared,
     now: Time,
-    groups: BTreeMap<(String, String), u64>,
 }
 
 impl Making<'_> {
@@ -285,54 +254,26 @@ impl Making<'_> {
                     when: self.now,
                     idempotency_key: idempotency_key.clone(),
                 }));
-                self.plan.effects.push(Effect::Opened {
-                    at,
-                    id,
-                    round,
-                    key: m.key,
-                    offset: m.offset,
-                    payload: m.payload,
-                    idempotency_key: idempotency_key.clone(),
-                });
             }
             (Then::Open { .. }, None) => {
                 self.plan.report.stale += 1;
                 return;
             }
-            (Then::Mark { offset }, held) => {
+            (Then::Mark { offset }, _) => {
                 self.command(Action::Mark {
                     at,
                     id,
                     offset: *offset,
                 });
-                self.plan.effects.push(Effect::Marked { at, id });
-                self.plan
-                    .effects
-                    .extend(held.map(|m| Effect::Settled { at, id, key: m.key }));
             }
-            (Then::Drop, held) => {
-                self.command(Action::Drop { at, id });
-                self.plan
-                    .effects
-                    .extend(held.map(|m| Effect::Settled { at, id, key: m.key }));
-            }
-            (Then::Forget, held) => {
-                self.command(Action::Forget { at, id });
-                self.plan.effects.push(Effect::Forgotten { at, id });
-                self.plan
-                    .effects
-                    .extend(held.map(|m| Effect::Settled { at, id, key: m.key }));
-            }
+            (Then::Drop, _) => self.command(Action::Drop { at, id }),
+            (Then::Forget, _) => self.command(Action::Forget { at, id }),
         }
-        let report = &mut self.plan.report;
-        report.touched += 1;
-        if report.messages.len() < NAMED {
-            report.messages.push(item.named.clone());
-        }
-        *self
-            .groups
-            .entry((item.named.partner.clone(), item.reason.clone()))
-            .or_default() += 1;
+        self.plan.about.push(About {
+            entry: self.plan.entries.len() - 1,
+            named: item.named.clone(),
+            reason: item.reason.clone(),
+        });
     }
 
     fn setting(&mut self, state: &LaneState, setting: &Setting) {
@@ -362,14 +303,12 @@ impl Making<'_> {
                     .notes
                     .push(format!("rule {number} skips this {what}"));
                 self.command(Action::SkipAdd(rule));
-                self.plan.effects.push(Effect::SkipsChanged);
             }
             Setting::SkipRemove(rule) => {
                 if !state.skips.contains_key(rule) {
                     return self.moot(format!("there is no rule {rule} any more"));
                 }
                 self.command(Action::SkipRemove { rule: *rule });
-                self.plan.effects.push(Effect::SkipsChanged);
             }
             Setting::Pause(partner) => {
                 let reason = if why.is_empty() {
@@ -380,10 +319,6 @@ impl Making<'_> {
                 self.command(Action::Pause {
                     partner: partner.clone(),
                     route: None,
-                    reason: reason.clone(),
-                });
-                self.plan.effects.push(Effect::Paused {
-                    partner: partner.clone(),
                     reason,
                 });
             }
@@ -397,9 +332,6 @@ impl Making<'_> {
                     partner: partner.clone(),
                     route: None,
                 });
-                self.plan.effects.push(Effect::Resumed {
-                    partner: partner.clone(),
-                });
             }
             Setting::ResumeRoute(route) => {
                 if !state.stopped.contains_key(route) {
@@ -409,7 +341,6 @@ impl Making<'_> {
                     partner: String::new(),
                     route: Some(*route),
                 });
-                self.plan.effects.push(Effect::RouteResumed { route: *route });
             }
         }
         self.plan.report.touched = 1;
@@ -418,11 +349,6 @@ impl Making<'_> {
     fn moot(&mut self, note: String) {
         self.plan.report.stale = 1;
         self.plan.report.notes.push(note);
-    }
-
-    fn done(mut self) -> Plan {
-        self.plan.report.groups = groups(self.groups);
-        self.plan
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{BATCH_BYTES, Committed, Lane, LaneError, Receipt};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry};
-use crate::core::types::Time;
+use crate::core::types::{Offset, Time};
 use crate::log::{Appended, Batch, LogError, PartitionId};
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// Told the offset of an entry, on a thread of the log, once it is durable.
+pub type Told = Box<dyn FnOnce(Offset) + Send>;
 
 /// A log that is busy is asked again after this time: about one commit of its own.
 const BUSY_WAIT: Duration = Duration::from_millis(2);
@@ -70,19 +73,30 @@ impl Shared {
 
 /// The entries of a batch, in the order in which they came. `outcomes` and `intents` are the numbers of the last ones
 /// up to here.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Entries {
     entries: Vec<Entry>,
+    /// Who waits for the offset of which of them: orders only.
+    told: Vec<(u32, Told)>,
     /// Which of them are intents.
     asked: Vec<u32>,
     outcomes: u64,
     intents: u64,
 }
 
+impl std::fmt::Debug for Entries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entries").field("entries", &self.entries).finish()
+    }
+}
+
 impl Entries {
     /// Takes the intents out; says how many there were.
     fn without_intents(&mut self) -> u64 {
         let asked = std::mem::take(&mut self.asked);
+        for (place, _) in &mut self.told {
+            *place -= asked.iter().filter(|a| **a < *place).count() as u32;
+        }
         let (mut n, mut next) = (0, asked.iter().peekable());
         self.entries.retain(|_| {
             let is_intent = next.next_if_eq(&&n).is_some();
@@ -209,6 +223,18 @@ impl LanePort {
     /// [`LanePort::outcomes_durable`].
     pub fn outcome(&self, body: Body) -> u64 {
         self.core.append(body, true)
+    }
+
+    /// Appends an outcome, position or command, and has its offset told once it is durable. `told` is dropped if it
+    /// never will be.
+    pub fn outcome_told(&self, body: Body, told: Told) -> u64 {
+        let number = self.core.append(body, true);
+        let sent = self.core.state.borrow_mut().gathered.back_mut().map(|open| {
+            let place = open.sent.entries.len() as u32 - 1;
+            open.sent.told.push((place, told));
+        });
+        debug_assert!(sent.is_some(), "what was appended is gathered");
+        number
     }
 
     /// Appends an intent. Returns its number, for [`LanePort::durable`].
@@ -408,12 +434,12 @@ fn answered(
 ) {
     let lane = &lane.shared;
     let mut committed = Vec::new();
-    let (mut base, mut durable) = (0, None);
+    let (mut base, mut durable, mut told) = (0, None, Vec::new());
     match result {
         Ok(appended) => {
             base = appended.bases.first().map_or(0, |b| b.1);
             durable = Some((sent.outcomes, sent.intents));
-            committed = sent.entries;
+            (committed, told) = (sent.entries, sent.told);
         }
         // A log that failed: nothing may act on it any more.
         Err(error) if !matches!(error, LogError::Busy { .. } | LogError::NoRoom { .. }) => {
@@ -441,6 +467,9 @@ fn answered(
         port: port.clone(),
         outcomes: durable.map_or_else(|| port.outcomes.load(Ordering::Acquire), |d| d.0),
     };
+    for (place, told) in told {
+        told(base + u64::from(place));
+    }
     // The receiver is gone only when the process ends.
     let _ = lane.feed.send(Committed {
         base,

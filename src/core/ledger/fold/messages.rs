@@ -295,13 +295,12 @@ impl PartitionState {
         );
     }
 
-    pub(super) fn opened(&mut self, at: Offset, o: &Opened, carried: bool) {
-        let Some(m) = self.messages.get_mut(&o.id) else {
-            return;
-        };
+    /// The message whose round was opened; none: it is not one that can be opened so.
+    pub(super) fn opened(&mut self, at: Offset, o: &Opened, carried: bool) -> Option<&Message> {
+        let m = self.messages.get_mut(&o.id)?;
         // Without its payload there is nothing that the next round could send.
         if !m.closed() || m.dropped || m.round.checked_add(1) != Some(o.round) {
-            return;
+            return None;
         }
         m.state = MessageState::Later {
             not_before: Time::ZERO,
@@ -312,6 +311,7 @@ impl PartitionState {
         m.since = o.when;
         m.opened = at;
         m.carried &= carried;
+        Some(m)
     }
 
     /// Whether a carried entry that lies before the start of this fold adds to what is known of a message: nothing
@@ -333,7 +333,7 @@ impl PartitionState {
     pub(super) fn carried_opened(&mut self, at: Offset, original: Offset, o: &Opened) {
         match self.messages.get_mut(&o.id) {
             Some(m) if m.round == o.round && m.opened <= original => m.opened = at,
-            Some(m) if m.carried => self.opened(at, o, true),
+            Some(m) if m.carried => drop(self.opened(at, o, true)),
             _ => {}
         }
     }
@@ -394,16 +394,17 @@ impl PartitionState {
         at: RoutePartition,
         id: MessageId,
         ops: &mut Vec<StoreOp>,
-    ) {
-        let round = match self.messages.get(&id) {
+    ) -> Ended {
+        let (round, doubt) = match self.messages.get(&id) {
             // The owner lets a `forget` wait for the verdict; one that did not would have the message sent twice.
-            Some(m) if !m.closed() => return,
-            Some(m) => m.round,
-            None => 1,
+            Some(m) if !m.closed() => return Ended::Refused,
+            Some(m) => (m.round, m.state == MessageState::Parked),
+            None => (1, false),
         };
         self.messages.remove(&id);
         self.end_round(ledger, id, round);
         ops.push(StoreOp::Forget { at, id });
+        Ended::Over { doubt }
     }
 
     pub(super) fn mark(
@@ -414,7 +415,12 @@ impl PartitionState {
         offset: Offset,
         when: Time,
         ops: &mut Vec<StoreOp>,
-    ) {
+    ) -> Ended {
+        // An attempt was made, or may be under way: its verdict decides, and the order was given too late.
+        if self.messages.get(&id).is_some_and(|m| !m.closed()) {
+            return Ended::Refused;
+        }
+        let mut doubt = false;
         let mut done = Finished {
             at,
             id,
@@ -428,22 +434,24 @@ impl PartitionState {
         };
         // Only a record that the ledger knows is finished by this: the offset of a command is what someone typed.
         if let Some(m) = self.messages.remove(&id) {
+            doubt = m.state == MessageState::Parked;
             (done.offset, done.attempts, done.status) = (m.offset, m.attempts, m.status);
             self.finish(m.offset);
             self.over(ledger, id, m.round);
         }
         self.counts.marked += 1;
         ops.push(StoreOp::Finished(done));
+        Ended::Over { doubt }
     }
 
-    pub(super) fn give_up(&mut self, ledger: Offset, id: MessageId) {
-        if let Some(m) = self.messages.get(&id)
-            && m.closed()
-        {
-            let round = m.round;
-            self.messages.remove(&id);
-            self.end_round(ledger, id, round);
-        }
+    pub(super) fn give_up(&mut self, ledger: Offset, id: MessageId) -> Ended {
+        let Some(m) = self.messages.get(&id).filter(|m| m.closed()) else {
+            return Ended::Refused;
+        };
+        let (round, doubt) = (m.round, m.state == MessageState::Parked);
+        self.messages.remove(&id);
+        self.end_round(ledger, id, round);
+        Ended::Over { doubt }
     }
 
     pub(super) fn raise(&mut self, p: &Position) {

@@ -8,7 +8,8 @@
 //! | entry | nothing known | open | later | closed |
 //! |---|---|---|---|---|
 //! | intent | open | same or next attempt: replaces it | open | ignored |
-//! | delivered, mark | remembered | gone, remembered | gone, remembered | gone, remembered |
+//! | delivered | remembered | gone, remembered | gone, remembered | gone, remembered |
+//! | mark | remembered | ignored | ignored | gone, remembered |
 //! | later | later ¹ | later, unless of an earlier attempt | later, unless of an earlier attempt | ignored |
 //! | waiting | later, payload here | payload here | later, payload here | ignored |
 //! | parked, dead, skipped | closed ² | closed, unless of an earlier attempt | closed | parked → dead, else ignored |
@@ -37,6 +38,7 @@
 //! the fence comes before the `owner` entry: behind it no entry of an earlier tenure can land but those that the
 //! same life stamped anew, so the order of the log decides there too, and the fold needs no rule of its own.
 
+mod effects;
 mod messages;
 pub mod used;
 mod view;
@@ -46,6 +48,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use effects::{Effect, Effects};
 pub use used::UsedSlots;
 
 use super::codec::{REASON_MAX, WORDS_MAX, cut};
@@ -55,6 +58,7 @@ use crate::core::types::*;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 /// Message IDs are hashes already: their first eight bytes are as good as any hash of them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -307,6 +311,20 @@ impl LaneState {
     /// # Errors
     /// [`FoldError`]; the state is then as it was before.
     pub fn apply(&mut self, at: Offset, entry: &Entry, ops: &mut Vec<StoreOp>) -> Result<(), FoldError> {
+        self.apply_live(at, entry, ops, &mut Effects::new())
+    }
+
+    /// The same in a running node: appends to `effects` what follows for its actors, too.
+    ///
+    /// # Errors
+    /// [`FoldError`]; the state is then as it was before.
+    pub fn apply_live(
+        &mut self,
+        at: Offset,
+        entry: &Entry,
+        ops: &mut Vec<StoreOp>,
+        effects: &mut Effects,
+    ) -> Result<(), FoldError> {
         if at < self.next {
             return Err(FoldError::Order { at, next: self.next });
         }
@@ -339,8 +357,11 @@ impl LaneState {
             }
             Body::Waiting(w) => self.partition(w.at).waiting(at, w, false, ops),
             Body::Position(p) => self.partition(p.at).raise(p),
-            Body::Opened(o) => self.partition(o.at).opened(at, o, false),
-            Body::Command(c) => self.command(at, c, ops),
+            Body::Opened(o) => effects.push((at, self.open(at, o))),
+            Body::Command(c) => {
+                let mut follow = |effect| effects.push((at, effect));
+                self.command(at, c, ops, &mut follow);
+            }
             Body::Sample(s) => self.partition(s.at).sample(s),
             Body::Used(u) => self.used.entry(u.draw).or_default().fill_up(u.since, u.count),
             Body::Applied { version } => self.settings = self.settings.max(*version),
@@ -381,23 +402,59 @@ impl LaneState {
         self.released.drain(..over);
     }
 
-    fn command(&mut self, at: Offset, c: &Command, ops: &mut Vec<StoreOp>) {
+    fn open(&mut self, at: Offset, o: &Opened) -> Effect {
+        let (place, id) = (o.at, o.id);
+        match self.partition(place).opened(at, o, false) {
+            Some(m) => Effect::Opened {
+                at: place,
+                id,
+                round: o.round,
+                key: m.key,
+                offset: m.offset,
+                idempotency_key: o.idempotency_key.as_str().into(),
+            },
+            None => Effect::Refused { at: place, id },
+        }
+    }
+
+    fn command(&mut self, at: Offset, c: &Command, ops: &mut Vec<StoreOp>, follow: &mut dyn FnMut(Effect)) {
         self.commands = self.commands.max(c.offset);
         match &c.action {
-            Action::Forget { at: place, id } => self.partition(*place).forget(at, *place, *id, ops),
+            Action::Forget { at: place, id } => {
+                let ended = self.partition(*place).forget(at, *place, *id, ops);
+                follow_end(
+                    ended,
+                    *place,
+                    *id,
+                    Some(Effect::Forgotten { at: *place, id: *id }),
+                    follow,
+                );
+            }
             Action::Mark {
                 at: place,
                 id,
                 offset,
             } => {
-                self.partition(*place).mark(at, *place, *id, *offset, c.when, ops);
+                let ended = self.partition(*place).mark(at, *place, *id, *offset, c.when, ops);
+                follow_end(
+                    ended,
+                    *place,
+                    *id,
+                    Some(Effect::Marked { at: *place, id: *id }),
+                    follow,
+                );
             }
-            Action::Drop { at: place, id } => self.partition(*place).give_up(at, *id),
+            Action::Drop { at: place, id } => {
+                let ended = self.partition(*place).give_up(at, *id);
+                follow_end(ended, *place, *id, None, follow);
+            }
             Action::SkipAdd(rule) => {
                 self.skips.insert(rule.rule, cut_rule(rule));
+                follow(self.skips_changed());
             }
             Action::SkipRemove { rule } => {
                 self.skips.remove(rule);
+                follow(self.skips_changed());
             }
             Action::Pause {
                 partner,
@@ -410,18 +467,41 @@ impl LaneState {
                     who: cut(&c.who, WORDS_MAX).to_owned(),
                 };
                 match route {
-                    Some(route) => self.stopped.insert(*route, pause),
-                    None => self.paused.insert(partner.clone(), pause),
+                    Some(route) => {
+                        follow(Effect::RouteStopped {
+                            route: *route,
+                            reason: pause.reason.clone(),
+                        });
+                        self.stopped.insert(*route, pause)
+                    }
+                    None => {
+                        follow(Effect::Paused {
+                            partner: partner.clone(),
+                        });
+                        self.paused.insert(partner.clone(), pause)
+                    }
                 };
             }
             Action::Audit { .. } => {}
             Action::Resume { partner, route } => {
                 match route {
-                    Some(route) => self.stopped.remove(route),
-                    None => self.paused.remove(partner),
+                    Some(route) => {
+                        follow(Effect::RouteResumed { route: *route });
+                        self.stopped.remove(route)
+                    }
+                    None => {
+                        follow(Effect::Resumed {
+                            partner: partner.clone(),
+                        });
+                        self.paused.remove(partner)
+                    }
                 };
             }
         }
+    }
+
+    fn skips_changed(&self) -> Effect {
+        Effect::SkipsChanged(Arc::new(self.skips.values().cloned().collect()))
     }
 
     /// An entry repeated: what this fold has folded itself only moves; else it is news, if nothing newer is known.
@@ -475,7 +555,33 @@ impl LaneState {
         if known {
             self.commands = self.commands.max(c.offset);
         } else {
-            self.command(at, c, ops);
+            self.command(at, c, ops, &mut |_| {});
+        }
+    }
+}
+
+/// What an order made of a message that it ends.
+enum Ended {
+    /// Nothing: the message is on the wire, or waits for its next attempt.
+    Refused,
+    /// It is over. `doubt`: it was parked.
+    Over { doubt: bool },
+}
+
+fn follow_end(
+    ended: Ended,
+    at: RoutePartition,
+    id: MessageId,
+    effect: Option<Effect>,
+    follow: &mut dyn FnMut(Effect),
+) {
+    match ended {
+        Ended::Refused => follow(Effect::Refused { at, id }),
+        Ended::Over { doubt } => {
+            effect.into_iter().for_each(&mut *follow);
+            if doubt {
+                follow(Effect::Settled { at, id });
+            }
         }
     }
 }

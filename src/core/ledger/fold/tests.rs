@@ -513,3 +513,135 @@ fn speed() {
     assert_eq!(lane.part().position, N);
     println!("message {} B in memory", size_of::<Message>());
 }
+
+/// What follows from orders: once, for what they change; a mark that meets an attempt is refused by whoever folds it.
+#[test]
+fn effects_follow_from_what_changed() {
+    let at = RoutePartition {
+        route: RouteId(7),
+        partition: 0,
+    };
+    let id = |n: u8| MessageId([n; 16]);
+    let mut state = LaneState::default();
+    let mut fold = |body: Body| {
+        let entry = Entry {
+            tenure: Tenure(0),
+            body,
+        };
+        let (mut ops, mut effects) = (Vec::new(), Effects::new());
+        let next = state.next;
+        state.apply_live(next, &entry, &mut ops, &mut effects).unwrap();
+        assert!(effects.iter().all(|(offset, _)| *offset == next));
+        (
+            effects.into_iter().map(|(_, effect)| effect).collect::<Vec<_>>(),
+            ops.len(),
+        )
+    };
+    let command = |action| {
+        Body::from(Command {
+            offset: 1,
+            when: Time(1),
+            who: String::new(),
+            why: String::new(),
+            action,
+        })
+    };
+    let outcome = |n: u8, kind| {
+        Body::Outcome(Outcome {
+            at,
+            id: id(n),
+            offset: n.into(),
+            round: 1,
+            attempts: 1,
+            when: Time(1),
+            life: LifeId(1),
+            status: 0,
+            kind,
+        })
+    };
+    let mark = |n: u8| {
+        command(Action::Mark {
+            at,
+            id: id(n),
+            offset: 0,
+        })
+    };
+    fold(Body::Genesis(Genesis {
+        ledger: 1,
+        group: "embedded".into(),
+        lanes: 1,
+        lane: 0,
+        recipe: 1,
+    }));
+    let (refused, marked) = (
+        Effect::Refused { at, id: id(1) },
+        Effect::Marked { at, id: id(1) },
+    );
+    let settled = |n: u8| Effect::Settled { at, id: id(n) };
+    fold(Body::Intent(Intent {
+        at,
+        id: id(1),
+        key: KeyHash(1),
+        offset: 1,
+        round: 1,
+        attempt: 1,
+        first_try: Time(1),
+        slot: Time(1),
+        budgets: Default::default(),
+        life: LifeId(1),
+        lease_ms: 1,
+        timeout_ms: 1,
+    }));
+    assert_eq!(fold(mark(1)), (vec![refused.clone()], 0), "it is on the wire");
+    fold(outcome(
+        1,
+        OutcomeKind::Later {
+            not_before: Time(9),
+            first_try: Time(1),
+            key: KeyHash(1),
+            reason: String::new(),
+        },
+    ));
+    assert_eq!(fold(mark(1)), (vec![refused], 0), "it waits for its next attempt");
+    fold(outcome(1, OutcomeKind::Parked(Box::default())));
+    assert_eq!(fold(mark(1)), (vec![marked, settled(1)], 1));
+    // Only a doubt holds a key; what was dead held nothing.
+    fold(outcome(2, OutcomeKind::Dead(Box::default())));
+    assert_eq!(fold(command(Action::Drop { at, id: id(2) })), (vec![], 0));
+    assert_eq!(
+        fold(command(Action::Drop { at, id: id(2) })).0,
+        [Effect::Refused { at, id: id(2) }]
+    );
+    fold(outcome(3, OutcomeKind::Parked(Box::default())));
+    assert_eq!(
+        fold(command(Action::Forget { at, id: id(3) })).0,
+        [Effect::Forgotten { at, id: id(3) }, settled(3)]
+    );
+    fold(outcome(4, OutcomeKind::Dead(Box::default())));
+    let opened = |round| {
+        Body::Opened(Opened {
+            at,
+            id: id(4),
+            round,
+            when: Time(1),
+            idempotency_key: "k".into(),
+        })
+    };
+    assert!(matches!(fold(opened(2)).0[..], [Effect::Opened { round: 2, .. }]));
+    assert_eq!(fold(opened(2)).0, [Effect::Refused { at, id: id(4) }], "once");
+    let pause = || Action::Pause {
+        partner: "p".into(),
+        route: None,
+        reason: "x".into(),
+    };
+    assert_eq!(fold(command(pause())).0, [Effect::Paused { partner: "p".into() }]);
+    // What is carried repeats an entry whose effect was carried out.
+    let carried = Body::Carried {
+        original: 1,
+        entry: Box::new(Entry {
+            tenure: Tenure(0),
+            body: command(pause()),
+        }),
+    };
+    assert_eq!(fold(carried).0, []);
+}

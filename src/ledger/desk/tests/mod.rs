@@ -14,7 +14,7 @@ use crate::api::{DedupRow, DedupState, OrderReport, OrderRequest, Page};
 use crate::config::{IdSource, KeySource, PartnerConfig, TopicConfig};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::*;
-use crate::core::ledger::fold::{Finished, MessageState, StoreOp};
+use crate::core::ledger::fold::{Effect, Finished, MessageState, StoreOp};
 use crate::core::message_id::IdScope;
 use crate::core::record::{Headers, Record, SOURCE_HEADER};
 use crate::core::types::*;
@@ -101,6 +101,8 @@ impl Entries for Lane {
 struct World {
     lane: Arc<Lane>,
     state: LaneState,
+    /// What follows from what was written since this was taken last.
+    effects: Vec<Effect>,
     desk: Desk,
 }
 
@@ -126,6 +128,7 @@ impl World {
             });
         let desk = Desk::new(lane.clone(), lane.clone(), Arc::new(config), &["s3cret".into()]);
         let mut world = Self {
+            effects: Vec::new(),
             lane,
             state: LaneState::default(),
             desk,
@@ -162,7 +165,11 @@ impl World {
         codec::encode(&entry, &mut bytes);
         let entry = codec::decode(&Bytes::from(bytes.clone())).unwrap();
         let mut ops = Vec::new();
-        self.state.apply(self.state.next, &entry, &mut ops).unwrap();
+        let mut effects = Vec::new();
+        self.state
+            .apply_live(self.state.next, &entry, &mut ops, &mut effects)
+            .unwrap();
+        self.effects.extend(effects.into_iter().map(|(_, effect)| effect));
         self.lane.written.lock().push(bytes.into());
         for op in ops {
             match op {
@@ -302,14 +309,13 @@ impl World {
     /// Settles and writes all parts, as a lane would.
     fn carry_out(&mut self, prepared: &Prepared) -> (Vec<Effect>, OrderReport) {
         let mut report = prepared.report.clone();
-        let mut effects = Vec::new();
+        self.effects.clear();
         for part in prepared.parts() {
             let plan = prepared.settle(&self.state, NOW, part);
+            report.add(&plan.report(&[]));
             plan.entries.into_iter().for_each(|body| self.write(body));
-            effects.extend(plan.effects);
-            report.add(&plan.report);
         }
-        (effects, report)
+        (std::mem::take(&mut self.effects), report)
     }
 
     fn order(&mut self, order: Order) -> (Vec<Effect>, OrderReport) {

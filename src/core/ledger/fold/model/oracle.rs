@@ -402,6 +402,8 @@ impl Oracle {
                     self.add((*place, *id), Fact::Gone);
                 }
             }
+            Action::Mark { at: place, id, .. }
+                if self.stand((*place, *id)).is_some() && closed(self.stand((*place, *id))).is_none() => {}
             Action::Mark { at: place, id, .. } => {
                 let p = self.progress.entry(*place).or_default();
                 p.counts.marked += 1;
