@@ -18,6 +18,8 @@ pub enum Step {
     Sync,
     /// Room for a segment is taken.
     Allocate,
+    /// The file system is asked for that room at once.
+    Fallocate,
 }
 
 /// What a test lets happen instead of a step.
@@ -110,13 +112,14 @@ impl Disk {
                 .create(true)
                 .truncate(true)
                 .open(&temporary)?;
-            match fallocate(&file, FallocateFlags::empty(), 0, size) {
+            let at_once = match self.fault(Step::Fallocate) {
+                Some(fault) => Err(Self::refused(fault)),
+                None => fallocate(&file, FallocateFlags::empty(), 0, size).map_err(io::Error::from),
+            };
+            match at_once {
                 Ok(()) => {}
-                // Some file systems cannot: there, only writing takes the room.
-                Err(rustix::io::Errno::OPNOTSUPP) => {
-                    fill(&file, size, &mut |_| true)?;
-                }
-                Err(e) => return Err(e.into()),
+                Err(e) if cannot(&e) => _ = fill(&file, size, &mut |_| true)?,
+                Err(e) => return Err(e),
             }
             if !fill(&file, zeroed.min(size), &mut pace)? {
                 return Ok(None);
@@ -132,6 +135,14 @@ impl Disk {
         }
         made
     }
+}
+
+/// Whether a file system, or what stands in front of it, does not know how to take room at once: there, only writing
+/// takes it. EINVAL is what some answer to a call they do not know, ENOSYS what an old kernel or a filter of calls does.
+fn cannot(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let these = [Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+    Errno::from_io_error(error).is_some_and(|errno| these.contains(&errno))
 }
 
 /// Writes zeros in small pieces, each made durable at once: a large dirty file would make the next commit wait.
@@ -150,6 +161,20 @@ fn fill(file: &File, size: u64, pace: &mut dyn FnMut(usize) -> bool) -> io::Resu
         }
     }
     Ok(true)
+}
+
+/// Makes a folder and those above it that are missing, durably: a folder whose name is lost takes all in it along.
+///
+/// # Errors
+/// As the system says.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.is_dir()).collect();
+    std::fs::create_dir_all(path)?;
+    missing.into_iter().try_for_each(|made| match made.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    })
 }
 
 /// Makes a file's name durable.

@@ -49,7 +49,7 @@ fn corrupt(path: &Path, detail: impl Into<String>) -> LogError {
 
 /// Takes the folder for this process; the lock goes with the file handle, also after a kill.
 pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
-    std::fs::create_dir_all(dir).map_err(|e| cannot_open(dir, &e))?;
+    disk::make_folder(dir).map_err(|e| cannot_open(dir, &e))?;
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .create(true)

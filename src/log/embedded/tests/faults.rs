@@ -311,3 +311,38 @@ fn a_panicking_callback_fails_the_log() {
         Err(LogError::Failed { .. })
     ));
 }
+
+/// A file system, or a filter of system calls, that does not know how to take room at once: zeros take it.
+#[test]
+fn where_room_cannot_be_taken_at_once_zeros_take_it() {
+    for errno in [22, 38, 95] {
+        let dir = folder();
+        let options = with_fault(move |step, _| (step == Step::Fallocate).then_some(Fault::Error(errno)));
+        let log = open(dir.path(), &options).expect("opens");
+        let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
+        (0..60).for_each(|n| drop(append(&log, one(p, n, 1000)).expect("taken")));
+        assert!(numbers(&log, p, 0).into_iter().eq(0..60), "{errno}");
+        let taken = std::fs::read_dir(dir.path()).expect("there").map(|entry| {
+            use std::os::unix::fs::MetadataExt;
+            let meta = entry.expect("an entry").metadata().expect("its size");
+            (meta.len(), meta.blocks() * 512)
+        });
+        assert!(taken.into_iter().all(|(len, taken)| taken >= len), "no holes");
+    }
+    let full = with_fault(|step, _| (step == Step::Fallocate).then_some(Fault::Error(ENOSPC)));
+    assert!(matches!(
+        open(folder().path(), &full),
+        Err(LogError::NoRoom { .. })
+    ));
+}
+
+#[test]
+fn folders_are_made_with_those_above_them() {
+    let dir = folder();
+    let deep = dir.path().join("a/b/c");
+    make_folder(&deep).expect("made");
+    make_folder(&deep).expect("there already");
+    assert!(deep.is_dir());
+    std::fs::write(dir.path().join("file"), b"").expect("written");
+    assert!(make_folder(&dir.path().join("file/b")).is_err());
+}
