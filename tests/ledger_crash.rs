@@ -9,13 +9,15 @@
 
 mod support;
 
-use sluicegate::app::{Opened, open};
+use sluicegate::app::{OpenError, Opened, open};
 use sluicegate::clock::Clock;
 use sluicegate::config::{self, Config};
 use sluicegate::core::ledger::codec;
-use sluicegate::core::ledger::entry::{Body, Entry, Intent, Kept, Outcome, OutcomeKind, Position};
+use sluicegate::core::ledger::entry::{Body, Entry, Genesis, Intent, Kept, Outcome, OutcomeKind, Position};
 use sluicegate::core::ledger::fold::{Finished, FinishedState, LaneState, StoreOp};
 use sluicegate::core::types::{KeyHash, MessageId, RouteId, RoutePartition, Time};
+use sluicegate::dedup::{DedupOptions, DedupStore};
+use sluicegate::ledger::keeper::{Keeper, KeeperError};
 use sluicegate::log::Batch;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -271,6 +273,243 @@ fn the_fold_after_a_kill_is_the_fold_of_the_lane() {
     for _ in 0..rounds(4) {
         let acknowledged = write_and_kill(&data, fastrand::usize(20..500), || {});
         check(&data, acknowledged);
+    }
+}
+
+/// Folds messages `from..` into the keeper until it says no.
+fn fold_until_refused(keeper: &Keeper, from: u64, most: u64) -> (u64, Option<KeeperError>) {
+    for n in from..from + most {
+        let body = entries_of(n);
+        let next = keeper.with_state(|s| s.next);
+        if let Err(error) = keeper.catch_up().and_then(|()| keeper.fold_entries(next, &body)) {
+            return (n + 1, Some(error));
+        }
+    }
+    (from + most, None)
+}
+
+fn entries_of(n: u64) -> Vec<Entry> {
+    let mut bodies = Vec::new();
+    entries(n, &mut bodies);
+    let entry = |body| Entry {
+        tenure: Default::default(),
+        body,
+    };
+    bodies.into_iter().map(entry).collect()
+}
+
+/// A store that cannot write for want of room is asked again: nothing that was folded is lost, what is known stays
+/// known, and with room it goes on by itself.
+#[test]
+fn a_full_disk_under_the_store_is_waited_for() {
+    let _alone = support::alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = match Mount::tmpfs(16, &folder.path().join("disk")) {
+        Ok(disk) => disk,
+        Err(why) => return not_tested("a full disk under the ledger's views", &why),
+    };
+    let options = DedupOptions {
+        memtable: 2_048,
+        block: 2_048,
+        cache: 1 << 20,
+        ..DedupOptions::new(9)
+    };
+    let dir = disk.0.join("dedup");
+    let (store, _) = DedupStore::open(&dir, options).expect("opens");
+    let keeper = Keeper::new(LaneState::default(), 0, store, disk.0.join("ledger"), 9);
+    let genesis = Entry {
+        tenure: Default::default(),
+        body: Body::Genesis(Genesis {
+            ledger: 9,
+            group: "g".into(),
+            lanes: 1,
+            lane: 0,
+            recipe: 1,
+        }),
+    };
+    keeper.fold_entries(0, &[genesis]).expect("folds");
+    let (first, refused) = fold_until_refused(&keeper, 0, 6_000);
+    assert!(refused.is_none());
+    keeper.checkpoint().expect("there is room");
+    let ballast = disk.0.join("ballast");
+    let mut file = std::fs::File::create(&ballast).expect("a file");
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let (last, refused) = fold_until_refused(&keeper, first, 200_000);
+    let refused = refused.expect("the disk is full");
+    assert!(refused.passes(), "{}", refused.why());
+    let why = keeper.refuses().expect("told");
+    assert!(why.contains("No space left"), "{why}");
+    let known = |keeper: &Keeper, upto: u64| -> Result<Option<usize>, KeeperError> {
+        // Those in doubt have no outcome.
+        let ids: Vec<MessageId> = (0..upto).filter(|n| n % 8 != 3).map(id).collect();
+        let mut found = Vec::new();
+        keeper.look_up(at(), &ids, &mut found)?;
+        Ok(found.iter().position(Option::is_none))
+    };
+    // sled wants room to open a folder. Until there is some the store may say that it cannot be asked; never that it
+    // does not know an ID.
+    match known(&keeper, last - 1) {
+        Ok(unknown) => assert_eq!(unknown, None),
+        Err(error) => assert!(error.passes(), "{}", error.why()),
+    }
+    for _ in 0..3 {
+        let again = keeper.catch_up().expect_err("still full");
+        assert!(again.passes());
+        assert!(keeper.checkpoint().expect_err("still full").passes());
+        assert!(keeper.behind().is_some());
+    }
+    drop(file);
+    std::fs::remove_file(&ballast).expect("room again");
+    let began = std::time::Instant::now();
+    while keeper.catch_up().is_err() {
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(60),
+            "it never goes on"
+        );
+        std::thread::yield_now();
+    }
+    assert_eq!(keeper.refuses(), None);
+    assert_eq!(known(&keeper, last).expect("answers"), None);
+    let (last, refused) = fold_until_refused(&keeper, last, 5_000);
+    assert!(refused.is_none());
+    keeper.checkpoint().expect("there is room");
+    assert_eq!(
+        (keeper.behind(), known(&keeper, last).expect("answers")),
+        (None, None)
+    );
+}
+
+/// A ledger that lost its end while the store did not is refused however often it is tried, and left as it is.
+#[test]
+fn lost_entries_are_refused_at_every_start() {
+    let _alone = support::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = dir.path().join("data");
+    let write = |opened: &Opened, numbers: std::ops::Range<u64>| {
+        for n in numbers {
+            let entries = entries_of(n);
+            let (mut batch, mut bytes) = (Batch::from_reserve(), Vec::new());
+            for entry in &entries {
+                bytes.clear();
+                codec::encode(entry, &mut bytes);
+                batch.push(opened.lane, Time(1), None, &bytes, b"");
+            }
+            let (tell, told) = mpsc::sync_channel(1);
+            opened.log.append(batch, Box::new(move |r| drop(tell.send(r))));
+            let base = told.recv().expect("answered").expect("taken").bases[0].1;
+            opened.keeper.fold_entries(base, &entries).expect("folds");
+        }
+    };
+    let opened = open_folder(&data);
+    write(&opened, 0..20);
+    opened.keeper.checkpoint().expect("written");
+    close(opened);
+    let log = data.join("log");
+    let before = dir.path().join("before");
+    copy_folder(&log, &before);
+    let opened = open_folder(&data);
+    // One entry behind the owner's: as many as a start that is refused would write.
+    write(&opened, 3..4);
+    opened.keeper.checkpoint().expect("written");
+    close(opened);
+    std::fs::remove_dir_all(&log).expect("removed");
+    copy_folder(&before, &log);
+    std::fs::remove_file(data.join("ledger/checkpoint")).expect("removed");
+    for _ in 0..4 {
+        let refused = open(&configuration(&data), Clock::start())
+            .map(|_| ())
+            .expect_err("refused");
+        let OpenError::Restore(why) = refused else {
+            panic!("{refused}")
+        };
+        assert!(why.to_string().contains("has lost entries"), "{why}");
+    }
+    // The checkpoint refuses it, too, where it is older than the store.
+    assert!(std::fs::read_dir(&log).expect("there").count() > 1);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("made");
+    for entry in std::fs::read_dir(from).expect("there") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        match path.is_dir() {
+            true => copy_folder(&path, &target),
+            false => drop(std::fs::copy(&path, &target).expect("copied")),
+        }
+    }
+}
+
+/// A folder of version 0.1, as two runs and a third left it. The zeros at the end of its segment are left out.
+fn older(dir: &Path) -> Config {
+    let data = dir.join("data");
+    copy_folder(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/0.1"),
+        &data,
+    );
+    let segment = std::fs::File::options()
+        .write(true)
+        .open(data.join("log/seg-000000.log"))
+        .expect("there");
+    segment.set_len(1 << 20).expect("as long as it was");
+    configuration(&data)
+}
+
+fn all_of_0_1(opened: &Opened) {
+    let mut states: HashMap<FinishedState, u32> = HashMap::new();
+    let count = &mut |f: Finished| {
+        *states.entry(f.state).or_default() += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    opened
+        .keeper
+        .store()
+        .iterate(&Default::default(), count)
+        .expect("readable");
+    let of = |state| states.get(&state).copied().unwrap_or(0);
+    assert_eq!(
+        (
+            of(FinishedState::Delivered),
+            of(FinishedState::Dead),
+            of(FinishedState::Parked)
+        ),
+        (128, 16, 16)
+    );
+}
+
+#[test]
+fn a_folder_of_0_1_opens_and_knows_all_of_it() {
+    let _alone = support::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = older(dir.path());
+    for _ in 0..3 {
+        let opened = open(&config, Clock::start()).expect("opens");
+        all_of_0_1(&opened);
+        opened.keeper.checkpoint().expect("written");
+        close(opened);
+    }
+    // Its tail cut, changed, emptied or gone: its manifest cannot say what stood there, and nothing is forgotten.
+    for harm in 0..5 {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = older(dir.path());
+        let tail = dir.path().join("data/dedup/tail-2");
+        let mut bytes = std::fs::read(&tail).expect("there");
+        match harm {
+            0 => bytes[1_200] ^= 1,
+            1 => bytes.truncate(1_200),
+            2 => bytes.clear(),
+            3 => bytes[40] ^= 1,
+            _ => {}
+        }
+        std::fs::write(&tail, &bytes).expect("written");
+        if harm == 4 {
+            std::fs::remove_file(&tail).expect("removed");
+        }
+        for _ in 0..2 {
+            let opened = open(&config, Clock::start()).expect("opens");
+            all_of_0_1(&opened);
+            close(opened);
+        }
     }
 }
 

@@ -4,8 +4,10 @@
 //! arbiters ([`crate::ledger::lane`]), and come here once they are durable. The duties ([`crate::ledger::duties`])
 //! read and sync on a thread that may block; what they write comes back here, where the lane is held for as long as
 //! it takes: folding goes on in between. If the actor fails, a new one goes on with the same keeper and the same
-//! feed: what it had in hand is there still. One that fell between the fold and the store ends the node: only a
-//! restore knows then what the store lacks.
+//! feed: what it had in hand is there still. One that fell inside an entry ends the node: only a restore mends the fold.
+//!
+//! Where the store or a checkpoint cannot be written (a full disk), nothing fails: it is told, and tried again. While
+//! the store takes nothing more, nothing is folded, and the lane refuses intents: outcomes still go into the log.
 
 use super::context::RouteFigures;
 use super::effects::Outlet;
@@ -34,6 +36,8 @@ const TURN: usize = 64;
 const PACE: Duration = Duration::from_millis(2);
 /// How often the duties are looked at.
 const DUTIES_EVERY: Duration = Duration::from_millis(250);
+/// A store that takes nothing more is asked again after this time.
+const STORE_AGAIN: Duration = Duration::from_millis(250);
 
 /// What became durable, and is to be folded. Outlives the actor, with what that had in hand.
 #[derive(Clone)]
@@ -67,6 +71,7 @@ impl InHand {
     fn fold(&mut self, keeper: &Keeper, lane: &Lane, metrics: &Metrics) -> Result<(), KeeperError> {
         while let Some(batch) = self.batches.front() {
             fault::point("ledger", keeper.name());
+            keeper.catch_up()?;
             keeper.fold_entries(batch.base, &batch.entries)?;
             if let Some(batch) = self.batches.pop_front() {
                 if !batch.entries.is_empty() {
@@ -162,22 +167,56 @@ impl LedgerParts {
                 more = feed.wait() => match more {
                     false => return Ok(()),
                     true => {
-                        feed.fold(&self.keeper, &self.lane, &self.metrics)?;
-                        self.effects.hand_on(&self.keeper);
-                        tokio::time::sleep(PACE).await;
+                        let pause = match feed.fold(&self.keeper, &self.lane, &self.metrics) {
+                            Ok(()) => PACE,
+                            Err(error) if error.passes() => STORE_AGAIN,
+                            Err(error) => return Err(error),
+                        };
+                        self.after_fold();
+                        tokio::time::sleep(pause).await;
                     }
                 },
                 Some(step) = steps.recv() => {
                     let result = self.step(step.make, &mut feed).await;
-                    self.effects.hand_on(&self.keeper);
-                    if let Err(DutyError::Keeper(error)) = result {
-                        return Err(error);
+                    self.after_fold();
+                    match result {
+                        Err(DutyError::Keeper(error)) if !error.passes() => return Err(error),
+                        _ => {}
                     }
                     // The duties may have ended meanwhile.
                     let _ = step.done.send(result);
                 }
             }
         }
+    }
+
+    /// Hands on what follows from what was folded, once look-ups know it. No attempt may start while the store takes
+    /// nothing more: what comes of it could not be looked up.
+    fn after_fold(&self) {
+        let why = self.keeper.refuses();
+        if why.is_none() {
+            self.effects.hand_on(&self.keeper);
+        }
+        if why.is_none() && !self.lane.is_refused() {
+            return;
+        }
+        if let Some(why) = &why
+            && let Some(suppressed) = REFUSED.speak("")
+        {
+            tracing::error!(
+                event = "dedup_refuses",
+                why,
+                suppressed,
+                "the store of delivered IDs takes nothing more: no attempt starts until it does"
+            );
+        }
+        if why.is_none() {
+            tracing::info!(
+                event = "dedup_takes_again",
+                "the store of delivered IDs takes records again; attempts go on"
+            );
+        }
+        self.lane.refuse(why);
     }
 
     /// Holds the lane, folds what is still on its way, and writes what is then made.
@@ -199,7 +238,11 @@ impl LedgerParts {
         let mut written = Vec::new();
         let result = hold.write(bodies, &mut written).await;
         for (base, entries) in written {
-            self.keeper.fold_entries(base, &entries)?;
+            match self.keeper.fold_entries(base, &entries) {
+                // They are folded, and the store is owed what they say.
+                Err(error) if error.passes() => {}
+                done => done?,
+            }
         }
         drop(hold);
         Ok(result?)
@@ -218,6 +261,7 @@ impl LedgerParts {
 }
 
 static TOLD: Every = Every::new(Duration::from_secs(30));
+static REFUSED: Every = Every::new(Duration::from_secs(30));
 
 /// Does what is due, again and again, until the actor ends.
 async fn on_duty(parts: LedgerParts, steps: mpsc::Sender<Step>) -> Result<(), KeeperError> {
@@ -238,10 +282,14 @@ async fn on_duty(parts: LedgerParts, steps: mpsc::Sender<Step>) -> Result<(), Ke
         match result {
             Ok(()) => {}
             Err(DutyError::Ending) => return Ok(()),
-            Err(DutyError::Keeper(error)) => return Err(error),
+            Err(DutyError::Keeper(error)) if !error.passes() => return Err(error),
             Err(error) => {
+                parts.metrics.duty_failures.inc();
                 if let Some(suppressed) = TOLD.speak("") {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    let cause = match &error {
+                        DutyError::Keeper(error) => Some(error.why()),
+                        error => std::error::Error::source(error).map(ToString::to_string),
+                    };
                     tracing::warn!(event = "duty_failed", %error, cause, suppressed, "a duty of the ledger is tried again");
                 }
             }

@@ -59,7 +59,8 @@ pub(super) fn render(status: &Status, nonce: &str) -> String {
         let _ = write!(out, " · {} restarts of {}", count(*restarts), escape(kind));
     }
     out.push_str("</p>");
-    for problem in [&node.intake_paused, &status.log.refuses].into_iter().flatten() {
+    let problems = [&node.intake_paused, &status.log.refuses, &status.ledger.behind];
+    for problem in problems.into_iter().flatten() {
         let _ = write!(out, "<p class=bad>{}</p>", escape(problem));
     }
     partners(&mut out, &status.partners);

@@ -72,6 +72,8 @@ pub struct TopicStatus {
     pub position: u64,
     /// One past the highest record ever taken up.
     pub high_water: u64,
+    /// First record that the topic still keeps; retention moves it.
+    pub begin: u64,
     /// One past the last record of the partition.
     pub end: u64,
     /// Finished ranges above the position.
@@ -192,6 +194,8 @@ pub struct LedgerStatus {
     pub since_checkpoint: u64,
     /// Payloads of kept messages given up by retention or the size cap since the node started.
     pub payloads_dropped: u64,
+    /// Why no checkpoint can be written at present, if so: a restart would read more of the ledger.
+    pub behind: Option<String>,
 }
 
 /// The dedup store.

@@ -189,7 +189,7 @@ impl Hooks for NodeHooks {
         status.node.in_flight = self.cap.in_flight() as u64;
         status.node.memory_held = self.memory.as_ref().map_or(0, MemoryShare::node_held);
         status.node.restarts = self.metrics.restarts();
-        status.node.intake_paused = match self.log.refuses() {
+        status.node.intake_paused = match self.log.refuses().or_else(|| self.keeper.refuses()) {
             Some(why) => Some(why),
             None if self.full() => Some("the memory bound is reached; it goes on by itself".to_owned()),
             None => None,
@@ -263,6 +263,8 @@ impl Hooks for NodeHooks {
             why.push("draining".to_owned());
         }
         why.extend(self.log.refuses());
+        why.extend(self.keeper.refuses());
+        why.extend(self.keeper.behind());
         why
     }
 }

@@ -303,6 +303,7 @@ impl Inner {
         status.log.segments = log.segments;
         status.log.disk_bytes = log.disk_bytes;
         status.log.refuses = self.parts.log.refuses();
+        status.ledger.behind = self.parts.keeper.behind();
         self.parts.hooks.enrich(&mut status);
         for p in &mut status.partners {
             p.eta_s = if p.paused.is_some() {

@@ -86,6 +86,7 @@ impl Offline {
         status.log.segments = log.segments;
         status.log.disk_bytes = log.disk_bytes;
         status.log.refuses = self.opened.log.refuses();
+        status.ledger.behind = self.opened.keeper.behind();
         status
     }
 
@@ -133,7 +134,18 @@ impl Offline {
     /// # Errors
     /// If it cannot be left in order; nothing that was reported is lost.
     pub fn close(self) -> Result<(), OfflineError> {
-        self.opened.keeper.checkpoint()?;
+        match self.opened.keeper.checkpoint() {
+            // A full disk: nothing is lost, the next start reads more.
+            Err(error) if error.passes() => {
+                let why = error.why();
+                tracing::warn!(
+                    event = "checkpoint_failed",
+                    why,
+                    "the checkpoint cannot be written"
+                );
+            }
+            done => done?,
+        }
         self.opened.log.close()?;
         Ok(())
     }
@@ -179,10 +191,11 @@ impl Carrier for Offline {
             .first()
             .map(|b| b.1)
             .ok_or_else(|| failed(&"the log gave no offset"))?;
-        self.opened
-            .keeper
-            .fold_entries(base, &entries)
-            .map_err(|e| failed(&e))?;
+        match self.opened.keeper.fold_entries(base, &entries) {
+            // It is in the ledger and folded; the store follows at the next start.
+            Err(error) if error.passes() => {}
+            done => done.map_err(|e| failed(&e))?,
+        }
         // Nobody is there to act: the next start finds everything in the ledger.
         let (_, effects) = self.opened.keeper.take_effects();
         let refused = effects

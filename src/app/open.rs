@@ -6,7 +6,7 @@ use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry, Genesis, Owner};
 use crate::core::types::{LifeId, Offset, Tenure};
 use crate::dedup::{DedupError, DedupOptions, DedupStore, Rebuild};
-use crate::ledger::keeper::Keeper;
+use crate::ledger::keeper::{Keeper, KeeperError};
 use crate::ledger::restore::{self, Expected, Report, RestoreError};
 use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use crate::log::{Batch, Log, LogError, PartitionId, TopicSpec};
@@ -39,6 +39,9 @@ pub enum OpenError {
     /// The ledger does not fit what this node remembers of it.
     #[error("cannot restore the ledger")]
     Restore(#[from] RestoreError),
+    /// The ledger cannot be taken over.
+    #[error("cannot take the ledger over")]
+    Take(#[from] KeeperError),
 }
 
 /// An open folder.
@@ -58,7 +61,7 @@ pub struct Opened {
 }
 
 fn folder(path: std::path::PathBuf) -> Result<std::path::PathBuf, OpenError> {
-    match std::fs::create_dir_all(&path) {
+    match crate::log::embedded::make_folder(&path) {
         Ok(()) => Ok(path),
         Err(source) => Err(OpenError::Folder { path, source }),
     }
@@ -97,31 +100,6 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
     // The ledger is known by the incarnation of its topic: a topic made anew is another ledger.
     let ledger = topic.id.0;
     let life = LifeId(fastrand::u64(1..));
-    let bounds = log.bounds(lane)?;
-    if bounds.next == 0 {
-        let genesis = Genesis {
-            ledger,
-            group: GROUP.into(),
-            lanes: 1,
-            lane: 0,
-            recipe: RECIPE,
-        };
-        write(log.as_ref(), lane, clock, Tenure(0), Body::Genesis(genesis))?;
-    }
-    let timeout = config
-        .partners
-        .values()
-        .map(|p| p.request_timeout.as_millis() as u32)
-        .max();
-    let owner = Owner {
-        node: config.node.id.clone(),
-        life,
-        lease_ms: config.ledger.lease.as_millis() as u32,
-        timeout_ms: timeout.unwrap_or(0),
-        at: clock.now(),
-    };
-    let tenure = Tenure(log.bounds(lane)?.next);
-    write(log.as_ref(), lane, clock, tenure, Body::Owner(owner))?;
     let options = DedupOptions {
         bucket: config.dedup.bucket,
         cache: config.dedup.cache,
@@ -149,7 +127,46 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
     };
     let dir = folder(data.join("ledger"))?;
     let restored = restore::restore(log.as_ref(), lane, &dir, &expected, &mut &store)?;
+    if restored.report.store_fell_back {
+        let fed = restored.report.store;
+        tracing::warn!(event = "dedup_fell_back", %fed, "part of the store of delivered IDs was damaged or taken away; the ledger has given it back");
+    }
     let keeper = Keeper::new(restored.state, restored.last_entry_crc, store, dir, ledger);
+    // Only now, when ledger and views are known to fit each other: a start that is refused leaves the lane as it is,
+    // and the next one is refused too.
+    let write = |tenure, body| {
+        let entry = Entry { tenure, body };
+        let at = write(log.as_ref(), lane, clock, &entry)?;
+        match keeper.fold_entries(at, &[entry]) {
+            // The store follows when there is room.
+            Err(error) if !error.passes() => Err(OpenError::from(error)),
+            _ => Ok(()),
+        }
+    };
+    if restored.report.bounds.next == 0 {
+        let genesis = Genesis {
+            ledger,
+            group: GROUP.into(),
+            lanes: 1,
+            lane: 0,
+            recipe: RECIPE,
+        };
+        write(Tenure(0), Body::Genesis(genesis))?;
+    }
+    let timeout = config
+        .partners
+        .values()
+        .map(|p| p.request_timeout.as_millis() as u32)
+        .max();
+    let owner = Owner {
+        node: config.node.id.clone(),
+        life,
+        lease_ms: config.ledger.lease.as_millis() as u32,
+        timeout_ms: timeout.unwrap_or(0),
+        at: clock.now(),
+    };
+    let tenure = Tenure(log.bounds(lane)?.next);
+    write(tenure, Body::Owner(owner))?;
     Ok(Opened {
         log,
         lane,
@@ -161,15 +178,9 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
 }
 
 /// Writes one entry and waits until it is durable.
-fn write(
-    log: &dyn Log,
-    lane: PartitionId,
-    clock: Clock,
-    tenure: Tenure,
-    body: Body,
-) -> Result<Offset, LogError> {
+fn write(log: &dyn Log, lane: PartitionId, clock: Clock, entry: &Entry) -> Result<Offset, LogError> {
     let mut bytes = Vec::new();
-    codec::encode(&Entry { tenure, body }, &mut bytes);
+    codec::encode(entry, &mut bytes);
     let mut batch = Batch::from_reserve();
     batch.push(lane, clock.now(), None, &bytes, &[]);
     let (done, result) = std::sync::mpsc::sync_channel(1);

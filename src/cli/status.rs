@@ -82,7 +82,8 @@ fn print(out: &mut Out, status: &Status) -> Result<(), CliError> {
         count(status.store.ids),
         bytes(status.store.disk_bytes),
     ))?;
-    for problem in [&n.intake_paused, &status.log.refuses].into_iter().flatten() {
+    let problems = [&n.intake_paused, &status.log.refuses, &status.ledger.behind];
+    for problem in problems.into_iter().flatten() {
         out.line(format!("! {}", one_line(problem)))?;
     }
     for (kind, restarts) in &n.restarts {

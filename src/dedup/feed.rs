@@ -8,7 +8,7 @@ use super::memtable::Memtable;
 use super::store::{Shared, io_error};
 use super::tail::{TailOf, TailWriter};
 use super::view::{Mem, View};
-use super::{DedupError, StoreOp};
+use super::{DedupError, Mark, StoreOp};
 use crate::core::ledger::fold::FinishedState;
 use crate::core::types::{RoutePartition, Time};
 use parking_lot::{MutexGuard, RwLock};
@@ -33,6 +33,8 @@ pub(super) struct Feed {
     pub next_bucket: u32,
     /// The last route that was resolved: neighbours are mostly of the same.
     pub last_route: Option<(RoutePartition, u32)>,
+    /// Everything before it was fed.
+    pub fed: Mark,
 }
 
 /// What stands between feeder and spill.
@@ -76,7 +78,7 @@ impl Shared {
             (Some(mem), Some(when)) if when >= mem.bucket.to => self.roll(feed, when)?,
             (Some(mem), _) => {
                 let table = mem.table.read();
-                let full = table.len() >= self.env.options.memtable || table.text_bytes() > 64 << 20;
+                let full = table.len() >= self.env.options.memtable || table.text_bytes() > TEXT;
                 drop(table);
                 if full {
                     self.freeze(feed)?;
@@ -179,7 +181,7 @@ impl Shared {
             .as_ref()
             .map_or(0, |m| m.table.read().len())
             .min(self.env.options.memtable);
-        let table = Memtable::with_room(room, self.fed.load(Ordering::Relaxed));
+        let table = Memtable::with_room(room, feed.fed);
         self.env.present.store(bucket.id, Ordering::Relaxed);
         let mem = Arc::new(Mem {
             run: feed.next_run,
@@ -212,7 +214,14 @@ impl Shared {
         };
         if mem.table.read().len() > 0 {
             self.hand_over(mem.clone())?;
+            #[cfg(test)]
+            if self.roll_waits.load(Ordering::Relaxed) {
+                self.wait_drained()?;
+            }
             self.start_bucket(feed, when);
+            // Its last table may have been written before the next bucket was the present one: whoever seals looked
+            // then, and sleeps.
+            self.tell();
             return Ok(());
         }
         // An empty table becomes no run: its number is given again, and nobody closes its bucket but this.
@@ -224,17 +233,16 @@ impl Shared {
             *view = Arc::new(next);
         }
         self.start_bucket(feed, when);
-        let waiting = self
-            .queue
-            .lock()
-            .frozen
-            .iter()
-            .any(|m| m.bucket.id == mem.bucket.id);
-        if !waiting {
-            // Nothing of it is written any more: it can be sealed.
-            self.changed.notify_all();
-        }
+        // Where nothing of it is written any more it can be sealed.
+        self.tell();
         Ok(())
+    }
+
+    /// Wakes whoever waits for a change of what the queue's lock does not guard. The lock is taken once in between:
+    /// a sleeper that looked before the change sleeps by then, and is woken; one that looks later sees the change.
+    pub(super) fn tell(&self) {
+        drop(self.queue.lock());
+        self.changed.notify_all();
     }
 
     fn hand_over(&self, mem: Arc<Mem>) -> Result<(), DedupError> {
@@ -263,7 +271,7 @@ impl Shared {
     }
 
     pub(super) fn sync(&self, feed: &mut MutexGuard<'_, Feed>) -> Result<(), DedupError> {
-        let fed = self.fed.load(Ordering::Relaxed);
+        let fed = feed.fed;
         self.wait_drained()?;
         let (table_len, tailed) = match &feed.active {
             Some(mem) => {
@@ -272,12 +280,13 @@ impl Shared {
             }
             None => (0, 0),
         };
-        if fed == self.durable.load(Ordering::Relaxed) && table_len == tailed {
+        if fed.next == self.durable.load(Ordering::Relaxed) && table_len == tailed {
             return Ok(());
         }
         let failed = |e| io_error("write the tail in", &self.dir)(e);
         match feed.active.clone() {
-            Some(mem) if table_len > tailed => {
+            // Progress without records too: only the file that holds the others may say that they are there.
+            Some(mem) if table_len > 0 => {
                 let of = TailOf {
                     run: mem.run,
                     bucket: mem.bucket.id,
@@ -286,7 +295,7 @@ impl Shared {
                 };
                 let mut tail = match feed.tail.take() {
                     Some(tail) => tail,
-                    None => TailWriter::open(&self.dir, of, None).map_err(failed)?,
+                    None => TailWriter::make(&self.dir, of).map_err(failed)?,
                 };
                 {
                     let routes = self.routes.read();
@@ -300,16 +309,33 @@ impl Shared {
                 mem.table.write().tailed = table_len;
             }
             _ => {
-                // Progress without records: the manifest alone says so.
+                // All records are in runs.
                 let mut manifest = self.manifest.lock();
                 let mut next = manifest.clone();
-                next.watermark = next.watermark.max(fed);
+                next.reach(fed);
                 manifest::store(&self.dir, &next).map_err(io_error("write the manifest in", &self.dir))?;
                 *manifest = next;
             }
         }
-        self.durable.fetch_max(fed, Ordering::Release);
+        self.durable(fed);
         Ok(())
+    }
+
+    /// So much of the tail of this run nothing can feed again.
+    pub(super) fn needs_tail(&self, run: u32, bytes: u64) -> Result<(), DedupError> {
+        let mut manifest = self.manifest.lock();
+        let mut next = manifest.clone();
+        next.carried = Some((run, bytes));
+        manifest::store(&self.dir, &next).map_err(io_error("write the manifest in", &self.dir))?;
+        *manifest = next;
+        Ok(())
+    }
+
+    /// Everything before it is durable here.
+    pub(super) fn durable(&self, mark: Mark) {
+        let mut durable = self.durable_mark.lock();
+        *durable = (*durable).max(mark);
+        self.durable.fetch_max(mark.next, Ordering::Release);
     }
 
     /// Puts rows of the oldest bucket into the active table, as far as nothing newer hides them.

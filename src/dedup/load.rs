@@ -9,8 +9,8 @@ use super::sealed::{self, Sealed};
 use super::store::io_error;
 use super::tail::{self, TailWriter};
 use super::view::{BucketView, Group, Live, Mem, Routes, View};
-use super::{DedupError, Rebuild};
-use crate::core::types::{Offset, RouteId, RoutePartition, Time};
+use super::{DedupError, Mark, Rebuild};
+use crate::core::types::{RouteId, RoutePartition, Time};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ pub(super) struct Loaded {
     pub active: Option<Arc<Mem>>,
     pub tail: Option<TailWriter>,
     pub routes: Routes,
-    pub upto: Offset,
+    pub upto: Mark,
     pub next_run: u32,
     pub next_bucket: u32,
 }
@@ -87,7 +87,7 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
     clear_unlisted(dir, &manifest).map_err(io_error("clear", dir))?;
     let (run, next_bucket) = (manifest.next_run, manifest.next_bucket);
     let mut loaded = Loaded {
-        upto: manifest.watermark,
+        upto: manifest.mark(),
         next_run: run,
         next_bucket,
         manifest,
@@ -102,13 +102,49 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
     }
     let mut table = Memtable::with_room(0, loaded.upto);
     let routes = &mut loaded.routes;
-    let tail = tail::read(dir, run, |at, row| {
+    let found = tail::read(dir, run, |at, row| {
         table.put(&Row {
             route: routes.insert(at),
             ..row
         })
     })
     .map_err(io_error("read the tail in", dir))?;
+    let tail = match found {
+        tail::Found::Tail(tail) => {
+            if tail.cut > 0 {
+                env.repaired.lock().push(format!(
+                    "cut {} bytes off the tail, which are no whole frame: what they held is fed again from the ledger",
+                    tail.cut
+                ));
+            }
+            Some(tail)
+        }
+        tail::Found::Headless => {
+            let what = "removed a tail whose head is none: what it held is fed again from the ledger";
+            env.repaired.lock().push(what.to_owned());
+            tail::remove(dir, run).map_err(io_error("remove the tail in", dir))?;
+            None
+        }
+        tail::Found::Nothing => None,
+    };
+    if let Some((of, least)) = loaded.manifest.carried
+        && of == run
+        && tail.as_ref().map_or(0, |t| t.valid) < least
+    {
+        return Err(damaged(
+            "what was carried out of an older bucket is missing".into(),
+        ));
+    }
+    if !loaded.manifest.of_runs {
+        loaded.upto = of_0_1(&loaded.manifest, tail.as_ref()).ok_or_else(|| {
+            damaged(
+                "the records behind the last full table are missing, and its version does not say which"
+                    .into(),
+            )
+        })?;
+        (loaded.manifest.watermark, loaded.manifest.entry) = (0, 0);
+        loaded.manifest.of_runs = true;
+    }
     let last = loaded.manifest.buckets.last().map(|b| b.id);
     env.present.store(
         tail.as_ref().map(|t| t.of.bucket).or(last).unwrap_or(u32::MAX),
@@ -164,8 +200,7 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
         loaded.next_bucket = next_bucket.max(bucket.id + 1);
         if let Some(t) = &tail {
             loaded.upto = loaded.upto.max(t.upto);
-            loaded.tail =
-                Some(TailWriter::open(dir, t.of, Some(t.valid)).map_err(io_error("open the tail in", dir))?);
+            loaded.tail = Some(TailWriter::again(dir, t).map_err(io_error("open the tail in", dir))?);
         }
         table.tailed = table.len();
         table.upto = loaded.upto;
@@ -179,6 +214,16 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
         loaded.active = Some(mem);
     }
     Ok(loaded)
+}
+
+/// Up to where a store of 0.1 has everything. Its manifest may have said more than the runs hold, for what stood in the
+/// tail file then. So only whole frames of that file count: they begin where the runs end. None: nothing can be told.
+fn of_0_1(manifest: &Manifest, tail: Option<&tail::Tail>) -> Option<Mark> {
+    match tail {
+        Some(tail) if tail.frames > 0 => Some(tail.upto),
+        _ if manifest.watermark == 0 => Some(Mark::default()),
+        _ => None,
+    }
 }
 
 /// The filters of a bucket: those of groups where they are there, else those of single runs, else built again.

@@ -11,6 +11,7 @@
 //! It is written beside its place, synced, renamed, and the folder synced: after a crash there is the old one or
 //! the new one. A new form of the store takes the next format number; an older store is then built again.
 
+use super::Mark;
 use crate::core::types::{Offset, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -117,8 +118,19 @@ impl BucketMeta {
 pub(super) struct Manifest {
     /// Identity of the ledger, in hex.
     pub ledger: String,
-    /// Next ledger offset: everything before it is in runs, or in the tail file.
+    /// Next ledger offset: everything before it is in runs. How much further the tail file comes, that says itself:
+    /// one that is cut, damaged or gone takes nothing away from this.
     pub watermark: Offset,
+    /// Checksum of the ledger entry before the watermark; 0 if it is not known.
+    #[serde(default)]
+    pub entry: u32,
+    /// The watermark speaks of runs alone. Before 0.2 it could also mean what stood in the tail file.
+    #[serde(default)]
+    pub of_runs: bool,
+    /// Of the tail file of this run so many bytes hold what was carried out of a bucket that has gone: nothing feeds
+    /// it again, and without it the store must be built again.
+    #[serde(default)]
+    pub carried: Option<(u32, u64)>,
     /// Number of the next run.
     pub next_run: u32,
     /// Number of the next bucket.
@@ -127,6 +139,23 @@ pub(super) struct Manifest {
     pub routes: Vec<(String, u32)>,
     /// Buckets, oldest first.
     pub buckets: Vec<BucketMeta>,
+}
+
+impl Manifest {
+    /// Everything before it is in runs.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            next: self.watermark,
+            entry: self.entry,
+        }
+    }
+
+    /// Runs hold everything before this, too.
+    pub(super) fn reach(&mut self, mark: Mark) {
+        if mark.next >= self.watermark {
+            (self.watermark, self.entry) = (mark.next, mark.entry);
+        }
+    }
 }
 
 /// Why a manifest cannot be used.
@@ -177,12 +206,19 @@ pub(super) fn load(dir: &Path) -> Result<Manifest, Unusable> {
 pub(super) fn store(dir: &Path, manifest: &Manifest) -> io::Result<()> {
     let body = serde_json::to_vec(manifest)?;
     let beside = dir.join("MANIFEST.new");
-    let mut file = File::create(&beside)?;
     let head = format!("{WORD} {FORMAT} {:08x} {}\n", crc32c::crc32c(&body), body.len());
-    file.write_all(head.as_bytes())?;
-    file.write_all(&body)?;
-    file.sync_all()?;
-    fs::rename(&beside, dir.join(NAME))?;
+    let written = (|| {
+        let mut file = File::create(&beside)?;
+        file.write_all(head.as_bytes())?;
+        file.write_all(&body)?;
+        file.sync_all()?;
+        fs::rename(&beside, dir.join(NAME))
+    })();
+    if written.is_err() {
+        // On a full disk a half-written file takes room that others need; the error at hand is the one to tell.
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
     sync_dir(dir)
 }
 
@@ -217,6 +253,9 @@ mod tests {
         let manifest = Manifest {
             ledger: "ff".into(),
             watermark: 12,
+            entry: 99,
+            of_runs: true,
+            carried: Some((4, 99)),
             next_run: 4,
             next_bucket: 2,
             routes: vec![("a".into(), 0)],

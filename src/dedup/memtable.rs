@@ -3,6 +3,7 @@
 //! One memory table becomes one run. Records are only appended: a later one of the same ID takes the earlier one's
 //! place in the index, so that what was added since a sync can be written to the tail file as it stands.
 
+use super::Mark;
 use super::block::Row;
 use super::filter::mix;
 use crate::core::types::{MessageId, Offset};
@@ -32,12 +33,12 @@ pub(super) struct Memtable {
     /// Records up to this one are in the tail file.
     pub tailed: usize,
     /// The ledger is taken up to here.
-    pub upto: Offset,
+    pub upto: Mark,
 }
 
 impl Memtable {
     /// An empty table with room for so many records.
-    pub(super) fn with_room(records: usize, upto: Offset) -> Self {
+    pub(super) fn with_room(records: usize, upto: Mark) -> Self {
         Self {
             recs: Vec::with_capacity(records),
             index: HashTable::with_capacity(records),

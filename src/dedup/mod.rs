@@ -14,7 +14,8 @@
 //! ```text
 //! DIR/LOCK                 locked (flock) while a process has the store open
 //! DIR/MANIFEST             which buckets and runs count, watermark, ledger, routes   (manifest.rs)
-//! DIR/tail-<run>           records of the memory table that a sync made durable      (tail.rs)
+//! DIR/tail-<run>           records of the memory table that a sync made durable, and how far the ledger is taken
+//!                          with them: the manifest vouches for runs alone                (tail.rs)
 //! DIR/bucket-<n>/          one sled folder: `db`, `conf`, `snap.*`, `blobs/`
 //!                filters   filters of its runs and groups                            (filter.rs)
 //! DIR/sealed-<n>           a bucket that is over, instead of its sled folder            (sealed.rs)
@@ -36,8 +37,9 @@
 //! one spills, one seals; look-ups run on any thread and wait for none of them, but for a closed bucket that could
 //! not be sealed yet to open.
 //!
-//! After a restart: everything before the watermark is there. What came later is fed again; feeding again what is
-//! already there does no harm as long as it is fed to its end.
+//! After a restart: everything before the watermark is there: before the manifest's in runs, before the tail's in runs
+//! and in its whole frames. A tail that is cut, damaged or gone therefore only brings the watermark back. What came
+//! later is fed again; feeding again what is already there does no harm as long as it is fed to its end.
 
 pub mod age;
 mod block;
@@ -72,6 +74,16 @@ pub use store::DedupStore;
 
 /// What the store remembers of an ID. Times are kept to the second.
 pub type Found = Finished;
+
+/// How far the ledger is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The next offset: everything before it.
+    pub next: Offset,
+    /// Checksum of the entry before it, by which a ledger that lost entries and grew again is told from the one that
+    /// was; 0 if it is not known.
+    pub entry: u32,
+}
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -188,6 +200,13 @@ pub enum DedupError {
     /// No such bucket.
     #[error("there is no bucket {0}")]
     NoBucket(u32),
+}
+
+impl DedupError {
+    /// Whether the store is as good as before, and the same may be tried again: there is no room at present, say.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Backlog { .. } | Self::InUse { .. })
+    }
 }
 
 /// A bucket as it stands.

@@ -176,7 +176,7 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
     {
         let mut manifest = shared.manifest.lock();
         let mut next = manifest.clone();
-        next.watermark = next.watermark.max(upto);
+        next.reach(upto);
         next.next_run = next.next_run.max(run.seq + 1);
         next.next_bucket = next.next_bucket.max(bucket.id + 1);
         next.routes = shared.routes.read().to_manifest();
@@ -199,7 +199,7 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
         manifest::store(&shared.dir, &next).map_err(io_error("write the manifest in", &shared.dir))?;
         *manifest = next;
     }
-    shared.durable.fetch_max(upto, Ordering::Release);
+    shared.durable(upto);
     bucket.add_run(run, filter.clone());
     group.runs.push(run);
     group.room = group.room.saturating_sub(u64::from(run.ids));

@@ -10,12 +10,13 @@ use super::load::{self, Loaded, Refused, clear_unlisted, load, lock, move_aside}
 use super::manifest::{self, Manifest, sync_dir};
 use super::view::{BucketView, Live, Routes, View};
 use super::{
-    BucketInfo, DedupError, DedupOptions, DedupStats, Found, OpenReport, Rebuild, StoreOp, scan, seal, spill,
+    BucketInfo, DedupError, DedupOptions, DedupStats, Found, Mark, OpenReport, Rebuild, StoreOp, scan, seal,
+    spill,
 };
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,8 +42,13 @@ pub(super) struct Shared {
     pub damage_told: AtomicBool,
     /// Everything before it is durable here.
     pub durable: AtomicU64,
+    /// The same, with the entry before it. Taken after all other locks.
+    pub durable_mark: Mutex<Mark>,
     /// Everything before it was fed.
     pub fed: AtomicU64,
+    /// A test has a bucket's last table written before the next bucket begins.
+    #[cfg(test)]
+    pub roll_waits: AtomicBool,
     /// Held while the store is open; closing the file gives the lock back.
     _lock: File,
 }
@@ -67,7 +73,7 @@ impl DedupStore {
     /// [`DedupError::InUse`] if another process has it open; [`DedupError::Io`] if the folder cannot be used.
     pub fn open(dir: &Path, options: DedupOptions) -> Result<(DedupStore, OpenReport), DedupError> {
         let began = Instant::now();
-        fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+        crate::log::embedded::make_folder(dir).map_err(io_error("create", dir))?;
         let lock = lock(dir)?;
         let env = Env::new(options);
         let (loaded, rebuild) = match load(dir, &env) {
@@ -86,6 +92,7 @@ impl DedupStore {
                 moved_to = Some(move_aside(dir).map_err(io_error("move aside what is damaged in", dir))?);
             }
             manifest.ledger = format!("{:x}", env.options.ledger);
+            manifest.of_runs = true;
             manifest::store(dir, &manifest).map_err(io_error("write the manifest in", dir))?;
         }
         let repaired = std::mem::take(&mut *env.repaired.lock());
@@ -95,6 +102,7 @@ impl DedupStore {
             next_run: loaded.next_run,
             next_bucket: loaded.next_bucket,
             last_route: None,
+            fed: loaded.upto,
         };
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
@@ -108,8 +116,11 @@ impl DedupStore {
             forms: Mutex::default(),
             retired: Mutex::default(),
             damage_told: AtomicBool::new(false),
-            durable: AtomicU64::new(loaded.upto),
-            fed: AtomicU64::new(loaded.upto),
+            durable: AtomicU64::new(loaded.upto.next),
+            durable_mark: Mutex::new(loaded.upto),
+            fed: AtomicU64::new(loaded.upto.next),
+            #[cfg(test)]
+            roll_waits: AtomicBool::new(false),
             _lock: lock,
         });
         let mut store = DedupStore {
@@ -137,9 +148,17 @@ impl DedupStore {
     /// # Errors
     /// [`DedupError::Backlog`] if they cannot be written: try the same again later.
     pub fn record(&self, ops: &[StoreOp], upto: Offset) -> Result<(), DedupError> {
+        self.take(ops, Mark { next: upto, entry: 0 })
+    }
+
+    /// As [`DedupStore::record`], and keeps the checksum of the entry before `upto` beside the watermark.
+    ///
+    /// # Errors
+    /// As [`DedupStore::record`].
+    pub fn take(&self, ops: &[StoreOp], upto: Mark) -> Result<(), DedupError> {
         let shared = &*self.shared;
         let mut feed = shared.feed.lock();
-        if upto <= shared.fed.load(Ordering::Relaxed) {
+        if upto.next <= feed.fed.next {
             return Ok(());
         }
         let mut rest = ops;
@@ -152,7 +171,8 @@ impl DedupStore {
         if let Some(active) = &feed.active {
             active.table.write().upto = upto;
         }
-        shared.fed.store(upto, Ordering::Release);
+        feed.fed = upto;
+        shared.fed.store(upto.next, Ordering::Release);
         Ok(())
     }
 
@@ -167,6 +187,11 @@ impl DedupStore {
     /// Next ledger offset: everything before it is durable here.
     pub fn watermark(&self) -> Offset {
         self.shared.durable.load(Ordering::Acquire)
+    }
+
+    /// [`DedupStore::watermark`] with the entry before it.
+    pub fn mark(&self) -> Mark {
+        *self.shared.durable_mark.lock()
     }
 
     /// Makes everything fed so far durable.
@@ -320,8 +345,19 @@ impl DedupStore {
         };
         shared.watched(|| scan::bucket_rows(shared, bucket, &mut take))?;
         carried += shared.carry_rows(&mut chunk)?;
-        self.sync()?;
+        let mut feed = shared.feed.lock();
+        shared.sync(&mut feed)?;
+        if carried > 0
+            && let (Some(mem), Some(tail)) = (&feed.active, &feed.tail)
+        {
+            shared.needs_tail(mem.run, tail.len())?;
+        }
         Ok(carried)
+    }
+
+    #[cfg(test)]
+    pub(super) fn roll_waits(&self) {
+        self.shared.roll_waits.store(true, Ordering::Relaxed);
     }
 
     #[cfg(test)]
@@ -380,6 +416,7 @@ impl DedupStore {
             ledger: std::mem::take(&mut manifest.ledger),
             next_run: feed.next_run,
             next_bucket: feed.next_bucket,
+            of_runs: true,
             ..Manifest::default()
         };
         manifest::store(&shared.dir, &manifest).map_err(io_error("write the manifest in", &shared.dir))?;
@@ -389,6 +426,8 @@ impl DedupStore {
         feed.tail = None;
         feed.last_route = None;
         shared.env.present.store(u32::MAX, Ordering::Relaxed);
+        feed.fed = Mark::default();
+        *shared.durable_mark.lock() = Mark::default();
         shared.durable.store(0, Ordering::Release);
         shared.fed.store(0, Ordering::Release);
         let retired = std::mem::take(&mut *shared.retired.lock());

@@ -5,21 +5,25 @@
 //! file goes. A frame that was not written to its end is cut off at opening: its sync was never answered.
 //!
 //! ```text
-//! file:  magic u32 "SGT1" | run u32 | bucket u32 | from u64 | to u64 | crc32c u32 of all before
+//! file:  magic u32 "SGT2" | run u32 | bucket u32 | from u64 | to u64 | crc32c u32 of all before
 //! frame: length u32 | crc32c u32 of the body | body
-//! body:  upto u64 | records
+//! body:  upto u64 | entry u32: crc32c of the ledger entry before upto, 0 if it is not known | records
 //! record: id 16 | route u64 | partition u32 | when u32 | offset u64 | ledger u64 | attempts u32 | status u16 |
 //!         state u8 | readable length u16 | readable
 //! ```
+//!
+//! "SGT1" has no `entry` in its bodies; such a file is read, and goes on as it began.
 
+use super::Mark;
 use super::block::Row;
 use super::manifest::sync_dir;
-use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
+use crate::core::types::{MessageId, RouteId, RoutePartition, Time};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-const MAGIC: u32 = u32::from_le_bytes(*b"SGT1");
+const MAGIC: u32 = u32::from_le_bytes(*b"SGT2");
+const MAGIC_1: u32 = u32::from_le_bytes(*b"SGT1");
 const HEAD: usize = 32;
 /// No frame is larger; a sync of more writes several.
 const FRAME_LIMIT: usize = 64 << 20;
@@ -68,17 +72,25 @@ pub(super) struct TailWriter {
     file: File,
     /// Bytes that hold whole frames: a failed write is cut off to here.
     len: u64,
+    /// Its bodies name the entry before their position.
+    entries: bool,
 }
 
 impl TailWriter {
-    /// Makes the file of this table, or opens the one of which `valid` bytes were read.
-    pub(super) fn open(dir: &Path, of: TailOf, valid: Option<u64>) -> io::Result<Self> {
+    /// Goes on with the file that was read, behind its last whole frame.
+    pub(super) fn again(dir: &Path, tail: &Tail) -> io::Result<Self> {
+        let file = File::options().write(true).open(path(dir, tail.of.run))?;
+        file.set_len(tail.valid)?;
+        Ok(Self {
+            file,
+            len: tail.valid,
+            entries: tail.entries,
+        })
+    }
+
+    /// Makes the file of this table.
+    pub(super) fn make(dir: &Path, of: TailOf) -> io::Result<Self> {
         let path = path(dir, of.run);
-        if let Some(len) = valid {
-            let file = File::options().write(true).open(path)?;
-            file.set_len(len)?;
-            return Ok(Self { file, len });
-        }
         let mut head = Vec::with_capacity(HEAD);
         head.extend_from_slice(&MAGIC.to_le_bytes());
         head.extend_from_slice(&of.run.to_le_bytes());
@@ -92,33 +104,41 @@ impl TailWriter {
         Ok(Self {
             file,
             len: head.len() as u64,
+            entries: true,
         })
+    }
+
+    /// Bytes of whole, durable frames, with the head.
+    pub(super) fn len(&self) -> u64 {
+        self.len
     }
 
     /// Appends records and where the ledger is taken up to, and makes them durable. On an error nothing counts.
     pub(super) fn append<'a>(
         &mut self,
-        upto: Offset,
+        upto: Mark,
         rows: impl Iterator<Item = (RoutePartition, Row<'a>)>,
     ) -> io::Result<()> {
         let mut frames = Frames {
             out: Vec::new(),
             start: 0,
+            entries: self.entries,
         };
         frames.begin();
         for (at, row) in rows {
             frames.record(at, &row);
             if frames.out.len() - frames.start > FRAME_LIMIT - (1 << 17) {
                 // Not yet the whole of it: a frame without progress (its position is that of nothing).
-                frames.end(0);
+                frames.end(Mark::default());
                 frames.begin();
             }
         }
         frames.end(upto);
         let written = self.write(&frames.out);
         if written.is_err() {
-            // What was half written must not stand before a later frame.
-            self.file.set_len(self.len)?;
+            // What was half written must not stand before a later frame: that one is written over it. A file that
+            // cannot even be cut says so by the error at hand.
+            let _ = self.file.set_len(self.len);
         }
         written
     }
@@ -135,12 +155,14 @@ impl TailWriter {
 struct Frames {
     out: Vec<u8>,
     start: usize,
+    entries: bool,
 }
 
 impl Frames {
     fn begin(&mut self) {
         self.start = self.out.len();
-        self.out.extend_from_slice(&[0; 16]);
+        self.out
+            .extend_from_slice(if self.entries { &[0; 20] } else { &[0; 16] });
     }
 
     fn record(&mut self, at: RoutePartition, row: &Row<'_>) {
@@ -158,9 +180,12 @@ impl Frames {
         out.extend_from_slice(row.readable);
     }
 
-    fn end(&mut self, upto: Offset) {
+    fn end(&mut self, upto: Mark) {
         let frame = &mut self.out[self.start..];
-        frame[8..16].copy_from_slice(&upto.to_le_bytes());
+        frame[8..16].copy_from_slice(&upto.next.to_le_bytes());
+        if self.entries {
+            frame[16..20].copy_from_slice(&upto.entry.to_le_bytes());
+        }
         let len = (frame.len() - 8) as u32;
         let crc = crc32c::crc32c(&frame[8..]);
         frame[..4].copy_from_slice(&len.to_le_bytes());
@@ -172,20 +197,29 @@ impl Frames {
 pub(super) struct Tail {
     pub of: TailOf,
     /// The position of the last whole frame.
-    pub upto: Offset,
-    /// Bytes up to its end.
+    pub upto: Mark,
+    /// Whole frames.
+    pub frames: u64,
+    /// Bytes up to the end of the last one.
     pub valid: u64,
+    /// Bytes behind it: a frame that was not written to its end, or damage.
+    pub cut: u64,
+    entries: bool,
 }
 
-/// Reads the tail file of this run, giving each record to `take`. None if there is none or its head does not fit.
-pub(super) fn read(
-    dir: &Path,
-    run: u32,
-    mut take: impl FnMut(RoutePartition, Row<'_>),
-) -> io::Result<Option<Tail>> {
+/// What there is of a tail file.
+pub(super) enum Found {
+    Nothing,
+    /// It is there, and its head is not one: its making was cut off, or it is damaged.
+    Headless,
+    Tail(Tail),
+}
+
+/// Reads the tail file of this run, giving each record to `take`.
+pub(super) fn read(dir: &Path, run: u32, mut take: impl FnMut(RoutePartition, Row<'_>)) -> io::Result<Found> {
     let bytes = match fs::read(path(dir, run)) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(e) => return Err(e),
     };
     let mut rest = Reader(&bytes);
@@ -198,29 +232,40 @@ pub(super) fn read(
             to: Time(rest.u64()?),
         };
         let crc = rest.u32()?;
-        (magic == MAGIC && crc == crc32c::crc32c(&bytes[..HEAD - 4])).then_some(of)
+        let fits = crc == crc32c::crc32c(&bytes[..HEAD - 4]);
+        (fits && [MAGIC, MAGIC_1].contains(&magic)).then_some((of, magic == MAGIC))
     })();
-    let Some(of) = head.filter(|of| of.run == run) else {
-        return Ok(None);
+    let Some((of, entries)) = head.filter(|(of, _)| of.run == run) else {
+        return Ok(Found::Headless);
     };
     let mut tail = Tail {
         of,
-        upto: 0,
+        upto: Mark::default(),
+        frames: 0,
         valid: HEAD as u64,
+        cut: 0,
+        entries,
     };
     while let (Some(len), Some(crc)) = (rest.u32(), rest.u32()) {
         let Some(body) = rest.take(len as usize).filter(|b| crc32c::crc32c(b) == crc) else {
             break;
         };
         let mut body = Reader(body);
-        let Some(upto) = body.u64() else { break };
+        let Some(next) = body.u64() else { break };
+        let entry = match entries {
+            true => body.u32(),
+            false => Some(0),
+        };
+        let Some(entry) = entry else { break };
         while let Some((at, row)) = body.record() {
             take(at, row);
         }
-        tail.upto = tail.upto.max(upto);
+        tail.upto = tail.upto.max(Mark { next, entry });
+        tail.frames += 1;
         tail.valid += 8 + u64::from(len);
     }
-    Ok(Some(tail))
+    tail.cut = bytes.len() as u64 - tail.valid;
+    Ok(Found::Tail(tail))
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -298,32 +343,63 @@ mod tests {
             from: Time(1),
             to: Time(2),
         };
-        let mut tail = TailWriter::open(dir.path(), of, None).unwrap();
-        tail.append(100, [row(1), row(2)].into_iter()).unwrap();
-        tail.append(200, [row(3)].into_iter()).unwrap();
+        let mut tail = TailWriter::make(dir.path(), of).unwrap();
+        let mark = |next: u64| Mark {
+            next,
+            entry: next as u32 + 1,
+        };
+        tail.append(mark(100), [row(1), row(2)].into_iter()).unwrap();
+        tail.append(mark(200), [row(3)].into_iter()).unwrap();
+        // Progress alone.
+        tail.append(mark(250), std::iter::empty()).unwrap();
         let file = dir.path().join("tail-4");
         let good = fs::read(&file).unwrap();
-        let read_all = |expect: u64| {
+        let read_all = || {
             let mut seen = Vec::new();
-            let tail = read(dir.path(), 4, |at, row| seen.push((at, row.to_owned_row())))
-                .unwrap()
-                .unwrap();
-            assert_eq!((tail.of, tail.upto), (of, expect));
-            (seen.len(), tail.valid)
+            let found = read(dir.path(), 4, |at, row| seen.push((at, row.to_owned_row()))).unwrap();
+            let Found::Tail(tail) = found else {
+                panic!("no tail")
+            };
+            assert_eq!(tail.of, of);
+            (seen.len(), tail)
         };
-        assert_eq!(read_all(200), (3, good.len() as u64));
+        let (seen, whole) = read_all();
+        assert_eq!((seen, whole.upto, whole.valid), (3, mark(250), good.len() as u64));
+        let whole_ones = |cut: usize| match cut {
+            _ if cut == good.len() => (3, mark(250)),
+            _ if cut >= good.len() - 20 => (3, mark(200)),
+            _ => (2, mark(100)),
+        };
         for cut in HEAD..good.len() {
             fs::write(&file, &good[..cut]).unwrap();
-            let mut count = 0;
-            let tail = read(dir.path(), 4, |_, _| count += 1).unwrap().unwrap();
-            assert!(matches!((tail.upto, count), (0, 0) | (100, 2)), "cut at {cut}");
+            let (seen, tail) = read_all();
+            let expected = if tail.frames == 0 {
+                (0, Mark::default())
+            } else {
+                whole_ones(cut)
+            };
+            assert_eq!((seen, tail.upto), expected, "cut at {cut}");
+            assert_eq!(tail.valid + tail.cut, cut as u64);
         }
-        let (_, valid) = read_all(100);
-        let mut tail = TailWriter::open(dir.path(), of, Some(valid)).unwrap();
-        tail.append(300, [row(5)].into_iter()).unwrap();
-        assert_eq!(read_all(300).0, 3);
+        for cut in 0..HEAD {
+            fs::write(&file, &good[..cut]).unwrap();
+            assert!(matches!(read(dir.path(), 4, |_, _| ()).unwrap(), Found::Headless));
+        }
+        // A changed byte ends what is believed, wherever it stands.
+        for at in HEAD..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&file, &bad).unwrap();
+            assert!(read_all().1.cut > 0, "byte {at}");
+        }
+        fs::write(&file, &good[..good.len() - 30]).unwrap();
+        let (_, torn) = read_all();
+        let mut tail = TailWriter::again(dir.path(), &torn).unwrap();
+        tail.append(mark(300), [row(5)].into_iter()).unwrap();
+        let (seen, tail) = read_all();
+        assert_eq!((seen, tail.upto, tail.cut), (3, mark(300), 0));
         assert_eq!(list(dir.path()).unwrap(), vec![4]);
         remove(dir.path(), 4).unwrap();
-        assert!(read(dir.path(), 4, |_, _| ()).unwrap().is_none());
+        assert!(matches!(read(dir.path(), 4, |_, _| ()).unwrap(), Found::Nothing));
     }
 }

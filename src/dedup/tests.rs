@@ -618,3 +618,250 @@ fn readers_beside_writers_miss_nothing() {
     assert!((0..7_200).step_by(3).all(|n| has(&store, n)));
     assert!(!(1..600).step_by(3).any(|n| has(&store, n)));
 }
+
+/// A bucket whose last table is written before the next one begins is sealed without anything further.
+#[test]
+fn a_bucket_is_sealed_without_further_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.roll_waits();
+    let mut next = 0;
+    for hour in 100..104 {
+        next = fill(&store, next..next + 10, hour * HOUR, next);
+        store.advance(Time((hour + 1) * HOUR)).unwrap();
+        settle(&store);
+        assert_eq!(store.buckets().len() as u64, hour - 99);
+    }
+}
+
+/// What two lives leave behind: sealed buckets, a bucket in sled with several runs, a tail with records and progress
+/// without any, and IDs carried out of a bucket that is gone. The ledger is its operations.
+struct Left {
+    dir: tempfile::TempDir,
+    ledger: Vec<StoreOp>,
+    /// IDs that must be known.
+    known: Vec<u64>,
+}
+
+fn two_lives() -> Left {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Vec::new();
+    let mut store = open(dir.path());
+    let feed = |store: &DedupStore, ledger: &mut Vec<StoreOp>, ids: std::ops::Range<u64>, hour: u64| {
+        for n in ids {
+            let at = ledger.len() as u64;
+            // What is no outcome moves the ledger on as well.
+            let op = StoreOp::Finished(finished(n, FinishedState::Delivered, hour * HOUR, at));
+            ledger.push(op.clone());
+            store.take(&[op], mark(at + 1)).unwrap();
+        }
+    };
+    feed(&store, &mut ledger, 0..150, 100);
+    feed(&store, &mut ledger, 150..300, 101);
+    store.sync().unwrap();
+    settle(&store);
+    let oldest = store.buckets()[0].id;
+    store.carry(oldest, &[at(0)]).unwrap();
+    store.expire(oldest).unwrap();
+    feed(&store, &mut ledger, 300..320, 101);
+    store.sync().unwrap();
+    drop(store);
+    store = open(dir.path());
+    assert_eq!(store.watermark(), 320);
+    feed(&store, &mut ledger, 320..520, 102);
+    store.sync().unwrap();
+    settle(&store);
+    feed(&store, &mut ledger, 520..540, 102);
+    store.sync().unwrap();
+    // Entries without an operation: the watermark moves, and nothing else.
+    let more = StoreOp::Forget {
+        at: at(1),
+        id: id(1_000_001),
+    };
+    ledger.push(more.clone());
+    store.take(&[], mark(541)).unwrap();
+    store.sync().unwrap();
+    assert_eq!(store.watermark(), 541);
+    drop(store);
+    let known = (0..540).filter(|n| *n >= 150 || n % 3 == 0).collect();
+    Left { dir, ledger, known }
+}
+
+fn mark(next: u64) -> Mark {
+    Mark {
+        next,
+        entry: next as u32,
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(std::fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+fn files(dir: &Path, below: &Path, out: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(dir.join(below)).unwrap() {
+        let name = below.join(entry.unwrap().file_name());
+        match dir.join(&name).is_dir() {
+            true => files(dir, &name, out),
+            false => out.push(name),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Remove,
+    Empty,
+    Half,
+    Last,
+    Flip(usize),
+}
+
+impl Harm {
+    fn does(self, file: &Path) {
+        let mut bytes = std::fs::read(file).unwrap();
+        let len = bytes.len();
+        match self {
+            Harm::Remove => return std::fs::remove_file(file).unwrap(),
+            Harm::Empty => bytes.clear(),
+            Harm::Half => bytes.truncate(len / 2),
+            Harm::Last => bytes.truncate(len.saturating_sub(1)),
+            Harm::Flip(at) => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 0x10;
+                }
+            }
+        }
+        std::fs::write(file, bytes).unwrap();
+    }
+}
+
+/// Whatever file of the folder is cut, changed, emptied or removed between two lives: what the store does not have it
+/// does not vouch for, and the ledger gives it back; or it says that it is damaged. No ID is taken for absent.
+#[test]
+fn no_damage_to_the_folder_makes_an_id_unknown() {
+    let left = two_lives();
+    let mut names = Vec::new();
+    files(left.dir.path(), Path::new(""), &mut names);
+    let rng = &mut fastrand::Rng::with_seed(7);
+    let (mut fell_back, mut refused, mut rebuilt) = (0, 0, 0);
+    for name in &names {
+        let bytes = std::fs::read(left.dir.path().join(name)).unwrap();
+        let written: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at] != 0).collect();
+        let mut harms = vec![Harm::Remove, Harm::Empty, Harm::Half, Harm::Last];
+        if !written.is_empty() {
+            harms.extend((0..8).map(|_| Harm::Flip(written[rng.usize(..written.len())])));
+        }
+        for harm in harms {
+            let dir = tempfile::tempdir().unwrap();
+            copy(left.dir.path(), dir.path());
+            harm.does(&dir.path().join(name));
+            let what = format!("{} {harm:?}", name.display());
+            let (store, report) = DedupStore::open(dir.path(), options()).unwrap();
+            let from = store.watermark();
+            assert!(from <= 541, "{what}");
+            rebuilt += u32::from(report.rebuild.is_some());
+            fell_back += u32::from(report.rebuild.is_none() && from < 541);
+            for (n, op) in (from..).zip(&left.ledger[from as usize..]) {
+                store.take(std::slice::from_ref(op), mark(n + 1)).unwrap();
+            }
+            for &n in &left.known {
+                match store.get(at((n % 3) as u32), id(n)) {
+                    Ok(found) => assert!(
+                        found.is_some(),
+                        "{what}: ID {n} is unknown, {report:?}, fed from {from}"
+                    ),
+                    Err(DedupError::Damaged { .. }) => refused += 1,
+                    Err(other) => panic!("{what}: {other}"),
+                }
+            }
+        }
+    }
+    assert!(
+        fell_back > 5 && rebuilt > 5,
+        "{fell_back} fell back, {rebuilt} rebuilt, {refused} refused"
+    );
+}
+
+/// The one byte that cost a hundred messages: flipped inside the tail, whose records the manifest vouched for.
+#[test]
+fn a_tail_that_is_short_or_gone_is_fed_again() {
+    for (harm, repaired) in [
+        (Harm::Flip(400), "whole frame"),
+        (Harm::Half, "whole frame"),
+        (Harm::Empty, "head"),
+        (Harm::Remove, ""),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let next = fill(&store, 0..40, 100 * HOUR, 0);
+        store.sync().unwrap();
+        store.record(&[], next + 5).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let store = open(dir.path());
+        assert_eq!(store.watermark(), 45);
+        store.record(&[], 50).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        harm.does(&dir.path().join("tail-0"));
+        let (store, report) = DedupStore::open(dir.path(), options()).unwrap();
+        assert_eq!(report.rebuild, None, "{harm:?}");
+        assert!(store.watermark() < 40, "{harm:?}: {}", store.watermark());
+        assert!(report.repaired.concat().contains(repaired), "{report:?}");
+        fill(&store, 0..40, 100 * HOUR, 0);
+        assert!((0..40).all(|n| has(&store, n)), "{harm:?}");
+    }
+}
+
+/// IDs that were carried stand in no entry behind the runs' mark: a store that lost them is built again as a whole.
+#[test]
+fn carried_ids_that_are_lost_cost_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    fill(&store, 0..30, 100 * HOUR, 0);
+    fill(&store, 30..60, 101 * HOUR, 30);
+    store.sync().unwrap();
+    settle(&store);
+    let oldest = store.buckets()[0].id;
+    assert_eq!(store.carry(oldest, &[at(0)]).unwrap(), 10);
+    store.expire(oldest).unwrap();
+    drop(store);
+    let (store, report) = DedupStore::open(dir.path(), options()).unwrap();
+    assert!(report.rebuild.is_none() && has(&store, 0), "{report:?}");
+    drop(store);
+    let tail = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+    let tail = tail
+        .into_iter()
+        .find(|p| p.to_string_lossy().contains("tail-"))
+        .unwrap();
+    Harm::Last.does(&tail);
+    let (store, report) = DedupStore::open(dir.path(), options()).unwrap();
+    assert!(matches!(report.rebuild, Some(Rebuild::Damaged(_))), "{report:?}");
+    assert_eq!(store.watermark(), 0);
+}
+
+#[test]
+fn the_entry_before_the_watermark_is_kept_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for (round, next) in [(0u64, 10u64), (1, 150), (2, 151), (3, 300)] {
+        let store = open(dir.path());
+        let from = store.watermark();
+        let ops: Vec<_> = (from..next)
+            .map(|n| StoreOp::Finished(finished(n, FinishedState::Delivered, 100 * HOUR, n)))
+            .collect();
+        store.take(&ops, mark(next)).unwrap();
+        store.sync().unwrap();
+        assert_eq!(store.mark(), mark(next), "round {round}");
+        drop(store);
+        assert_eq!(open(dir.path()).mark(), mark(next), "round {round}");
+    }
+}

@@ -134,11 +134,18 @@ pub fn store(dir: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
             source,
         }
     };
-    fs::create_dir_all(dir).map_err(failed(dir))?;
-    let mut file = File::create(&temporary).map_err(failed(&temporary))?;
-    file.write_all(bytes).map_err(failed(&temporary))?;
-    file.sync_all().map_err(failed(&temporary))?;
-    fs::rename(&temporary, &path).map_err(failed(&path))?;
+    crate::log::embedded::make_folder(dir).map_err(failed(dir))?;
+    let written = (|| {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    })();
+    if written.is_err() {
+        // On a full disk a half-written one takes room that others need; the error at hand is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(failed(&path))?;
     File::open(dir).and_then(|d| d.sync_all()).map_err(failed(dir))
 }
 

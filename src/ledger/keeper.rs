@@ -1,16 +1,18 @@
 //! Keeps what the lane adds up to: folds what became durable, feeds the dedup store, writes checkpoints, answers
 //! look-ups. Shared by the `LedgerActor` (who folds) and the partitions (who ask).
 //!
-//! Order of durability: the log, then the store's blocks, then the checkpoint that rests on them. After a restart
+//! Order of durability: the log, then the store's blocks, then the checkpoint that rests on them. A store or a
+//! checkpoint that cannot be written (a full disk) is behind, and follows once it can: nothing is lost by it. What the
+//! store does not take is owed to it ([`Keeper::catch_up`]), and nothing more is folded meanwhile. After a restart
 //! [`super::restore`] brings back a keeper that knows exactly what the log knows (I1, I2).
 
 use super::checkpoint::{self, CheckpointError};
 use super::payload::{self, KeptMessage, PayloadError};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
-use crate::core::ledger::fold::{Effects, FinishedState, FoldError, LaneState};
+use crate::core::ledger::fold::{Effects, FinishedState, FoldError, LaneState, StoreOp};
 use crate::core::types::{MessageId, Offset, RoutePartition};
-use crate::dedup::{DedupError, DedupStore};
+use crate::dedup::{DedupError, DedupStore, Mark};
 use crate::log::{Log, LogError, PartitionId};
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -25,8 +27,8 @@ pub enum KeeperError {
     /// The dedup store cannot take or answer something.
     #[error("the dedup store failed")]
     Store(#[from] DedupError),
-    /// The store lacks what the fold has: only a restore mends it.
-    #[error("the fold and the store have parted")]
+    /// An entry was folded in part: only a restore mends it.
+    #[error("the fold broke off inside an entry")]
     Torn,
     /// A duty panicked.
     #[error("a duty of the ledger panicked")]
@@ -36,6 +38,32 @@ pub enum KeeperError {
     Checkpoint(#[from] CheckpointError),
 }
 
+impl KeeperError {
+    /// Whether nothing is lost, and the same may be tried again: a view cannot be written at present. The log is the
+    /// truth, and the views follow it once they can.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Store(error) => error.passes(),
+            Self::Checkpoint(error) => matches!(error, CheckpointError::Io { .. }),
+            Self::Fold(_) | Self::Torn | Self::Duties => false,
+        }
+    }
+
+    /// In words, with its causes.
+    pub fn why(&self) -> String {
+        let mut out = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            out.push_str(": ");
+            out.push_str(&error.to_string());
+            cause = error.source();
+        }
+        out
+    }
+}
+
+/// Operations for which room is kept between two batches.
+const OWED_KEPT: usize = 4_096;
 /// How often a payload is looked for again because it was moved meanwhile.
 const MOVES: u32 = 8;
 
@@ -46,11 +74,22 @@ pub struct Keeper {
     dir: PathBuf,
     ledger: u128,
     since_checkpoint: AtomicU64,
-    /// The store has everything before this offset.
-    store_has: AtomicU64,
+    /// What the fold has said and the store has not taken yet. Only who folds takes this lock.
+    owed: Mutex<Owed>,
+    /// Why the store takes nothing more, and why the last checkpoint could not be written, while that lasts.
+    refuses: Mutex<Option<String>>,
+    behind: Mutex<Option<String>>,
     dropped: AtomicU64,
     /// One checkpoint at a time, and what lies before the last one: [`Keeper::checkpointed`].
     writing: Mutex<Offset>,
+}
+
+#[derive(Default)]
+struct Owed {
+    ops: Vec<StoreOp>,
+    upto: Mark,
+    /// An entry is being folded: set for good where that breaks off.
+    inside: bool,
 }
 
 struct Folded {
@@ -70,7 +109,9 @@ impl Keeper {
     /// A keeper of a restored lane. `dir` holds the checkpoint.
     pub fn new(state: LaneState, last_entry_crc: u32, store: DedupStore, dir: PathBuf, ledger: u128) -> Self {
         Self {
-            store_has: AtomicU64::new(state.next),
+            owed: Mutex::default(),
+            refuses: Mutex::default(),
+            behind: Mutex::default(),
             folded: Mutex::new(Folded {
                 state,
                 last_entry_crc,
@@ -85,41 +126,93 @@ impl Keeper {
         }
     }
 
-    /// Folds entries that follow each other from `base` on and are durable. Those that are folded already are passed
-    /// over.
+    /// Folds entries that follow each other from `base` on and are durable, and gives the store what they say. Those
+    /// that are folded already are passed over.
     ///
     /// # Errors
-    /// If the ledger or the store is not what it should be: the caller must not fold on.
+    /// If the ledger is not what it should be: the caller must not fold on. Where the error passes
+    /// ([`KeeperError::passes`]) the entries are folded, and the store lacks what they say: [`Keeper::catch_up`]
+    /// before more is folded.
     pub fn fold_entries(&self, base: Offset, entries: &[Entry]) -> Result<(), KeeperError> {
-        let mut ops = Vec::with_capacity(entries.len() / 2 + 1);
-        let upto = {
+        let owed = &mut *self.owed.lock();
+        {
             let Folded {
                 state,
                 last_entry_crc,
                 effects,
             } = &mut *self.folded.lock();
-            // The store must have everything that the fold has: between the two somebody has fallen.
-            if self.store_has.load(Ordering::Acquire) != state.next {
+            if std::mem::replace(&mut owed.inside, true) {
                 return Err(KeeperError::Torn);
             }
             for (i, entry) in entries.iter().enumerate() {
                 let at = base + i as u64;
                 if at >= state.next {
-                    state.apply_live(at, entry, &mut ops, effects)?;
+                    state.apply_live(at, entry, &mut owed.ops, effects)?;
                 }
             }
-            if let Some(last) = entries.last() {
+            owed.inside = false;
+            if let Some(last) = entries.last()
+                && base + entries.len() as u64 == state.next
+            {
                 let mut bytes = Vec::with_capacity(128);
                 codec::encode(last, &mut bytes);
                 *last_entry_crc = checkpoint::entry_crc(&bytes);
             }
-            state.next
-        };
-        self.store.record(&ops, upto)?;
-        self.store_has.store(upto, Ordering::Release);
+            owed.upto = Mark {
+                next: state.next,
+                entry: *last_entry_crc,
+            };
+        }
         self.since_checkpoint
             .fetch_add(entries.len() as u64, Ordering::Relaxed);
-        Ok(())
+        self.hand_over(owed)
+    }
+
+    /// Gives the store what it did not take when it was folded.
+    ///
+    /// # Errors
+    /// If it does not take it now either; one that [passes](KeeperError::passes) may be tried again.
+    pub fn catch_up(&self) -> Result<(), KeeperError> {
+        let owed = &mut *self.owed.lock();
+        match owed.ops.is_empty() {
+            true => Ok(()),
+            false => self.hand_over(owed),
+        }
+    }
+
+    fn hand_over(&self, owed: &mut Owed) -> Result<(), KeeperError> {
+        match self.store.take(&owed.ops, owed.upto) {
+            Ok(()) => {
+                owed.ops.clear();
+                // A trim's worth of operations must not be held for ever.
+                owed.ops.shrink_to(OWED_KEPT);
+                self.told(&self.refuses, None);
+                Ok(())
+            }
+            Err(error) => {
+                let error = KeeperError::from(error);
+                self.told(&self.refuses, Some(error.why()));
+                Err(error)
+            }
+        }
+    }
+
+    fn told(&self, place: &Mutex<Option<String>>, why: Option<String>) {
+        let mut place = place.lock();
+        if place.is_some() || why.is_some() {
+            *place = why;
+        }
+    }
+
+    /// Why the store of delivered IDs takes nothing more at present, if so: no attempt may start, for what comes of
+    /// it could not be looked up.
+    pub fn refuses(&self) -> Option<String> {
+        self.refuses.lock().clone()
+    }
+
+    /// Why no checkpoint can be written at present, if so. Nothing is lost; a restart would read more of the ledger.
+    pub fn behind(&self) -> Option<String> {
+        self.behind.lock().clone()
     }
 
     /// What follows from the entries folded since this was asked last, and the offset up to which they are folded.
@@ -139,18 +232,32 @@ impl Keeper {
     /// # Errors
     /// If either cannot be written; the older checkpoint stands then.
     pub fn checkpoint(&self) -> Result<(), KeeperError> {
-        // Encoded while nothing is folded; synced and written without holding anybody back.
         let mut writing = self.writing.lock();
-        let (bytes, next) = {
-            let folded = self.folded.lock();
-            self.since_checkpoint.store(0, Ordering::Relaxed);
-            let bytes = checkpoint::encode(&folded.state, self.ledger, folded.last_entry_crc);
-            (bytes, folded.state.next)
-        };
+        let done = self.write_checkpoint(&mut writing);
+        self.told(&self.behind, done.as_ref().err().map(KeeperError::why));
+        done
+    }
+
+    fn write_checkpoint(&self, writing: &mut Offset) -> Result<(), KeeperError> {
+        // Most of what must be synced is synced before anything is encoded: where it cannot be, nothing is done in vain.
         self.store.sync()?;
-        checkpoint::store(&self.dir, &bytes)?;
-        *writing = next;
-        Ok(())
+        // Encoded while nothing is folded; synced and written without holding anybody back.
+        let (bytes, next, entries) = {
+            let folded = self.folded.lock();
+            let entries = self.since_checkpoint.swap(0, Ordering::Relaxed);
+            let bytes = checkpoint::encode(&folded.state, self.ledger, folded.last_entry_crc);
+            (bytes, folded.state.next, entries)
+        };
+        let written = (|| {
+            self.store.sync()?;
+            checkpoint::store(&self.dir, &bytes)?;
+            Ok(())
+        })();
+        match written {
+            Ok(()) => *writing = next,
+            Err(_) => _ = self.since_checkpoint.fetch_add(entries, Ordering::Relaxed),
+        }
+        written
     }
 
     /// A restart reads the lane from here on: everything before it is in the last checkpoint of this run and in

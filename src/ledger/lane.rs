@@ -14,6 +14,8 @@
 //! | no room (`NoRoom`) | appended again by themselves, from the reserve, until they fit | refused: no attempt may start |
 //! | failed, closed | the process ends | the process ends |
 //!
+//! Intents are refused too while the lane's owner says so ([`Lane::refuse`]): the store of delivered IDs takes nothing.
+//!
 //! What is kept counts in [`Lane::backlog`], and readers pause while that is high (I6).
 //!
 //! A [`Hold`] stops all ports for a moment: what they are given gathers, nothing is lost. The lane's owner then folds
@@ -36,7 +38,7 @@ use crate::core::types::{LifeId, Offset, Tenure};
 use crate::log::{Batch, Log, LogError, PartitionId};
 use parking_lot::{Mutex, RwLock};
 pub use port::{Durable, LanePort, Told};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -99,6 +101,9 @@ struct LaneShared {
     /// Whether the ports keep what they have. Read for as long as it takes to hand something over.
     held: RwLock<bool>,
     ports: Mutex<Vec<Weak<port::Shared>>>,
+    /// Why the lane's owner lets no intent in, if so; the flag is asked for each batch.
+    refused: Mutex<Option<String>>,
+    is_refused: AtomicBool,
     fatal: Box<dyn Fn(LogError) + Send + Sync>,
 }
 
@@ -125,6 +130,8 @@ impl Lane {
             in_log: AtomicU64::new(0),
             held: RwLock::new(false),
             ports: Mutex::default(),
+            refused: Mutex::default(),
+            is_refused: AtomicBool::new(false),
             fatal,
         };
         (
@@ -161,6 +168,24 @@ impl Lane {
     pub fn hold(&self) -> Hold {
         *self.shared.held.write() = true;
         Hold { lane: self.clone() }
+    }
+
+    /// Lets no intent in for this reason, or lets them in again. Outcomes go on as before.
+    pub fn refuse(&self, why: Option<String>) {
+        let mut refused = self.shared.refused.lock();
+        self.shared.is_refused.store(why.is_some(), Ordering::Release);
+        *refused = why;
+    }
+
+    /// Whether the lane's owner lets no intent in.
+    pub fn is_refused(&self) -> bool {
+        self.shared.is_refused.load(Ordering::Acquire)
+    }
+
+    /// Why no attempt may start at present, if so: the log has no room, or the lane's owner says so.
+    pub fn refuses(&self) -> Option<String> {
+        let own = || self.is_refused().then(|| self.shared.refused.lock().clone());
+        self.shared.log.refuses().or_else(|| own().flatten())
     }
 
     /// The log under the lane.

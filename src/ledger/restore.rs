@@ -15,9 +15,10 @@
 //!
 //! | store's watermark | does |
 //! |---|---|
-//! | in the lane | operations from there on are fed; those before the checkpoint by a fold that begins there |
+//! | in the lane, fits | operations from there on are fed; those before the checkpoint by a fold that begins there |
+//! | in the lane, before the checkpoint | the same, and told: the store was in front of the checkpoint when that was written |
 //! | none, or before the lane's start | the store is emptied and fed from the lane's start |
-//! | beyond the lane's end | [`RestoreError::LostEntries`] |
+//! | beyond the lane's end, or another entry before it | [`RestoreError::LostEntries`] |
 //!
 //! Neighbours: [`super::checkpoint`], the log, the dedup store behind [`StoreFeed`]. Nothing is written to the log.
 
@@ -27,7 +28,7 @@ use crate::core::ledger::entry::{Entry, Genesis};
 use crate::core::ledger::fold::{FoldError, LaneState, StoreOp};
 use crate::core::record::Record;
 use crate::core::types::Offset;
-use crate::dedup::DedupStore;
+use crate::dedup::{DedupStore, Mark};
 use crate::log::{Bounds, Log, LogError, PartitionId};
 use std::fmt;
 use std::ops::Range;
@@ -50,12 +51,12 @@ pub type FeedError = Box<dyn std::error::Error + Send + Sync>;
 /// The dedup store, as a restore sees it.
 pub trait StoreFeed {
     /// Next ledger offset: what lies before it is durable in the store. None: the store vouches for nothing.
-    fn watermark(&self) -> Option<Offset>;
+    fn watermark(&self) -> Option<Mark>;
     /// Takes operations of the entries before `upto`, in the order of the ledger.
     ///
     /// # Errors
     /// If it cannot; the restore ends then.
-    fn apply(&mut self, ops: Vec<StoreOp>, upto: Offset) -> Result<(), FeedError>;
+    fn apply(&mut self, ops: Vec<StoreOp>, upto: Mark) -> Result<(), FeedError>;
     /// Forgets everything: it is then fed from the lane's start.
     ///
     /// # Errors
@@ -64,11 +65,11 @@ pub trait StoreFeed {
 }
 
 impl StoreFeed for &DedupStore {
-    fn watermark(&self) -> Option<Offset> {
-        Some(DedupStore::watermark(self))
+    fn watermark(&self) -> Option<Mark> {
+        Some(self.mark())
     }
-    fn apply(&mut self, ops: Vec<StoreOp>, upto: Offset) -> Result<(), FeedError> {
-        Ok(self.record(&ops, upto)?)
+    fn apply(&mut self, ops: Vec<StoreOp>, upto: Mark) -> Result<(), FeedError> {
+        Ok(self.take(&ops, upto)?)
     }
     fn reset(&mut self) -> Result<(), FeedError> {
         Ok(DedupStore::reset(self)?)
@@ -222,6 +223,8 @@ pub struct Report {
     pub entries: u64,
     /// Operations the store was given.
     pub fed: u64,
+    /// The store had less than the checkpoint, which is written behind it: part of it was damaged or taken away.
+    pub store_fell_back: bool,
     /// How long it took.
     pub took: Duration,
 }
@@ -304,7 +307,8 @@ fn attempt(
         Err(e @ CheckpointError::Io { .. }) => return Err(RestoreError::Checkpoint(e)),
         Err(e) => (None, e.to_string()),
     };
-    let (fed_from, store) = match feed.watermark() {
+    let mark = feed.watermark();
+    let (fed_from, store) = match mark.map(|mark| mark.next) {
         Some(known) if known > bounds.next => {
             return Err(RestoreError::LostEntries {
                 view: "the dedup store",
@@ -312,7 +316,14 @@ fn attempt(
                 found: format!("it ends at {}", bounds.next),
             });
         }
-        Some(known) if known >= bounds.first => (known, StoreFed::From(known)),
+        Some(known) if known >= bounds.first => {
+            let entry = mark.map_or(0, |mark| mark.entry);
+            // A store without the checksum is one of 0.1, or has taken nothing yet.
+            if entry != 0 && known > bounds.first {
+                same_entry(log, lane, "the dedup store", known, entry)?;
+            }
+            (known, StoreFed::From(known))
+        }
         _ => {
             feed.reset().map_err(RestoreError::Store)?;
             (bounds.first, StoreFed::Rebuilt)
@@ -328,9 +339,11 @@ fn attempt(
         entries: 0,
         fed: 0,
     };
+    let mut store_fell_back = false;
     let (mut state, mut crc, folded) = match checkpoint {
         Some(checkpoint) => {
             let at = checkpoint.state.next;
+            store_fell_back = fed_from < at;
             if fed_from < at {
                 // Only for what it tells the store: a fold may begin anywhere.
                 run.fold(&mut LaneState::default(), fed_from, at)?;
@@ -345,7 +358,10 @@ fn attempt(
     if let Some(last) = run.fold(&mut state, from, bounds.next)? {
         crc = last;
     }
-    run.hand_over(bounds.next)?;
+    run.hand_over(Mark {
+        next: bounds.next,
+        entry: crc,
+    })?;
     match &state.genesis {
         Some(genesis) => expected.check(genesis)?,
         None if bounds.next == 0 => {}
@@ -357,6 +373,7 @@ fn attempt(
         bounds,
         entries: run.entries,
         fed: run.fed,
+        store_fell_back,
         took: Duration::ZERO,
     };
     Ok(Restored {
@@ -410,13 +427,25 @@ fn usable(
         return Ok((None, why));
     }
     if next > bounds.first {
-        match one(log, lane, next - 1)? {
-            Some(record) if entry_crc(&record.value) == checkpoint.last_entry_crc => {}
-            Some(_) => return Err(lost(format!("and entry {} is not the one it was", next - 1))),
-            None => return Err(lost(format!("and entry {} is missing", next - 1))),
-        }
+        same_entry(log, lane, "the checkpoint", next, checkpoint.last_entry_crc)?;
     }
     Ok((Some(checkpoint), String::new()))
+}
+
+/// Checks that the entry before `known` is the one that a view has seen there.
+fn same_entry(
+    log: &dyn Log,
+    lane: PartitionId,
+    view: &'static str,
+    known: Offset,
+    entry: u32,
+) -> Result<(), RestoreError> {
+    let found = match one(log, lane, known - 1)? {
+        Some(record) if entry_crc(&record.value) == entry => return Ok(()),
+        Some(_) => format!("and entry {} is not the one it was", known - 1),
+        None => format!("and entry {} is missing", known - 1),
+    };
+    Err(RestoreError::LostEntries { view, known, found })
 }
 
 /// The record at this offset; none if there is none.
@@ -435,9 +464,8 @@ fn decode(record: &Record) -> Result<Entry, RestoreError> {
 
 /// Entries that were read together.
 struct Chunk {
-    entries: Vec<(Offset, Entry)>,
-    /// Checksum of the last one, if there is one.
-    last_crc: Option<u32>,
+    /// Offset, entry, and its checksum.
+    entries: Vec<(Offset, Entry, u32)>,
 }
 
 /// Reads and decodes the entries of a range, until all are sent, one cannot be read, or nobody listens any more.
@@ -453,10 +481,9 @@ fn read_ahead(
         let read = log.read(lane, from, CHUNK, &mut records);
         let inside = || records.iter().take_while(|r| r.offset < range.end);
         let chunk = read.map_err(RestoreError::from).and_then(|go_on| {
-            let entries = inside().map(|r| Ok((r.offset, decode(r)?)));
+            let entries = inside().map(|r| Ok((r.offset, decode(r)?, entry_crc(&r.value))));
             let entries = entries.collect::<Result<_, RestoreError>>()?;
-            let last_crc = inside().last().map(|r| entry_crc(&r.value));
-            Ok((go_on, Chunk { entries, last_crc }))
+            Ok((go_on, Chunk { entries }))
         });
         let (go_on, chunk) = match chunk {
             Ok((go_on, chunk)) => (go_on, Ok(chunk)),
@@ -495,16 +522,22 @@ impl Run<'_> {
             let mut crc = None;
             for chunk in chunks {
                 let chunk: Chunk = chunk?;
-                for (offset, entry) in &chunk.entries {
-                    self.fold_one(state, *offset, entry)?;
+                for (offset, entry, sum) in &chunk.entries {
+                    self.fold_one(state, *offset, entry, *sum)?;
+                    crc = Some(*sum);
                 }
-                crc = chunk.last_crc.or(crc);
             }
             Ok(crc)
         })
     }
 
-    fn fold_one(&mut self, state: &mut LaneState, offset: Offset, entry: &Entry) -> Result<(), RestoreError> {
+    fn fold_one(
+        &mut self,
+        state: &mut LaneState,
+        offset: Offset,
+        entry: &Entry,
+        sum: u32,
+    ) -> Result<(), RestoreError> {
         let before = self.ops.len();
         state.apply(offset, entry, &mut self.ops)?;
         if offset < self.fed_from {
@@ -514,15 +547,19 @@ impl Run<'_> {
         if self.ops.len() >= FEED {
             let ops = std::mem::replace(&mut self.ops, Vec::with_capacity(FEED + 8));
             self.fed += ops.len() as u64;
-            self.feed.apply(ops, offset + 1).map_err(RestoreError::Store)?;
+            let upto = Mark {
+                next: offset + 1,
+                entry: sum,
+            };
+            self.feed.apply(ops, upto).map_err(RestoreError::Store)?;
             self.fed_from = offset + 1;
         }
         Ok(())
     }
 
     /// The rest, and that nothing is missing before `upto`.
-    fn hand_over(&mut self, upto: Offset) -> Result<(), RestoreError> {
-        if upto > self.fed_from {
+    fn hand_over(&mut self, upto: Mark) -> Result<(), RestoreError> {
+        if upto.next > self.fed_from {
             self.fed += self.ops.len() as u64;
             let ops = std::mem::take(&mut self.ops);
             self.feed.apply(ops, upto).map_err(RestoreError::Store)?;

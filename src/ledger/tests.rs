@@ -8,6 +8,7 @@ use crate::core::ledger::entry::*;
 use crate::core::ledger::fold::*;
 use crate::core::record::{Headers, Record};
 use crate::core::types::*;
+use crate::dedup::Mark;
 use crate::log::{
     Batch, Bounds, Done, Log, LogError, LogStats, LogTransaction, PartitionId, TopicMeta, TopicSpec,
 };
@@ -145,15 +146,22 @@ impl Log for LaneLog {
 struct Store {
     ids: BTreeMap<MessageId, (FinishedState, Offset)>,
     upto: Option<Offset>,
+    /// Checksum of the entry before it.
+    entry: u32,
     resets: u32,
 }
 
 impl StoreFeed for Store {
-    fn watermark(&self) -> Option<Offset> {
-        self.upto
+    fn watermark(&self) -> Option<Mark> {
+        let mark = |next| Mark {
+            next,
+            entry: self.entry,
+        };
+        self.upto.map(mark)
     }
-    fn apply(&mut self, ops: Vec<StoreOp>, upto: Offset) -> Result<(), FeedError> {
+    fn apply(&mut self, ops: Vec<StoreOp>, Mark { next: upto, entry }: Mark) -> Result<(), FeedError> {
         assert!(self.upto.is_none_or(|known| upto > known), "fed twice");
+        self.entry = entry;
         for op in ops {
             match op {
                 StoreOp::Finished(f) => {
@@ -285,8 +293,12 @@ fn folded(log: &LaneLog, upto: Offset) -> (LaneState, Store, u32) {
         state
             .apply(record.offset, &codec::decode(&record.value).unwrap(), &mut ops)
             .unwrap();
-        store.apply(ops, record.offset + 1).unwrap();
         crc = checkpoint::entry_crc(&record.value);
+        let upto = Mark {
+            next: record.offset + 1,
+            entry: crc,
+        };
+        store.apply(ops, upto).unwrap();
     }
     (state, store, crc)
 }
@@ -497,6 +509,27 @@ fn a_view_that_knows_more_than_the_lane_stops_the_node() {
         ),
         "{told}"
     );
+    // The same of the store: grown to where it was, or past it, with other entries. However often it is tried.
+    let other = tempfile::tempdir().unwrap();
+    for _ in 0..5 {
+        let known = folded(&whole, 11).1;
+        let told = restore(&cut, LANE, other.path(), &expected(), &mut known.clone()).unwrap_err();
+        assert!(
+            matches!(
+                told,
+                RestoreError::LostEntries {
+                    view: "the dedup store",
+                    known: 11,
+                    ..
+                }
+            ),
+            "{told}"
+        );
+        assert!(
+            told.to_string().contains("entry 10 is not the one it was"),
+            "{told}"
+        );
+    }
     // Lost as a whole.
     let told = attempt(&LaneLog::default(), &mut Store::default()).unwrap_err();
     assert!(matches!(told, RestoreError::LostEntries { .. }), "{told}");
@@ -557,10 +590,10 @@ fn a_lane_without_genesis_or_with_garbage_stops_the_node() {
 fn a_store_that_cannot_take_it_ends_the_restore() {
     struct Broken;
     impl StoreFeed for Broken {
-        fn watermark(&self) -> Option<Offset> {
-            Some(0)
+        fn watermark(&self) -> Option<Mark> {
+            Some(Mark::default())
         }
-        fn apply(&mut self, _: Vec<StoreOp>, _: Offset) -> Result<(), FeedError> {
+        fn apply(&mut self, _: Vec<StoreOp>, _: Mark) -> Result<(), FeedError> {
             Err("disk full".into())
         }
         fn reset(&mut self) -> Result<(), FeedError> {
@@ -656,10 +689,10 @@ fn speed() {
     }
     struct Sink(u64);
     impl StoreFeed for Sink {
-        fn watermark(&self) -> Option<Offset> {
-            Some(0)
+        fn watermark(&self) -> Option<Mark> {
+            Some(Mark::default())
         }
-        fn apply(&mut self, ops: Vec<StoreOp>, _: Offset) -> Result<(), FeedError> {
+        fn apply(&mut self, ops: Vec<StoreOp>, _: Mark) -> Result<(), FeedError> {
             self.0 += ops.len() as u64;
             Ok(())
         }

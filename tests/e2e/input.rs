@@ -483,3 +483,108 @@ fn a_full_disk_stops_the_work_and_loses_nothing() {
     let seen = counts(&mock);
     assert_eq!((seen.requests, seen.order_violations), (40_100, 0), "{seen:?}");
 }
+
+/// What the admin port answers, with its status line.
+fn ask(address: &str, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).expect("the admin port");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+    )
+    .expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    answer
+}
+
+/// A disk that others have filled: checkpoints and the store of delivered IDs cannot be written, again and again. The
+/// node says so, delivers on from the room that it has set aside, and is well again once there is room.
+///
+/// `SLUICEGATE_FULL_DISK_SECONDS` is the long form: so long, with segments and restarts as by default.
+#[test]
+fn a_disk_that_stays_full_ends_nothing() {
+    let seconds = setting("SLUICEGATE_FULL_DISK_SECONDS", 0);
+    let long = seconds > 0;
+    let messages = 200 * (seconds + 15);
+    let mock = partner(Behaviour::default());
+    let rig = Rig::new("");
+    let quick = "[log]\nsegment = \"4MiB\"\n[ledger]\ncheckpoint_every = \"200ms\"\n\
+                 [actors]\nrestart = { first = \"10ms\", escalate_after = 3 }\n";
+    let log = if long {
+        "[log]\nsegment = \"64MiB\"\n"
+    } else {
+        quick
+    };
+    let admin = rig.configure_with(&format!(
+        "[node]\ndata = \"disk/data\"\n{log}{}",
+        config(&mock, "limits = [\"200/s\"]", "")
+    ));
+    let Some(_disk) = SmallDisk::mount(&rig.path("disk"), if long { 400 } else { 40 }) else {
+        return;
+    };
+    rig.import("t", lines(0..messages, 500));
+    let mut node = rig.start(&[]);
+    node.wait_for_admin();
+    let status =
+        || -> serde_json::Value { serde_json::from_str(&rig.ok(&["status", "--json"])).expect("JSON") };
+    let segment = if long { 64 << 20 } else { 4 << 20 };
+    node.until("it has set room aside", || {
+        status()["log"]["disk_bytes"].as_u64() >= Some(4 * segment) && counts(&mock).ids > 100
+    });
+    assert!(ask(&admin, "/readyz").starts_with("HTTP/1.1 200"));
+    let ballast = rig.path("disk/ballast");
+    let mut file = std::fs::File::create(&ballast).expect("a file");
+    while std::io::Write::write_all(&mut file, &[0; 4_096]).is_ok() {}
+    drop(file);
+    node.until("it says that it cannot write", || {
+        status()["ledger"]["behind"]
+            .as_str()
+            .is_some_and(|why| why.contains("No space left"))
+    });
+    let ready = ask(&admin, "/readyz");
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains("No space left"),
+        "{ready}"
+    );
+    assert!(ask(&admin, "/healthz").starts_with("HTTP/1.1 200"));
+    let failures = || {
+        let metrics = ask(&admin, "/metrics");
+        let line = |l: &&str| l.starts_with("sluicegate_ledger_duty_failures_total ");
+        let line = metrics.lines().find(line).expect("counted").to_owned();
+        let number = line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok());
+        assert!(metrics.contains("\nsluicegate_ledger_behind 1"), "{metrics}");
+        number.expect("a number")
+    };
+    // More often than an actor may fail.
+    node.until("it has tried again and again", || failures() > 12.0);
+    let began = std::time::Instant::now();
+    while began.elapsed() < std::time::Duration::from_secs(seconds) {
+        assert!(node.is_running());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let sent = counts(&mock).ids;
+    node.until("it delivers while the disk is full", || {
+        counts(&mock).ids > sent + 100
+    });
+    std::fs::remove_file(&ballast).expect("room again");
+    let room = std::time::Instant::now();
+    node.until("it is well again", || {
+        ask(&admin, "/readyz").starts_with("HTTP/1.1 200")
+    });
+    println!(
+        "full for {:?}, well again {:?} after room was made",
+        began.elapsed(),
+        room.elapsed()
+    );
+    assert!(!long || room.elapsed() < std::time::Duration::from_secs(5));
+    assert!(status()["ledger"]["behind"].is_null());
+    node.until("all is delivered", || counts(&mock).ids == messages);
+    assert_eq!(status()["node"]["restarts"]["ledger"].as_u64().unwrap_or(0), 0);
+    node.signal(rustix::process::Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.said());
+    let drained = rig.drain();
+    assert_eq!(drained.counts(), (messages, 0, 0), "{}", drained.said);
+    let seen = counts(&mock);
+    assert_eq!((seen.requests, seen.order_violations), (messages, 0), "{seen:?}");
+}

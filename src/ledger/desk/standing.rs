@@ -132,6 +132,7 @@ impl Desk {
                 tenure: standing.tenure,
                 since_checkpoint: 0,
                 payloads_dropped: 0,
+                behind: None,
             },
             store: StoreStatus {
                 ids: stats.ids,
@@ -177,10 +178,10 @@ impl Desk {
 
     fn topic(&self, standing: &Standing, at: RoutePartition, t: &Tally, now: Time) -> Option<TopicStatus> {
         let (topic, partner) = standing.routes.get(&at.route)?;
-        let (_, end) = self
+        let (begin, end) = self
             .entries
             .input_bounds(topic, at.partition)
-            .unwrap_or((0, t.position));
+            .unwrap_or((t.position, t.position));
         let unread = end.saturating_sub(t.position).saturating_sub(t.covered);
         // The record at the position is the oldest that the topic still has to give; what waits in the ledger may
         // be older.
@@ -198,6 +199,7 @@ impl Desk {
             owner: standing.owner.clone(),
             position: t.position,
             high_water: t.high_water,
+            begin,
             end,
             ranges: t.ranges,
             in_flight: 0,

@@ -40,7 +40,8 @@ use std::time::Duration;
 /// Why a duty was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum DutyError {
-    /// The fold, the store or the checkpoint failed: the lane's owner cannot go on.
+    /// The fold, the store or the checkpoint failed. Where it [passes](KeeperError::passes) it is tried again; else
+    /// the lane's owner cannot go on.
     #[error(transparent)]
     Keeper(#[from] KeeperError),
     /// The log refused; tried again at the next turn.
@@ -65,6 +66,17 @@ pub enum DutyError {
     /// The lane's owner is ending.
     #[error("the ledger's owner is ending")]
     Ending,
+}
+
+impl DutyError {
+    /// Whether the lane's owner can go on, and the duty is tried again.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Keeper(error) => error.passes(),
+            Self::Ending => false,
+            Self::Log(_) | Self::Entry { .. } | Self::Gap { .. } => true,
+        }
+    }
 }
 
 impl From<DedupError> for DutyError {
@@ -111,6 +123,8 @@ pub struct DutyRules {
 
 /// How often payloads, buckets and the lane's start are looked at, unless buckets are shorter than usual.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A checkpoint that could not be written is tried again after this time.
+const CHECKPOINT_AGAIN: Duration = Duration::from_secs(2);
 /// Trimming fewer entries than these would cost more in positions than it frees: some 800 KB.
 const TRIM_LEAST: u64 = 10_000;
 /// Samples that a retention may span: the fold keeps twice as many of a partition.
@@ -162,6 +176,8 @@ pub struct Duties {
     lane: PartitionId,
     rules: DutyRules,
     last_checkpoint: Option<Time>,
+    /// The last one could not be written: the next try.
+    checkpoint_again: Option<Time>,
     next_look: Time,
     /// Up to where was looked up, as far as what came of it is durable by now.
     looked_up: BTreeMap<RoutePartition, expiry::LookedUp>,
@@ -178,38 +194,58 @@ impl Duties {
             lane,
             rules,
             last_checkpoint: None,
+            checkpoint_again: None,
             next_look: Time::ZERO,
             looked_up: BTreeMap::new(),
             trim_again: 0,
         }
     }
 
-    /// Does what is due. Blocks.
+    /// Does what is due. Blocks. A duty that cannot be done keeps none of the others from being done: where the disk is
+    /// full, expiry and trims make room.
     ///
     /// # Errors
-    /// Of the first duty that could not be done; those after it come at the next turn. Only
-    /// [`DutyError::Keeper`] is for good.
+    /// Of the first duty that could not be done; it comes again. One that does not [pass](DutyError::passes) ends the
+    /// turn, and is for good.
     pub fn turn(&mut self, now: Time, inputs: &[Input], writer: &dyn Writer) -> Result<(), DutyError> {
-        self.checkpoint(now)?;
+        let mut first = Ok(());
+        let mut put_off = |done: Result<(), DutyError>| match done {
+            Err(error) if !error.passes() => Err(error),
+            Err(error) => {
+                if first.is_ok() {
+                    first = Err(error);
+                }
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        };
+        put_off(self.checkpoint(now))?;
         self.allow_trim(inputs);
         self.note_looked_up(now, inputs);
-        self.sample(now, inputs, writer)?;
+        put_off(self.sample(now, inputs, writer))?;
         if now >= self.next_look {
             self.next_look = now.plus(self.rules.look_every);
-            self.payloads(writer)?;
-            self.expire(now, inputs)?;
-            self.trim(writer)?;
+            put_off(self.payloads(writer))?;
+            put_off(self.expire(now, inputs))?;
+            put_off(self.trim(writer))?;
         }
-        Ok(())
+        first
     }
 
     fn checkpoint(&mut self, now: Time) -> Result<(), DutyError> {
         let entries = self.keeper.since_checkpoint();
         let last = *self.last_checkpoint.get_or_insert(now);
         let over = entries > 0 && now.since(last) >= self.rules.checkpoint_every;
-        if over || entries >= self.rules.checkpoint_entries {
+        let due = match self.checkpoint_again {
+            Some(again) => now >= again || now < last,
+            None => over || entries >= self.rules.checkpoint_entries,
+        };
+        if due {
             self.last_checkpoint = Some(now);
+            let again = self.rules.checkpoint_every.min(CHECKPOINT_AGAIN);
+            self.checkpoint_again = Some(now.plus(again));
             self.keeper.checkpoint()?;
+            self.checkpoint_again = None;
         }
         Ok(())
     }

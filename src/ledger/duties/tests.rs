@@ -694,3 +694,40 @@ fn at_the_size_cap_the_oldest_payloads_go_and_their_messages_stay() {
     world.open();
     world.check(2);
 }
+
+/// A checkpoint that cannot be written is told and tried again, and keeps no other duty from being done.
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_put_off() {
+    let mut world = World::new(3);
+    world.open();
+    for _ in 0..60 {
+        assert!(world.step());
+    }
+    // Where a folder stands no file can be made.
+    let blocked = world.dir.path().join("ledger/checkpoint.tmp");
+    std::fs::create_dir_all(blocked.join("full")).unwrap();
+    let turn = || {
+        let life = world.life();
+        life.duties
+            .borrow_mut()
+            .turn(world.now.get(), &world.inputs(), &world)
+    };
+    let keeper = world.life().keeper.clone();
+    let told = turn().unwrap_err();
+    assert!(told.passes(), "{told}");
+    assert!(keeper.behind().is_some_and(|why| why.contains("checkpoint")));
+    let sampled =
+        |keeper: &Keeper| keeper.with_state(|s| s.partitions.values().any(|p| !p.samples.is_empty()));
+    assert!(sampled(&keeper), "the other duties are done");
+    let since = keeper.since_checkpoint();
+    assert!(since >= 60, "{since} entries wait for a checkpoint still");
+    // Not again at once, and then again.
+    assert!(turn().is_ok());
+    world.now.set(world.now.get().plus(Duration::from_secs(3)));
+    assert!(turn().is_err());
+    std::fs::remove_dir_all(&blocked).unwrap();
+    world.now.set(world.now.get().plus(Duration::from_secs(3)));
+    turn().unwrap();
+    assert_eq!((keeper.behind(), keeper.refuses()), (None, None));
+    assert!(keeper.checkpointed() > 60);
+}

@@ -375,7 +375,7 @@ impl Core {
         };
         let lane = &self.lane.shared;
         if !next.sent.asked.is_empty()
-            && let Some(why) = lane.log.refuses()
+            && let Some(why) = self.lane.refuses()
         {
             // Known beforehand: the outcomes need not fail with them.
             let error = LogError::NoRoom {

@@ -121,6 +121,28 @@ fn run(test: impl Future<Output = ()>) {
     });
 }
 
+/// While the lane's owner refuses, outcomes go on and no intent does; then intents go on by themselves.
+#[test]
+fn a_lane_that_refuses_takes_outcomes_alone() {
+    run(async {
+        let mut bench = bench(small());
+        let port = LanePort::open(bench.lane.clone());
+        bench.lane.refuse(Some("the store is full".into()));
+        let refused = port.intent(numbered(1));
+        port.outcome(numbered(2));
+        port.flush();
+        let why = port.durable(refused).await.expect_err("refused").to_string();
+        assert!(why.contains("the store is full"), "{why}");
+        assert_eq!(bench.durable(1).await, [2]);
+        bench.lane.refuse(None);
+        let taken = port.intent(numbered(3));
+        port.flush();
+        port.durable(taken).await.expect("taken");
+        assert_eq!(bench.durable(1).await, [3]);
+        assert_eq!(bench.lane.backlog(), 0);
+    });
+}
+
 /// What a busy log does not take is kept, outcomes and intents, and is appended again in its order.
 #[test]
 fn a_busy_log_is_asked_again() {

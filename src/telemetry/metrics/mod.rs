@@ -63,6 +63,8 @@ pub struct Metrics {
     pub ledger_entries: Counter,
     /// Time from asking for a commit to its being durable.
     pub ledger_commit_time: Durations,
+    /// Duties of the ledger that could not be done, and are tried again.
+    pub duty_failures: Counter,
     /// By kind of actor.
     restarts: BTreeMap<&'static str, Counter>,
     import_lines: Family<Labels, Counter>,
@@ -250,6 +252,7 @@ struct ReadAtScrape {
     log_bytes: Counter,
     log_disk: Gauge,
     ledger_records: Gauge,
+    ledger_behind: Gauge,
     payloads_dropped: Counter,
     store_ids: Gauge,
     store_disk: Gauge,
@@ -304,6 +307,10 @@ impl Metrics {
             "from asking for a ledger commit to its being durable",
             Durations::default(),
         );
+        let duty_failures = b.counter(
+            "ledger_duty_failures",
+            "checkpoints, expiries, trims that could not be done and are tried again (no room on the disk, say)",
+        );
         let restarts = b.counters(
             "actor_restarts",
             "kind",
@@ -339,6 +346,7 @@ impl Metrics {
             ledger_commits,
             ledger_entries,
             ledger_commit_time,
+            duty_failures,
             restarts,
             import_lines,
             suppressed,
@@ -514,6 +522,11 @@ impl ReadAtScrape {
                 "bytes of the log's segments on disk",
             ),
             ledger_records: b.gauge("ledger_records", None, "entries of the ledger not trimmed yet"),
+            ledger_behind: b.gauge(
+                "ledger_behind",
+                None,
+                "1 while no checkpoint of the ledger can be written: nothing is lost, a restart would read more",
+            ),
             payloads_dropped: b.counter(
                 "payloads_dropped",
                 "payloads of kept messages given up by retention or the size cap",
@@ -582,6 +595,7 @@ impl ReadAtScrape {
         self.log_bytes.inner().store(status.log.bytes, Relaxed);
         self.log_disk.set(status.log.disk_bytes as f64);
         self.ledger_records.set(status.ledger.entries as f64);
+        self.ledger_behind.set(flag(status.ledger.behind.is_some()));
         self.payloads_dropped
             .inner()
             .store(status.ledger.payloads_dropped, Relaxed);
