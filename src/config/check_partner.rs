@@ -38,6 +38,7 @@ impl Check<'_> {
                 hint,
             );
         }
+        self.in_templates(s, p);
         self.client(s, p);
         self.retry(s, p);
         self.doubt(s, p);
@@ -96,6 +97,27 @@ impl Check<'_> {
         }
         self.literals(s, p);
         self.secrets_defined(s, p);
+    }
+
+    /// What a template may do that its author is unlikely to mean.
+    fn in_templates(&mut self, s: &str, p: &PartnerConfig) {
+        if p.doubt.uses(DoubtPolicy::Resend)
+            && p.idempotency_key
+            && p.body
+                .as_deref()
+                .is_some_and(|body| template::uses(body, "attempt"))
+        {
+            let message = "uses `attempt`, and doubts are settled by sending again under the same Idempotency-Key, \
+                           which means the same body: there `attempt` is always 1";
+            self.warn(s, "body", None, message, "put it in a header, or take it out");
+        }
+        let urls = std::iter::once(("url", &p.url)).chain(p.verify.iter().map(|v| ("verify.url", &v.url)));
+        for (key, _) in urls.filter(|(_, url)| template::begins_after_host(url)) {
+            let message = "has a template right after the host: a value there that does not begin with `/`, `?` or `#` \
+                           would change the host, and makes its message a dead letter";
+            let hint = "write the slash: http://host/{{ … | path }}";
+            self.warn(s, key, None, message, hint);
+        }
     }
 
     fn client(&mut self, s: &str, p: &PartnerConfig) {

@@ -35,6 +35,36 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     }
 }
 
+/// Whether a template uses a variable.
+pub(super) fn uses(text: &str, variable: &str) -> bool {
+    let env = Environment::new();
+    env.template_from_str(text)
+        .is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+}
+
+/// Whether a URL has a template right after its host: its values could make another host of it.
+pub(super) fn begins_after_host(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else {
+        return false;
+    };
+    let Some((host, behind)) = rest.split_once("{{") else {
+        return false;
+    };
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let Some((_, after)) = behind.split_once("}}") else {
+        return false;
+    };
+    let user_info = after
+        .split(['/', '?', '#'])
+        .next()
+        .is_some_and(|a| a.contains('@'));
+    let is_port = host.ends_with(':') && !host.ends_with("]:") && after.starts_with(['/', '?', '#']);
+    if host.is_empty() || host.contains(['/', '?', '#', '{']) || is_port || user_info {
+        return false;
+    }
+    after.is_empty() || after.starts_with(['/', '?', '#', '{'])
+}
+
 /// JSON pointers of the fields of the value that a template names (`value.user.id`). Those that it reaches in loops
 /// or by computed names are seen only when a record fills it.
 pub(super) fn fields(text: &str) -> BTreeSet<String> {
@@ -78,6 +108,24 @@ mod tests {
                 .ends_with("did you mean `value`?")
         );
         assert!(check("{{ shoe }}").unwrap_err().contains("known are"));
+    }
+
+    #[test]
+    fn a_template_after_the_host_is_found() {
+        for (url, found) in [
+            ("http://127.0.0.1:28571{{ value.u }}", true),
+            ("http://h{{ value.a }}/x", true),
+            ("http://u:p@h{{ value.a }}?x", true),
+            ("http://h/{{ value.u }}", false),
+            ("http://{{ value.h }}/x", false),
+            ("http://api{{ value.n }}.example/", false),
+            ("http://h:{{ value.port }}/", false),
+            ("http://user:{{ secret('k') }}@h/", false),
+            ("{{ value }}", false),
+        ] {
+            assert_eq!(begins_after_host(url), found, "{url}");
+        }
+        assert!(uses("{{ attempt }}", "attempt") && !uses("attempt {{ id }}", "attempt"));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | [`ranges`], [`key_queues`] | which offsets are finished; which record of which key goes next |
 //! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
+//! | [`url_text`] | what a template's values may do in a URL |
 //! | [`verdict`], [`expr`] | what an answer means |
 //! | [`doubt`] | what becomes of an attempt without a known outcome (I3) |
 //! | [`mask`], [`shown`] | what must not be shown (I9); how keys and IDs are |
@@ -33,4 +34,5 @@ pub mod restart;
 pub mod shown;
 pub mod turnstile;
 pub mod types;
+pub mod url_text;
 pub mod verdict;

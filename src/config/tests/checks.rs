@@ -344,3 +344,27 @@ fn a_record_that_is_a_url_is_a_get() {
     assert_eq!(method("url = '{{ value }}'\nmethod = 'POST'"), "POST");
     assert_eq!(method("url = 'https://x/{{ value }}'"), "POST");
 }
+
+/// What a template may do that its author is unlikely to mean.
+#[test]
+fn doubtful_templates_are_warned_of() {
+    let resend = "doubt = 'resend'\nbody = '{\"n\": {{ attempt }}}'";
+    warns(&partner(resend), "partners.p.body", "always 1");
+    let quiet = good(&partner("body = '{\"n\": {{ attempt }}}'"));
+    assert!(quiet.warnings.iter().all(|w| w.key != "partners.p.body"));
+    let text = "[partners.p]\nurl = 'http://h{{ value.u }}'\n[topics.t]\npartner = 'p'";
+    warns(text, "partners.p.url", "right after the host");
+}
+
+/// Fields that must be there once are found in conditions, routes, budgets and templates.
+#[test]
+fn a_topic_knows_which_fields_its_partners_read() {
+    let loaded = good(
+        "[limits.l]\nrates = ['9/s']\nby = 'json:/app'\n[partners.p]\nurl = 'http://h/{{ value.user.id }}'\nlimits = 'l'\n\
+         [topics.t]\ndeliver = [{ partner = 'p', when = 'value.kind == 1 or value /a~1b exists' }]\n\
+         [topics.u]\ndeliver = [{ partner = 'json:/to' }]\n",
+    );
+    let reads = |topic: &str| loaded.config.topics[topic].reads.clone();
+    assert_eq!(reads("t"), ["/app", "/a~1b", "/kind", "/user/id"]);
+    assert_eq!(reads("u"), ["/app", "/to", "/user/id"]);
+}

@@ -205,6 +205,7 @@ impl HttpSink {
             headers: &partner.headers,
             body: partner.body.as_deref(),
             value_is_body: true,
+            same_body: partner.idempotency_key && partner.doubt.uses(DoubtPolicy::Resend),
             idempotency_key: partner.idempotency_key,
             traceparent: partner.traceparent,
         };

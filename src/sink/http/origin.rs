@@ -1,6 +1,7 @@
 //! URLs, taken apart and checked once.
 
 use crate::core::mask::{base64, percent_decode};
+use crate::core::url_text::path_and_query;
 use http::HeaderValue;
 use http::uri::{PathAndQuery, Uri};
 use std::net::IpAddr;
@@ -45,6 +46,8 @@ pub(super) enum UrlError {
     Scheme(String),
     #[error("the URL names no host")]
     Host,
+    #[error("the URL does not go on with `//` behind its scheme, or has a backslash in its host")]
+    Form,
     #[error("the URL is longer than {} bytes", MAX_URL)]
     Long,
 }
@@ -66,7 +69,13 @@ impl Target {
         if let Some(at) = text.bytes().position(|b| b <= b' ' || b == 0x7f) {
             return Err(UrlError::Character(at));
         }
-        let url = Url::parse(text).map_err(|e| UrlError::Parse(e.to_string()))?;
+        // The parser gets scheme and authority only: path and query go as they are written, where that is legal.
+        let host_at = text.find("://").map_or(0, |at| at + 3);
+        let path_at = text[host_at..]
+            .find(['/', '?', '#', '\\'])
+            .filter(|_| host_at > 0)
+            .map_or(text.len(), |at| host_at + at);
+        let url = Url::parse(&text[..path_at]).map_err(|e| UrlError::Parse(e.to_string()))?;
         let https = match url.scheme() {
             "https" => true,
             "http" => false,
@@ -81,12 +90,11 @@ impl Target {
         if host.is_empty() {
             return Err(UrlError::Host);
         }
-        let port = url.port_or_known_default().ok_or(UrlError::Host)?;
-        let mut path = url.path().to_owned();
-        if let Some(query) = url.query() {
-            path.push('?');
-            path.push_str(query);
+        if host_at == 0 || text[path_at..].starts_with('\\') {
+            return Err(UrlError::Form);
         }
+        let port = url.port_or_known_default().ok_or(UrlError::Host)?;
+        let path = path_and_query(&text[path_at..]).into_owned();
         let path = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path))
             .map_err(|e| UrlError::Parse(e.to_string()))?;
         let shown = url.host_str().unwrap_or_default();
@@ -148,6 +156,26 @@ mod tests {
         );
         assert_eq!(t.origin.url(), "http://[::1]:8080");
         assert_eq!(t.path.to_string(), "/");
+    }
+
+    /// A signature covers path and query as they are written.
+    #[test]
+    fn what_is_legal_goes_byte_for_byte() {
+        for (text, path) in [
+            (
+                "http://h/a/%2e%2e/../b?sig='(x)'&k={1}#f",
+                "/a/%2e%2e/../b?sig='(x)'&k=%7B1%7D",
+            ),
+            ("http://h?x=1", "/?x=1"),
+            ("http://h", "/"),
+            ("http://h#f", "/"),
+            ("http://h//a//b\\c", "//a//b%5Cc"),
+        ] {
+            assert_eq!(Target::parse(text).unwrap().path.to_string(), path, "{text}");
+        }
+        for text in ["http://h\\x", "http:h/x", "http:/h"] {
+            assert_eq!(Target::parse(text).unwrap_err(), UrlError::Form, "{text}");
+        }
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub(super) struct RequestPlan {
     url: Template,
     headers: Vec<(HeaderName, Template)>,
     body: Option<Template>,
+    same_body: bool,
     idempotency_key: bool,
     traceparent: bool,
     fixed: RefCell<Fixed>,
@@ -99,6 +100,8 @@ pub(super) struct PlanConfig<'a> {
     pub(super) headers: &'a [(String, String)],
     pub(super) body: Option<&'a str>,
     pub(super) value_is_body: bool,
+    /// Every attempt under one Idempotency-Key carries the same body.
+    pub(super) same_body: bool,
     pub(super) idempotency_key: bool,
     pub(super) traceparent: bool,
 }
@@ -145,6 +148,7 @@ impl RequestPlan {
             url,
             headers,
             body: body.filter(|b| !b.is_value()),
+            same_body: config.same_body,
             idempotency_key: config.idempotency_key,
             traceparent: config.traceparent,
         };
@@ -218,6 +222,17 @@ impl RequestPlan {
         let body = match &self.body {
             None => d.record.value.clone(),
             Some(template) => {
+                // A partner that knows the key compares the body: another one is an error, or another request.
+                let first;
+                let d = if self.same_body && d.attempt > 1 && template.tells_attempt() {
+                    first = Delivery {
+                        attempt: 1,
+                        ..d.clone()
+                    };
+                    &first
+                } else {
+                    d
+                };
                 let text = self
                     .templates
                     .render(template, d)
@@ -250,6 +265,11 @@ impl RequestPlan {
                 .map_err(|e| PrepareError(e.to_string()))?;
             headers.insert(name, header_value(name, &text)?);
         }
+        if self.body.as_ref().is_some_and(|b| !b.is_constant())
+            && headers.get(header::CONTENT_TYPE).is_some_and(claims_json)
+        {
+            check_json(&body)?;
+        }
         // One that the partner's own `headers` sets is left alone.
         if self.idempotency_key && headers.get(&IDEMPOTENCY_KEY).is_some_and(HeaderValue::is_empty) {
             headers.insert(IDEMPOTENCY_KEY, idempotency_value(d)?);
@@ -274,6 +294,29 @@ impl RequestPlan {
             message: Box::new(message),
         })
     }
+}
+
+/// Whether a content type says that the body is one JSON text.
+fn claims_json(content_type: &HeaderValue) -> bool {
+    let text = content_type.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    let is = |name: &str| essence.eq_ignore_ascii_case(name);
+    let suffix = essence.len().checked_sub(5).and_then(|at| essence.get(at..));
+    is("application/json") || is("text/json") || suffix.is_some_and(|s| s.eq_ignore_ascii_case("+json"))
+}
+
+/// A body that a template made must be what its content type says. One that is the record's own bytes is the record's
+/// own affair.
+fn check_json(body: &[u8]) -> Result<(), PrepareError> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|e| {
+        PrepareError(format!(
+            "body: not JSON at line {}, column {}, though its content type says so; write values with `| tojson`, or \
+             set content-type in `headers`",
+            e.line(),
+            e.column()
+        ))
+    })?;
+    Ok(())
 }
 
 fn target(text: &str) -> Result<Target, PrepareError> {

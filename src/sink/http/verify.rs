@@ -31,6 +31,7 @@ impl LookUp {
             headers: &config.headers,
             body: None,
             value_is_body: false,
+            same_body: false,
             idempotency_key: false,
             traceparent: partner.traceparent,
         };

@@ -113,8 +113,8 @@ fn templates_see_everything_a_record_has() {
         ("{{ value.user.name | urlencode }}", "Jo%20%26%20Co"),
         ("{{ value.user.n + 1 }}", "4"),
         ("{{ value.list[1] }}", "b"),
-        ("{{ value.user }}", r#"{"n":3,"name":"Jo & Co"}"#),
-        ("{{ value.user | tojson }}", r#"{"n": 3, "name": "Jo \u0026 Co"}"#),
+        ("{{ value.user }}", r#"{"name":"Jo & Co","n":3}"#),
+        ("{{ value.user | tojson }}", r#"{"name":"Jo \u0026 Co","n":3}"#),
         (
             "x{{ value }}y",
             r#"x{"user":{"name":"Jo & Co","n":3},"list":[1,"b"]}y"#,
@@ -133,7 +133,7 @@ fn templates_see_everything_a_record_has() {
             "{{ message_id }} {{ idempotency_key }}",
             &format!("{0} {0}", "ab".repeat(16)),
         ),
-        ("{% for x in value.list %}[{{ x }}]{% endfor %}", "[1][b]"),
+        ("l:{% for x in value.list %}[{{ x }}]{% endfor %}", "l:[1][b]"),
         ("{% if value.gone is defined %}a{% else %}b{% endif %}", "b"),
         ("{{ value.gone | default('none') }}", "none"),
         ("no template", "no template"),
@@ -245,7 +245,12 @@ fn a_record_cannot_smuggle() {
             .starts_with("url: the URL holds a control character")
     );
     assert!(url("a b").is_err());
-    assert_eq!(url("a/../b?c=d#e").unwrap().url(), "http://a.example:80/b?c=d");
+    assert_eq!(
+        url("a/../b?c=d#e").unwrap().url(),
+        "http://a.example:80/a%2F..%2Fb%3Fc=d%23e",
+        "a value stays in its segment"
+    );
+    assert!(url("..").unwrap_err().0.contains("lead to another path"));
     let whole = |value: &str| {
         prepared(
             |c| {
@@ -372,4 +377,96 @@ fn a_head_has_no_body_and_its_answer_none_either() {
         assert!(server.heard.lock()[0].body.is_empty());
         assert_eq!(sink.stats().connected, 1);
     });
+}
+
+/// What says that it is JSON is JSON: else the partner would refuse it, or worse, take half of it.
+#[test]
+fn a_body_that_claims_json_is_json() {
+    let made = |template: &str, content_type: Option<&str>, value: &str| {
+        prepared(
+            |c| {
+                c.body = Some(template.into());
+                let headers = content_type.map(|t| ("Content-Type".to_owned(), t.to_owned()));
+                c.headers.extend(headers);
+            },
+            &delivery(value),
+        )
+        .map(|r| r.body())
+        .map_err(|e| e.0)
+    };
+    let name = r#"{"name": "{{ value.name }}"}"#;
+    assert!(made(name, None, r#"{"name":"Jo"}"#).is_ok());
+    for content_type in [
+        None,
+        Some("application/json"),
+        Some("application/vnd.api+JSON; charset=utf-8"),
+    ] {
+        let told = made(name, content_type, r#"{"name":"Jo \"x\" Co"}"#).unwrap_err();
+        assert!(
+            told.starts_with("body: not JSON at line 1, column 15") && !told.contains("Jo"),
+            "{told}"
+        );
+    }
+    for content_type in [
+        "text/plain",
+        "application/x-ndjson",
+        "application/x-www-form-urlencoded",
+    ] {
+        assert!(
+            made(name, Some(content_type), r#"{"name":"\""}"#).is_ok(),
+            "{content_type}"
+        );
+    }
+    assert!(made("a={{ value.name }}", None, r#"{"name":"\""}"#).is_ok());
+    // The record's own bytes are its own affair.
+    assert!(prepared(|_| {}, &delivery("{half")).is_ok());
+}
+
+/// A partner that deduplicates compares bodies under one key.
+#[test]
+fn the_body_of_a_message_stays_the_same_where_it_is_sent_again() {
+    use crate::config::model::DoubtPolicy;
+    let body_of = |doubt: Option<DoubtPolicy>, attempt: u32| {
+        let d = Delivery {
+            attempt,
+            ..delivery("x")
+        };
+        let request = prepared(
+            |c| {
+                c.body = Some("try {{ attempt }}".into());
+                c.headers = vec![("x-try".into(), "{{ attempt }}".into())];
+                if let Some(policy) = doubt {
+                    c.doubt.timeout = policy;
+                }
+            },
+            &d,
+        )
+        .unwrap();
+        let header = request.headers()["x-try"].to_str().unwrap().to_owned();
+        (String::from_utf8(request.body().to_vec()).unwrap(), header)
+    };
+    let third = |body: &str| (body.to_owned(), "3".to_owned());
+    assert_eq!(body_of(Some(DoubtPolicy::Resend), 3), third("try 1"));
+    assert_eq!(body_of(None, 3), third("try 3"));
+}
+
+/// `urlencode` is for any place of a URL, and a secret in its user info is encoded whole either way.
+#[test]
+fn a_secret_in_the_user_info_is_encoded_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("k");
+    std::fs::write(&path, "p/a@s:s?#%41").unwrap();
+    let sources = std::collections::BTreeMap::from([("k".to_owned(), SecretSource::File(path))]);
+    let secrets = Secrets::load(&sources).unwrap();
+    for template in ["{{ secret('k') | urlencode }}", "{{ secret('k') }}"] {
+        let config = partner(&format!("http://user:{template}@h.example/x"));
+        let sink = HttpSink::try_new(&config, &secrets, Clock::start()).unwrap();
+        let request = sink.prepare(&delivery("x")).unwrap();
+        assert_eq!(request.url(), "http://h.example:80/x");
+        // user:p/a@s:s?#%41
+        assert_eq!(
+            header(&request, "authorization"),
+            Some(format!("Basic {}", crate::core::mask::base64(b"user:p/a@s:s?#%41")).as_str())
+        );
+    }
 }

@@ -3,11 +3,21 @@
 //! A template is compiled once. Unknown variables and secrets are found then, not at the first record; a variable
 //! that this record does not have is an error that names it, never an empty text. Templates without `{{`, and the
 //! plain `{{ value }}`, never see the engine.
+//!
+//! What is printed is what JSON has: `true`, `null`, numbers with the digits of the record (`json.rs`, `filters.rs`,
+//! `operators.rs`). In a URL what a value says stays in its place ([`crate::core::url_text`]).
+
+mod filters;
+mod json;
+mod operators;
+#[cfg(test)]
+mod tests;
 
 use super::Delivery;
 use super::secrets::Secrets;
 use crate::core::record::{Headers, SOURCE_HEADER};
-use minijinja::value::{Enumerator, Object, ObjectRepr};
+use crate::core::url_text::{Made, Part, assemble};
+use minijinja::value::{Enumerator, Object};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
 use std::borrow::Cow;
 use std::fmt;
@@ -29,6 +39,13 @@ pub const VARIABLES: [&str; 13] = [
     "source",
     "idempotency_key",
 ];
+
+/// What URL templates are called.
+pub const URL: &str = "url";
+
+/// Stands before and behind each value in a URL, with how it was made between. No character: what a record says of
+/// these three is replaced.
+const MARKS: [char; 3] = ['\u{fdd0}', '\u{fdd1}', '\u{fdd2}'];
 
 /// A template that cannot be compiled or rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +110,10 @@ impl fmt::Debug for Templates {
 pub struct Template {
     what: String,
     kind: Kind,
+    /// It names a secret.
+    has_secrets: bool,
+    /// It tells which attempt it is.
+    tells_attempt: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +136,28 @@ impl Templates {
         // Undefined values know the expression they come from: errors name the variable.
         env.set_debug(true);
         env.set_auto_escape_callback(|_| AutoEscape::None);
+        filters::install(&mut env);
+        env.set_formatter(|out, state, value| {
+            let text = json::shown(value)?;
+            if state.name() != URL {
+                return out.write_str(&text).map_err(Into::into);
+            }
+            let made = value
+                .downcast_object_ref::<filters::InUrl>()
+                .map(filters::InUrl::made);
+            let made = match made {
+                Some(Made::Encoded) => 'e',
+                Some(Made::Path) => 'p',
+                _ => 'v',
+            };
+            let [open, between, close] = MARKS;
+            write!(
+                out,
+                "{open}{made}{between}{}{close}",
+                text.replace(MARKS, "\u{fffd}")
+            )
+            .map_err(Into::into)
+        });
         let known = secrets.clone();
         env.add_function("secret", move |name: &str| -> Result<String, minijinja::Error> {
             known.get(name).map(|v| v.to_string()).ok_or_else(|| {
@@ -137,6 +180,7 @@ impl Templates {
     /// Syntax, an unknown variable, an unknown secret.
     pub fn compile(&mut self, what: &str, source: &str) -> Result<Template, TemplateError> {
         let what = what.to_owned();
+        let mut tells_attempt = false;
         let kind = if !["{{", "{%", "{#"].iter().any(|open| source.contains(open)) {
             Kind::Constant(source.to_owned())
         } else if source
@@ -147,7 +191,7 @@ impl Templates {
             Kind::Value
         } else {
             self.env
-                .add_template_owned(what.clone(), source.to_owned())
+                .add_template_owned(what.clone(), operators::rewrite(source).into_owned())
                 .map_err(|e| TemplateError::Syntax {
                     what: what.clone(),
                     why: plain(&e),
@@ -157,6 +201,7 @@ impl Templates {
                 why: plain(&e),
             })?;
             let used = template.undeclared_variables(false);
+            tells_attempt = used.contains("attempt");
             let globals: Vec<&str> = self.env.globals().map(|(name, _)| name).collect();
             let mut unknown: Vec<&String> = used
                 .iter()
@@ -193,7 +238,12 @@ impl Templates {
                 }
             }
         };
-        Ok(Template { what, kind })
+        Ok(Template {
+            what,
+            kind,
+            has_secrets: !secrets_named(source).is_empty(),
+            tells_attempt,
+        })
     }
 
     /// The text of a template that is the same for every record.
@@ -203,8 +253,45 @@ impl Templates {
     pub fn render_fixed(&self, template: &Template) -> Result<String, TemplateError> {
         match &template.kind {
             Kind::Constant(text) => Ok(text.clone()),
-            _ => self.run(template, minijinja::context! { partner => &*self.partner }),
+            _ => {
+                let text = self.run(template, minijinja::context! { partner => &*self.partner })?;
+                self.placed(template, text)
+            }
         }
+    }
+
+    /// The text of a URL template with each value kept in its place; that of any other as it is.
+    fn placed(&self, template: &Template, text: String) -> Result<String, TemplateError> {
+        if template.what != URL {
+            return Ok(text);
+        }
+        let [open, between, close] = MARKS;
+        // A secret is the operator's own text, as a literal is.
+        let secrets = if template.has_secrets {
+            self.secrets.values()
+        } else {
+            Vec::new()
+        };
+        let mut parts = Vec::new();
+        let mut rest = text.as_str();
+        while let Some((literal, marked)) = rest.split_once(open) {
+            parts.push(Part::Literal(literal));
+            let (value, behind) = marked.split_once(close).unwrap_or((marked, ""));
+            let (made, value) = value.split_once(between).unwrap_or(("v", value));
+            let made = match made {
+                "e" => Made::Encoded,
+                "p" => Made::Path,
+                _ if secrets.iter().any(|s| **s == *value) => Made::Secret,
+                _ => Made::Plain,
+            };
+            parts.push(Part::Value(value, made));
+            rest = behind;
+        }
+        parts.push(Part::Literal(rest));
+        assemble(&parts).map_err(|fault| TemplateError::Render {
+            what: template.what.clone(),
+            why: fault.to_string(),
+        })
     }
 
     /// The text for one record.
@@ -218,13 +305,15 @@ impl Templates {
         };
         match &template.kind {
             Kind::Constant(text) => Ok(Cow::Borrowed(text)),
-            Kind::Value if !is_json_text(&d.record.value) => std::str::from_utf8(&d.record.value)
-                .map(Cow::Borrowed)
-                .map_err(|_| fail("`value` is not UTF-8 text")),
-            Kind::Value => match value_of(&d.record.value) {
-                Some(value) => Ok(Cow::Owned(value.to_string())),
-                None => Err(fail("`value` is not UTF-8 text")),
-            },
+            Kind::Value => {
+                let text =
+                    std::str::from_utf8(&d.record.value).map_err(|_| fail("`value` is not UTF-8 text"))?;
+                // A JSON string stands for its text.
+                match text.trim_ascii_start().starts_with('"') {
+                    true => Ok(serde_json::from_str(text).map_or(Cow::Borrowed(text), Cow::Owned)),
+                    false => Ok(Cow::Borrowed(text)),
+                }
+            }
             Kind::Fixed => self.render_fixed(template).map(Cow::Owned),
             Kind::Record { value, key } => {
                 if *value && std::str::from_utf8(&d.record.value).is_err() {
@@ -243,7 +332,8 @@ impl Templates {
                     partner: Arc::clone(&self.partner),
                     value: OnceLock::new(),
                 };
-                self.run(template, Value::from_object(context)).map(Cow::Owned)
+                let text = self.run(template, Value::from_object(context))?;
+                self.placed(template, text).map(Cow::Owned)
             }
         }
     }
@@ -264,6 +354,14 @@ impl Template {
     /// Whether every record gives the same text.
     pub fn is_fixed(&self) -> bool {
         matches!(self.kind, Kind::Constant(_) | Kind::Fixed)
+    }
+    /// Whether it is no template at all.
+    pub fn is_constant(&self) -> bool {
+        matches!(self.kind, Kind::Constant(_))
+    }
+    /// Whether it tells which attempt it is.
+    pub fn tells_attempt(&self) -> bool {
+        self.tells_attempt
     }
     /// Whether the text is the record's value as it stands.
     pub fn is_value(&self) -> bool {
@@ -297,83 +395,6 @@ fn secrets_named(source: &str) -> Vec<&str> {
     out
 }
 
-/// Objects, arrays and strings are taken for JSON; a bare number stays text, so that no digit of it is lost.
-fn is_json_text(bytes: &[u8]) -> bool {
-    matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[' | b'"'))
-}
-
-fn value_of(bytes: &bytes::Bytes) -> Option<Value> {
-    if is_json_text(bytes)
-        && let Ok(json) = serde_json::from_slice::<serde_json::Value>(bytes)
-    {
-        return Some(match json {
-            json @ (serde_json::Value::Array(_) | serde_json::Value::Object(_)) => Value::from_object(Json {
-                json,
-                text: Some(bytes.clone()),
-            }),
-            other => from_json(&other),
-        });
-    }
-    std::str::from_utf8(bytes).ok().map(Value::from)
-}
-
-fn from_json(json: &serde_json::Value) -> Value {
-    match json {
-        serde_json::Value::Null => Value::from(()),
-        serde_json::Value::Bool(b) => Value::from(*b),
-        serde_json::Value::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
-            (Some(i), _, _) => Value::from(i),
-            (_, Some(u), _) => Value::from(u),
-            (_, _, f) => Value::from(f.unwrap_or(f64::NAN)),
-        },
-        serde_json::Value::String(s) => Value::from(s.as_str()),
-        json => Value::from_object(Json {
-            json: json.clone(),
-            text: None,
-        }),
-    }
-}
-
-/// A JSON object or array inside a template: printed as JSON, the record's value as it stands.
-#[derive(Debug)]
-struct Json {
-    json: serde_json::Value,
-    text: Option<bytes::Bytes>,
-}
-
-impl Object for Json {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        if self.json.is_array() {
-            ObjectRepr::Seq
-        } else {
-            ObjectRepr::Map
-        }
-    }
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let found = match (&self.json, key.as_str()) {
-            (serde_json::Value::Object(map), Some(name)) => map.get(name),
-            (serde_json::Value::Array(list), None) => list.get(usize::try_from(key.clone()).ok()?),
-            _ => None,
-        };
-        found.map(from_json)
-    }
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        match &self.json {
-            serde_json::Value::Object(map) => {
-                Enumerator::Values(map.keys().map(|k| Value::from(k.as_str())).collect())
-            }
-            serde_json::Value::Array(list) => Enumerator::Seq(list.len()),
-            _ => Enumerator::NonEnumerable,
-        }
-    }
-    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.text.as_deref().map(std::str::from_utf8) {
-            Some(Ok(text)) => f.write_str(text),
-            _ => write!(f, "{}", self.json),
-        }
-    }
-}
-
 /// A record's headers inside a template.
 #[derive(Debug)]
 struct HeaderMap(Headers);
@@ -405,7 +426,12 @@ impl Object for RecordContext {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let d = &self.delivery;
         Some(match key.as_str()? {
-            "value" => return self.value.get_or_init(|| value_of(&d.record.value)).clone(),
+            "value" => {
+                return self
+                    .value
+                    .get_or_init(|| json::record_value(&d.record.value))
+                    .clone();
+            }
             "key" => Value::from(std::str::from_utf8(d.record.key.as_ref()?).ok()?),
             "headers" => Value::from_object(HeaderMap(d.record.headers.clone())),
             "topic" => Value::from(&*d.topic),
