@@ -15,6 +15,7 @@ pub mod config;
 pub mod core;
 pub mod dedup;
 pub mod demo;
+pub mod files;
 pub mod intake;
 pub mod ledger;
 pub mod log;

@@ -61,9 +61,25 @@ pub struct Opened {
 }
 
 fn folder(path: std::path::PathBuf) -> Result<std::path::PathBuf, OpenError> {
-    match crate::log::embedded::make_folder(&path) {
+    match crate::files::folder(&path) {
         Ok(()) => Ok(path),
         Err(source) => Err(OpenError::Folder { path, source }),
+    }
+}
+
+/// Closes what an older version, or somebody else, left open to everybody on this machine.
+fn close_folders(data: &std::path::Path) {
+    // Not `node.data` itself: it may be a folder of somebody else's, with more in it.
+    let folders = ["log", "dedup", "ledger", "spool", "rejects"].map(|name| data.join(name));
+    match crate::files::tighten(&folders) {
+        Ok(closed) => {
+            for path in closed {
+                tracing::info!(event = "folder_closed", path = %path.display(), "others on this machine could read what it holds; it is for its owner only now (0700)");
+            }
+        }
+        Err((path, error)) => {
+            tracing::warn!(event = "folder_open", path = %path.display(), %error, "others on this machine can read what it holds: chmod 700 it, or give it to the user that the node runs as");
+        }
     }
 }
 
@@ -89,6 +105,7 @@ pub fn open_log(config: &Config) -> Result<Arc<dyn Log>, OpenError> {
 /// [`OpenError`]; another process on the folder is [`LogError::Locked`].
 pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
     let data = &config.node.data;
+    close_folders(data);
     let log = open_log(config)?;
     let spec = TopicSpec {
         partitions: 1,
@@ -188,4 +205,49 @@ fn write(log: &dyn Log, lane: PartitionId, clock: Clock, entry: &Entry) -> Resul
     log.append(batch, Box::new(move |r| drop(done.send(r))));
     let appended = result.recv().map_err(|_| LogError::Closed)??;
     Ok(appended.bases.first().map_or(0, |b| b.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    /// Everything below a folder that others could read.
+    fn open_to_others(dir: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.metadata().expect("there").permissions().mode() & 0o077 != 0 {
+                found.push(path.display().to_string());
+            }
+            if path.is_dir() {
+                open_to_others(&path, found);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_node_keeps_is_for_its_owner_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config::for_test(folder.path().join("data"));
+        let life = || {
+            let opened = open(&config, Clock::start()).expect("opened");
+            opened.keeper.checkpoint().expect("a checkpoint");
+            opened.log.close().expect("closed");
+        };
+        life();
+        let check = || {
+            let mut found = Vec::new();
+            open_to_others(folder.path(), &mut found);
+            assert_eq!(found, Vec::<String>::new());
+        };
+        check();
+        // As an older version left it.
+        for name in ["log", "dedup", "ledger"] {
+            let path = config.node.data.join(name);
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("set");
+        }
+        life();
+        check();
+    }
 }

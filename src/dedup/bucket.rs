@@ -257,7 +257,7 @@ impl Bucket {
             {
                 return Err(self.io("clear")(e));
             }
-            fs::create_dir_all(&self.dir).map_err(self.io("create"))?;
+            crate::files::folder(&self.dir).map_err(self.io("create"))?;
         }
         self.remove_half_snapshots(env).map_err(self.io("clear"))?;
         self.wait_for_lock(env.options.open_limit)?;

@@ -204,7 +204,7 @@ fn head(span: Span, blocks: u32) -> [u8; HEAD - 4] {
 
 /// Appends a filter to the file of its bucket. Not synced: what is lost is built again.
 pub(super) fn append(path: &Path, span: Span, filter: &Filter) -> io::Result<()> {
-    File::options()
+    crate::files::options()
         .create(true)
         .append(true)
         .open(path)?
@@ -213,7 +213,7 @@ pub(super) fn append(path: &Path, span: Span, filter: &Filter) -> io::Result<()>
 
 /// Replaces the file by this one filter.
 pub(super) fn replace(path: &Path, span: Span, filter: &Filter) -> io::Result<()> {
-    std::fs::write(path, frame(span, filter))
+    crate::files::write(path, &frame(span, filter))
 }
 
 fn frame(span: Span, filter: &Filter) -> Vec<u8> {

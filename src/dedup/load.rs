@@ -35,7 +35,7 @@ pub(super) struct Loaded {
 pub(super) fn lock(dir: &Path) -> Result<File, DedupError> {
     use rustix::fs::{FlockOperation, flock};
     let path = dir.join("LOCK");
-    let file = File::options()
+    let file = crate::files::options()
         .create(true)
         .truncate(false)
         .write(true)
@@ -341,7 +341,7 @@ const DAMAGED: &str = "DAMAGED";
 
 /// Notes that damage was met: the next opening refuses the store.
 pub(super) fn mark_damaged(dir: &Path, why: &str) -> io::Result<()> {
-    let mut file = File::create(dir.join(DAMAGED))?;
+    let mut file = crate::files::create(&dir.join(DAMAGED))?;
     file.write_all(why.as_bytes())?;
     file.sync_all()?;
     sync_dir(dir)

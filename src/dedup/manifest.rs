@@ -208,7 +208,7 @@ pub(super) fn store(dir: &Path, manifest: &Manifest) -> io::Result<()> {
     let beside = dir.join("MANIFEST.new");
     let head = format!("{WORD} {FORMAT} {:08x} {}\n", crc32c::crc32c(&body), body.len());
     let written = (|| {
-        let mut file = File::create(&beside)?;
+        let mut file = crate::files::create(&beside)?;
         file.write_all(head.as_bytes())?;
         file.write_all(&body)?;
         file.sync_all()?;

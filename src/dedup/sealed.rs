@@ -324,7 +324,7 @@ pub(super) struct SealWriter {
 impl SealWriter {
     /// Begins the file of a bucket with at most so many IDs, in place of one that was not finished.
     pub(super) fn begin(dir: &Path, bucket: u32, ids: u64) -> io::Result<Self> {
-        let file = File::options()
+        let file = crate::files::options()
             .read(true)
             .write(true)
             .create(true)

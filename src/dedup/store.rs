@@ -73,7 +73,7 @@ impl DedupStore {
     /// [`DedupError::InUse`] if another process has it open; [`DedupError::Io`] if the folder cannot be used.
     pub fn open(dir: &Path, options: DedupOptions) -> Result<(DedupStore, OpenReport), DedupError> {
         let began = Instant::now();
-        crate::log::embedded::make_folder(dir).map_err(io_error("create", dir))?;
+        crate::files::folder(dir).map_err(io_error("create", dir))?;
         let lock = lock(dir)?;
         let env = Env::new(options);
         let (loaded, rebuild) = match load(dir, &env) {

@@ -98,7 +98,7 @@ impl TailWriter {
         head.extend_from_slice(&of.from.0.to_le_bytes());
         head.extend_from_slice(&of.to.0.to_le_bytes());
         head.extend_from_slice(&crc32c::crc32c(&head).to_le_bytes());
-        let mut file = File::create(path)?;
+        let mut file = crate::files::create(&path)?;
         file.write_all(&head)?;
         sync_dir(dir)?;
         Ok(Self {

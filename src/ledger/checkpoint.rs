@@ -134,9 +134,9 @@ pub fn store(dir: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
             source,
         }
     };
-    crate::log::embedded::make_folder(dir).map_err(failed(dir))?;
+    crate::files::folder(dir).map_err(failed(dir))?;
     let written = (|| {
-        let mut file = File::create(&temporary)?;
+        let mut file = crate::files::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &path)

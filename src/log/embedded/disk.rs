@@ -2,7 +2,7 @@
 
 use super::wire::align8;
 use rustix::fs::{FallocateFlags, fallocate};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -106,7 +106,7 @@ impl Disk {
         }
         let temporary = path.with_extension("new");
         let made = (|| {
-            let file = OpenOptions::new()
+            let file = crate::files::options()
                 .read(true)
                 .write(true)
                 .create(true)
@@ -163,20 +163,6 @@ fn fill(file: &File, size: u64, pace: &mut dyn FnMut(usize) -> bool) -> io::Resu
     Ok(true)
 }
 
-/// Makes a folder and those above it that are missing, durably: a folder whose name is lost takes all in it along.
-///
-/// # Errors
-/// As the system says.
-pub fn make_folder(path: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.is_dir()).collect();
-    std::fs::create_dir_all(path)?;
-    missing.into_iter().try_for_each(|made| match made.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    })
-}
-
 /// Makes a file's name durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
@@ -214,7 +200,7 @@ pub(super) fn slot_of(name: &str) -> Option<u32> {
 /// Writes a small file anew: a reader sees the old or the new one, never half of it.
 pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    std::fs::write(&temporary, bytes)?;
+    crate::files::write(&temporary, bytes)?;
     File::open(&temporary)?.sync_all()?;
     std::fs::rename(&temporary, path)?;
     sync_folder(path)

@@ -43,7 +43,7 @@ mod transaction;
 mod wire;
 mod writer;
 
-pub use disk::{Fault, FaultHook, Step, make_folder};
+pub use disk::{Fault, FaultHook, Step};
 
 use super::{
     Batch, Bounds, Done, Log, LogError, LogStats, LogTransaction, PartitionId, TopicMeta, TopicSpec,

@@ -49,9 +49,9 @@ fn corrupt(path: &Path, detail: impl Into<String>) -> LogError {
 
 /// Takes the folder for this process; the lock goes with the file handle, also after a kill.
 pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
-    disk::make_folder(dir).map_err(|e| cannot_open(dir, &e))?;
+    crate::files::folder(dir).map_err(|e| cannot_open(dir, &e))?;
     let path = dir.join("lock");
-    let file = OpenOptions::new()
+    let file = crate::files::options()
         .create(true)
         .truncate(false)
         .write(true)

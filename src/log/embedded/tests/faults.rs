@@ -340,9 +340,9 @@ fn where_room_cannot_be_taken_at_once_zeros_take_it() {
 fn folders_are_made_with_those_above_them() {
     let dir = folder();
     let deep = dir.path().join("a/b/c");
-    make_folder(&deep).expect("made");
-    make_folder(&deep).expect("there already");
+    crate::files::folder(&deep).expect("made");
+    crate::files::folder(&deep).expect("there already");
     assert!(deep.is_dir());
     std::fs::write(dir.path().join("file"), b"").expect("written");
-    assert!(make_folder(&dir.path().join("file/b")).is_err());
+    assert!(crate::files::folder(&dir.path().join("file/b")).is_err());
 }
