@@ -28,6 +28,16 @@ impl MemoryShare {
             .collect()
     }
 
+    /// A share for what no partner holds: it counts for the node only.
+    pub fn of_node(&self) -> MemoryShare {
+        MemoryShare {
+            held: Arc::default(),
+            node: self.node.clone(),
+            bound: self.node_bound,
+            node_bound: self.node_bound,
+        }
+    }
+
     /// Notes bytes taken up.
     #[inline]
     pub fn take(&self, bytes: usize) {

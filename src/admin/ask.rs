@@ -66,7 +66,7 @@ fn parameters<T: DeserializeOwned>(query: Option<&str>) -> Result<T, ApiError> {
                     .map_err(|_| ApiError::Invalid(format!("{name} is `{value}`, expected a number")))?;
                 object.insert(name.into_owned(), number.into());
             }
-            "again" | "strict" => {
+            "again" | "strict" | "rest" => {
                 let yes: bool = value
                     .parse()
                     .map_err(|_| ApiError::Invalid(format!("{name} is `{value}`, expected true or false")))?;

@@ -126,7 +126,7 @@ pub struct ImportRequest {
     pub topic: String,
     /// Name of the file: what `source` will say.
     pub name: String,
-    /// `jsonl`, `csv`, `urls` or `auto`.
+    /// `jsonl`, `json`, `csv`, `urls` or `auto`.
     #[serde(default)]
     pub format: Option<String>,
     /// Import it even if the same content was imported before.
@@ -138,6 +138,12 @@ pub struct ImportRequest {
     /// The first bad line ends it, and nothing is imported.
     #[serde(default)]
     pub strict: bool,
+    /// Between the fields of CSV: one character, or `tab`. Default: by the content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
+    /// Where the file begins with one that was imported before: only the lines after it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rest: bool,
 }
 
 /// What an import became.
@@ -160,6 +166,28 @@ pub struct ImportReport {
     /// The reject file on the node, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reject_file: Option<String>,
+    /// Lines whose message ID an earlier line of the file has: of each ID one record is sent. Above some 100,000
+    /// different IDs an estimate.
+    #[serde(default)]
+    pub duplicates: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repeated: Vec<RepeatedLine>,
+    /// Lines left out because an earlier import has them (`rest`).
+    #[serde(default)]
+    pub passed_over: u64,
+    /// What should be known of the file, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// A line with the message ID of an earlier line of its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepeatedLine {
+    /// Its number, from 1.
+    pub line: u64,
+    /// The number of the earlier line.
+    pub first: u64,
 }
 
 /// A line that could not be read as a record.

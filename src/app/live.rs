@@ -7,6 +7,7 @@
 //! through [`Hooks`].
 
 use crate::actors::effects::{Awaiting, Carried, claim};
+use crate::actors::memory::MemoryShare;
 use crate::admin::{Answer, Exported, Lines, NodeApi, Upload};
 use crate::api::{
     ApiError, Filter, Health, ImportReport, ImportRequest, OrderReport, OrderRequest, PartnerTest, Query,
@@ -219,6 +220,8 @@ pub struct LiveParts {
     pub writer: LaneWriter,
     /// How long an order's answer is waited for: [`LONGEST_WRITE`] but in tests.
     pub longest_write: Duration,
+    /// What the node holds in memory, to be counted in.
+    pub memory: Option<MemoryShare>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The log lines, if this process set them up.
@@ -252,7 +255,10 @@ impl LiveNode {
             parts.config.clone(),
             &parts.secrets,
         );
-        let importer = Importer::new(parts.log.clone(), parts.config.node.data.join("spool"));
+        let mut importer = Importer::new(parts.log.clone(), parts.config.node.data.join("spool"));
+        if let Some(memory) = &parts.memory {
+            importer = importer.counted_in(memory.of_node());
+        }
         Self(Arc::new(Inner {
             desk,
             counter: Counter::default(),
@@ -643,6 +649,7 @@ mod tests {
                 lane: opened.lane,
                 keeper: opened.keeper.clone(),
                 writer: writer.clone(),
+                memory: MemoryShare::divide(1 << 30, 1).first().cloned(),
                 metrics: Arc::new(Metrics::new()),
                 longest_write: Duration::from_millis(200),
                 logging: None,

@@ -407,6 +407,7 @@ impl Node {
             keeper: self.opened.keeper.clone(),
             writer,
             longest_write: LONGEST_WRITE,
+            memory: hooks.memory.clone(),
             metrics: self.metrics.clone(),
             logging: self.logging.clone(),
             hooks: hooks.clone(),

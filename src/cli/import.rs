@@ -19,7 +19,7 @@ use std::task::Poll;
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files; gz and zst are unpacked; - is stdin
+    /// Files and pipes; gz and zst are unpacked; - is stdin
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Topic to write to
@@ -31,7 +31,7 @@ pub struct Args {
     /// Where the records' keys come from, as json:/user or a CSV column [default: key of the topic section]
     #[arg(long, value_name = "SOURCE")]
     pub key: Option<String>,
-    /// What stdin is called in sources and reports
+    /// What stdin or a pipe is called in sources and reports
     #[arg(long, value_name = "NAME", default_value = "stdin")]
     pub name: String,
     /// File for lines that cannot be read [default: FILE.rejects beside each file; a running node keeps its own]
@@ -40,6 +40,12 @@ pub struct Args {
     /// End with exit code 1 at the first bad line, and import nothing of its file
     #[arg(long)]
     pub strict: bool,
+    /// Between the fields of CSV files: one character, or tab [default: by their content]
+    #[arg(long, value_name = "CHAR")]
+    pub delimiter: Option<String>,
+    /// Of a file that begins with all of one imported before, only the lines after it
+    #[arg(long, conflicts_with = "again")]
+    pub rest: bool,
     /// Import files whose content was imported before; IDs known by then are still not sent again
     #[arg(long)]
     pub again: bool,
@@ -55,6 +61,8 @@ pub enum Format {
     Auto,
     /// One JSON value a line
     Jsonl,
+    /// JSON that is not one value a line: the elements of arrays, or values over several lines
+    Json,
     /// CSV with a header line; each row becomes a JSON object
     Csv,
     /// One URL a line
@@ -66,6 +74,7 @@ impl Format {
         match self {
             Format::Auto => "auto",
             Format::Jsonl => "jsonl",
+            Format::Json => "json",
             Format::Csv => "csv",
             Format::Urls => "urls",
         }
@@ -137,7 +146,7 @@ fn each(
 impl Args {
     fn request(&self, file: &Path) -> ImportRequest {
         let name = match file.file_name() {
-            Some(name) if !is_stdin(file) => name.to_string_lossy().into_owned(),
+            Some(name) if !is_pipe(file) => name.to_string_lossy().into_owned(),
             _ => self.name.clone(),
         };
         ImportRequest {
@@ -147,12 +156,14 @@ impl Args {
             again: self.again,
             key: self.key.clone(),
             strict: self.strict,
+            delimiter: self.delimiter.clone(),
+            rest: self.rest,
         }
     }
 
     fn rejects(&self, file: &Path) -> PathBuf {
         self.rejects.clone().unwrap_or_else(|| {
-            let mut name = if is_stdin(file) {
+            let mut name = if is_pipe(file) {
                 self.name.clone().into()
             } else {
                 file.as_os_str().to_owned()
@@ -165,6 +176,16 @@ impl Args {
 
 fn is_stdin(file: &Path) -> bool {
     file == Path::new("-")
+}
+
+/// Whether its path says nothing of what comes out of it: stdin, a pipe that the shell has made, a named one.
+fn is_pipe(file: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let piped = || {
+        let kind = file.metadata().ok()?.file_type();
+        Some(kind.is_fifo() || kind.is_char_device() || kind.is_socket())
+    };
+    is_stdin(file) || file.starts_with("/dev/fd") || file == Path::new("/dev/stdin") || piped() == Some(true)
 }
 
 fn into_log(
@@ -202,6 +223,10 @@ fn explained(error: ImportError, file: &Path) -> CliError {
         ImportError::NothingValid { .. } => Some("say with --format what it holds"),
         ImportError::BadLine { .. } => Some("without --strict bad lines go to a reject file"),
         ImportError::Changed { .. } => Some("import it again when nobody writes to it"),
+        ImportError::OverLines { .. } => Some("leave --format out, or say --format json"),
+        ImportError::Grown { .. } => Some(
+            "--rest imports only the lines after them, --again all; an `id` for the topic tells old from new",
+        ),
         _ => None,
     };
     let failed = CliError::failed(format!("nothing of {} was imported", file.display())).caused_by(error);
@@ -225,6 +250,15 @@ fn tell(out: &mut Out, report: &ImportReport) -> Result<(), CliError> {
             counted(report.accepted, "record"),
             report.topic
         ));
+        if report.duplicates > 0 {
+            text.push_str(&format!(
+                ", {} with an ID that is in it before",
+                count(report.duplicates)
+            ));
+        }
+        if report.passed_over > 0 {
+            text.push_str(&format!(", {} left out", counted(report.passed_over, "line")));
+        }
         if report.rejected > 0 {
             text.push_str(&format!(", {} rejected", counted(report.rejected, "line")));
         }
@@ -236,6 +270,9 @@ fn tell(out: &mut Out, report: &ImportReport) -> Result<(), CliError> {
     out.flush()?;
     for reject in report.rejects.iter().take(5) {
         eprintln!("{}:{}: {}", report.name, reject.line, reject.reason);
+    }
+    for note in &report.notes {
+        eprintln!("note: {}: {note}", report.name);
     }
     Ok(())
 }
@@ -381,6 +418,16 @@ mod tests {
         assert_eq!(args.request(Path::new("-")).name, "export.csv");
         assert_eq!(args.rejects(Path::new("-")), Path::new("export.csv.rejects"));
         assert_eq!(args.rejects(Path::new("a/b.csv")), Path::new("a/b.csv.rejects"));
+    }
+
+    #[test]
+    fn a_pipe_has_the_name_that_it_is_given() {
+        let args = parse(&["--topic", "t", "--name", "export.csv", "/dev/fd/63"]);
+        for pipe in ["/dev/fd/63", "/dev/stdin", "/dev/null"] {
+            let pipe = Path::new(pipe);
+            assert_eq!(args.request(pipe).name, "export.csv");
+            assert_eq!(args.rejects(pipe), Path::new("export.csv.rejects"));
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Taking records in: files ([`import`]) and single records ([`send`]), into the partition they belong to ([`place`]).
 //!
+//! What records hold that their topic does not use says [`hints`].
+//!
 //! The same message ID must come to the same partition, or the ledger could not know it again: so a record goes by its
 //! key where it has one, else by its message ID, wherever it comes in.
 
+pub mod hints;
 pub mod import;
 pub mod place;
 pub mod send;

@@ -30,6 +30,10 @@ pub struct Place {
     pub partition: Option<u32>,
     /// Whether its content gives it a message ID.
     pub has_id: bool,
+    /// A hash of that ID, within its partition.
+    pub id_hash: u64,
+    /// The ID looks like a number that a spreadsheet has rounded: `1.23457E+17`.
+    pub looks_rounded: bool,
     /// What the pointer found that the caller asked for ([`Placer::picking`]).
     pub picked: Option<Vec<u8>>,
     /// The value had to be read as JSON and is not: it has no fields.
@@ -78,11 +82,39 @@ impl Placer {
             value: record.value,
             headers: HeadersOf::Pairs(record.headers),
         })?;
+        let partition = self.recipe.partition(&found, record.value, self.partitions);
+        let (mut id_hash, mut looks_rounded) = (0, false);
+        if let Id::Of(parts) = &found.id {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&partition.unwrap_or_default().to_le_bytes());
+            for part in parts {
+                hasher.update(part);
+                hasher.update(&[0x1f]);
+            }
+            let mut head = [0; 8];
+            head.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+            id_hash = u64::from_le_bytes(head);
+            looks_rounded = parts.iter().any(|part| is_rounded(part));
+        }
         Ok(Place {
-            partition: self.recipe.partition(&found, record.value, self.partitions),
+            partition,
             has_id: matches!(found.id, Id::Of(_)),
+            id_hash,
+            looks_rounded,
             picked: found.own_key.map(std::borrow::Cow::into_owned),
             not_json: found.not_json,
         })
     }
+}
+
+/// Whether a text is a number as spreadsheets write large ones.
+fn is_rounded(text: &[u8]) -> bool {
+    let Some(at) = text.iter().position(|byte| matches!(byte, b'E' | b'e')) else {
+        return false;
+    };
+    let digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let number = text[..at]
+        .iter()
+        .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b','));
+    number && at > 0 && text[at + 1..].strip_prefix(b"+").is_some_and(digits)
 }

@@ -27,7 +27,7 @@ pub fn import_upload(
     let usual = ImportOptions::of_request(request).map_err(ApiError::Invalid)?;
     let mut options = usual.within(config.log.segment);
     let folder = config.node.data.join("rejects");
-    std::fs::create_dir_all(&folder).map_err(|e| failed(&e, &e))?;
+    crate::files::folder(&folder).map_err(|e| failed(&e, &e))?;
     options.rejects = Some(folder.join(reject_name(&request.topic, &request.name)));
     let done = importer.import_reader(&topic, &topic_spec(config, &topic), reader, &options, &mut |_| {});
     done.map_err(|e| match &e {
@@ -121,6 +121,12 @@ mod tests {
         assert_eq!((report.accepted, report.rejected), (1, 1));
         let rejects = folder.path().join("rejects").join("t--x.jsonl.rejects");
         assert_eq!(report.reject_file, Some(rejects.display().to_string()));
+        // Another upload of that name keeps its own, and takes nothing away from the first.
+        let second = import(&request("t", "x.jsonl"), b"{\"id\":3}\nother\n").expect("import");
+        let own = second.reject_file.expect("rejects");
+        import(&request("t", "x.jsonl"), b"{\"id\":4}\n").expect("a clean one");
+        let read = |path: &str| std::fs::read_to_string(path).expect("rejects");
+        assert!(read(&own).contains("other") && read(&rejects.display().to_string()).contains("bad"));
         assert!(matches!(
             import(&request("u", "x.jsonl"), b""),
             Err(ApiError::NotFound(_))
@@ -135,6 +141,9 @@ mod tests {
             ..SendRequest::default()
         };
         send_record(&log, &config, &record).expect("send");
-        assert_eq!(values(&log, "t"), ["{\"id\":1}", "{}"]);
+        assert_eq!(
+            values(&log, "t"),
+            ["{\"id\":1}", "{\"id\":3}", "{\"id\":4}", "{}"]
+        );
     }
 }

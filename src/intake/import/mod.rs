@@ -1,7 +1,8 @@
 //! Import: a file into a topic, all of it or nothing, and never the same content twice.
 //!
-//! Words: the *content* is the file unpacked; its hash (blake3) and length make it the same file again, under
+//! Words: the *content* is the file unpacked, in UTF-8; its hash (blake3) and length make it the same file again, under
 //! whatever name and packing; the *registry* ([`registry`]) remembers contents; a *reject* is a line that could not be read.
+//! Where a file is not one record a line ([`elements`]), its values are numbered instead of its lines.
 //!
 //! The way of a file, two passes:
 //!
@@ -14,46 +15,59 @@
 //! Two passes, because the message ID of a line without one is made of the content's hash, and because a file that
 //! is known must cost neither room in the log nor a transaction that holds segments. Hashing is 30 times faster than
 //! importing. What cannot be read twice (stdin, an upload) is spooled first; a slow upload then holds no transaction
-//! open either.
+//! open either. A file that begins with a whole content imported before has grown since: its first lines would go out
+//! again where they have no message ID, so it is refused then, and either only the rest or all of it can be asked for.
 //!
 //! Invariants: the records and the registry's entry are one transaction, so a kill at any time leaves both or neither, and
 //! the next run does it again (nothing lost, nothing doubled). Memory: a few pieces and one line (I6). Reasons of
-//! rejects name places, never contents (I9).
+//! rejects name places, never contents (I9). At most [`AT_ONCE`] files are in pass 2 at once.
 //!
 //! Neighbours: [`crate::log::Log`]; the admin API and the command line call [`Importer`]. After a restart: a spool
 //! file left behind is removed by its name's end; everything else is in the log.
 
+mod elements;
 mod registry;
 mod reject;
+mod repeats;
 mod rows;
+mod sniff;
 mod source;
 mod split;
 #[cfg(test)]
 mod tests;
+mod utf16;
 
 pub use registry::{Entry, TOPIC as REGISTRY_TOPIC};
 pub use rows::Format;
 pub use source::Packing;
 
-use crate::api::{ImportReport, ImportRequest, RejectedLine};
+use super::hints::{self, Fields};
+use crate::actors::memory::MemoryShare;
+use crate::api::{ImportReport, ImportRequest, RejectedLine, RepeatedLine};
 use crate::clock::Clock;
-use crate::config::TopicConfig;
+use crate::config::{IdSource, TopicConfig};
 use crate::core::pointer::PointerError;
 use crate::core::record::{Headers, IMPORT_ID_HEADER, SOURCE_HEADER};
 use crate::core::types::Time;
 use crate::intake::place::{Incoming, Place, Placer};
 use crate::log::{Batch, Log, LogError, LogTransaction, TopicMeta, TopicSpec};
-use parking_lot::Mutex;
+use crate::telemetry::text::{count, counted};
+use elements::Elements;
+use parking_lot::{Condvar, Mutex};
 use registry::Registry;
 use reject::RejectFile;
+use repeats::Repeats;
 use rows::Header;
-use source::{Content, Identity};
+use sniff::{Shape, Unclear};
+use source::{Beginning, Content, Identity};
 use split::{Piece, Splitter};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Bytes of the longest record, unless the log's segments are smaller than usual: what the ledger may have to keep of
@@ -65,6 +79,10 @@ const FRAME_ROOM: u64 = 64 << 10;
 const AHEAD: usize = 4;
 /// Rejects named in a report.
 const NAMED: usize = 20;
+/// Files in pass 2 at once; others wait.
+const AT_ONCE: usize = 4;
+/// What one of them holds in memory: pieces, a batch, the IDs it has seen.
+const HELD: usize = 12 << 20;
 /// A batch is written when it has so many bytes.
 const BATCH: usize = 1 << 20;
 
@@ -77,8 +95,12 @@ pub struct ImportOptions {
     pub format: Option<Format>,
     /// Where the records' keys come from, if they are to have any.
     pub key: Option<KeyFrom>,
+    /// Between the fields of CSV; by its content where not given.
+    pub delimiter: Option<u8>,
     /// Import it even if the same content was imported before.
     pub again: bool,
+    /// Where it begins with a content imported before: only what follows.
+    pub rest: bool,
     /// The first bad line ends it, and nothing is imported.
     pub strict: bool,
     /// Where rejects are written; none: they are counted and the first ones are reported.
@@ -94,7 +116,9 @@ impl ImportOptions {
             name: name.into(),
             format: None,
             key: None,
+            delimiter: None,
             again: false,
+            rest: false,
             strict: false,
             rejects: None,
             longest: LONGEST,
@@ -115,16 +139,22 @@ impl ImportOptions {
     pub fn of_request(request: &ImportRequest) -> Result<Self, String> {
         let mut options = Self::new(request.name.as_str());
         options.again = request.again;
+        options.rest = request.rest;
+        if options.again && options.rest {
+            return Err("again imports all lines, rest only the new ones: say one of them".into());
+        }
+        options.delimiter = request.delimiter.as_deref().map(delimiter).transpose()?;
         options.strict = request.strict;
         options.key = request.key.as_deref().map(str::parse).transpose()?;
         options.format = match request.format.as_deref() {
             None | Some("auto") => None,
             Some("jsonl") => Some(Format::JsonLines),
+            Some("json") => Some(Format::Json),
             Some("csv") => Some(Format::Csv),
             Some("urls") => Some(Format::Urls),
             Some(other) => {
                 return Err(format!(
-                    "unknown format `{other}`, expected jsonl, csv, urls or auto"
+                    "unknown format `{other}`, expected jsonl, json, csv, urls or auto"
                 ));
             }
         };
@@ -134,6 +164,17 @@ impl ImportOptions {
     fn short_name(&self) -> &str {
         let short = self.name.rsplit('/').next().unwrap_or(&self.name);
         if short.is_empty() { "stdin" } else { short }
+    }
+}
+
+/// Reads a delimiter: one character, or its name.
+fn delimiter(text: &str) -> Result<u8, String> {
+    match (text, text.as_bytes()) {
+        ("tab" | "\\t", _) => Ok(b'\t'),
+        (_, [byte]) if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
+        _ => Err(format!(
+            "the delimiter `{text}` cannot be used, expected one character, or tab"
+        )),
     }
 }
 
@@ -230,6 +271,28 @@ pub enum ImportError {
         /// What is wrong with it.
         reason: String,
     },
+    /// JSON lines were asked for, and its values go over several lines.
+    #[error("`{name}` is not one JSON value a line: its first value goes over several lines")]
+    OverLines {
+        /// Its name.
+        name: String,
+    },
+    /// It begins with a content that was imported before, and its lines have no message IDs.
+    #[error(
+        "`{name}` begins with all of `{earlier}`, imported at {at}: its first {lines} lines would be sent again, as line {line} has no message ID"
+    )]
+    Grown {
+        /// Its name.
+        name: String,
+        /// The name of the earlier file.
+        earlier: String,
+        /// When that was imported.
+        at: String,
+        /// How many lines they share.
+        lines: u64,
+        /// The first of them without an ID.
+        line: u64,
+    },
     /// It was written to between the two passes.
     #[error("`{name}` changed while it was imported")]
     Changed {
@@ -257,6 +320,24 @@ pub struct Importer {
     spool: PathBuf,
     registry: Mutex<Registry>,
     ending: watch::Sender<bool>,
+    at_work: Mutex<usize>,
+    work_ended: Condvar,
+    memory: Option<MemoryShare>,
+    /// Bytes of the registry that `memory` knows of.
+    counted: Mutex<usize>,
+}
+
+/// One of the files in pass 2.
+struct AtWork<'a>(&'a Importer);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        *self.0.at_work.lock() -= 1;
+        self.0.work_ended.notify_one();
+        if let Some(memory) = &self.0.memory {
+            memory.give_back(HELD);
+        }
+    }
 }
 
 /// End of the names of spool files.
@@ -276,6 +357,42 @@ impl Importer {
             spool,
             registry: Mutex::new(Registry::default()),
             ending: watch::Sender::new(false),
+            at_work: Mutex::new(0),
+            work_ended: Condvar::new(),
+            memory: None,
+            counted: Mutex::new(0),
+        }
+    }
+
+    /// Counts what it holds.
+    pub fn counted_in(mut self, memory: MemoryShare) -> Self {
+        self.memory = Some(memory);
+        self
+    }
+
+    /// Waits for a place in pass 2.
+    fn begin_work(&self, name: &str) -> Result<AtWork<'_>, ImportError> {
+        let mut at_work = self.at_work.lock();
+        while *at_work >= AT_ONCE {
+            self.goes_on(name)?;
+            self.work_ended.wait_for(&mut at_work, Duration::from_millis(200));
+        }
+        *at_work += 1;
+        if let Some(memory) = &self.memory {
+            memory.take(HELD);
+        }
+        Ok(AtWork(self))
+    }
+
+    /// Counts the registry as it is now.
+    fn count(&self, registry: &Registry) {
+        if let Some(memory) = &self.memory {
+            let (mut counted, now) = (self.counted.lock(), registry.held_bytes());
+            match now.checked_sub(*counted) {
+                Some(more) => memory.take(more),
+                None => memory.give_back(*counted - now),
+            }
+            *counted = now;
         }
     }
 
@@ -308,27 +425,57 @@ impl Importer {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<ImportReport, ImportError> {
         let name = options.short_name();
+        let kind = path.metadata().map_err(|e| unreadable(name, e))?;
+        if kind.is_file() {
+            return self.import_content(topic, spec, path, options, progress);
+        }
+        // A pipe gives its bytes once.
+        let mut pipe = File::open(path).map_err(|e| unreadable(name, e))?;
+        self.import_reader(topic, spec, &mut pipe, options, progress)
+    }
+
+    fn import_content(
+        &self,
+        topic: &TopicConfig,
+        spec: &TopicSpec,
+        path: &Path,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ImportReport, ImportError> {
+        let name = options.short_name();
         let meta = self.topic(&topic.name, spec)?;
         let total = path.metadata().map_err(|e| unreadable(name, e))?.len();
-        let identity = first_pass(path, name, total, progress)?;
+        let sizes = {
+            let mut registry = self.registry.lock();
+            registry.refresh(&*self.log)?;
+            registry.sizes(meta.id)
+        };
+        let is_known = |beginning: &Identity| self.registry.lock().is_recent(meta.id, beginning);
+        let (identity, beginning) = first_pass(path, name, total, &sizes, &is_known, progress)?;
         if !options.again
             && let Some(report) = self.known(&meta, &identity, name)?
         {
             return Ok(report);
         }
-        let format = form(path, options)?;
+        let begins = match beginning {
+            Some(beginning) if !options.again => self.begins(&meta, &beginning)?,
+            _ => None,
+        };
+        let shape = shape(path, options)?;
         let wanted = match &options.key {
             Some(KeyFrom::Json(pointer)) => Some(pointer.as_str()),
             _ => None,
         };
         let placer = Placer::picking(topic, meta.spec.partitions, wanted)?;
+        let _at_work = self.begin_work(name)?;
         let transaction = self.log.begin()?;
         let mut work = Work {
             name,
             options,
-            format,
+            shape,
             identity,
             placer,
+            topic,
             meta: &meta,
             at: Clock::wall(),
             batch: Batch::new(),
@@ -340,9 +487,29 @@ impl Importer {
             last_line: 0,
             header: None,
             key_column: None,
+            begins,
+            passed_over: 0,
+            without_id: 0,
+            repeated_headers: 0,
+            repeats: Repeats::default(),
+            shortened: false,
+            fields: Fields::default(),
         };
         second_pass(path, name, total, &mut work, progress, &|| self.goes_on(name))?;
         self.commit(work)
+    }
+
+    /// The import of a beginning of this file.
+    fn begins(&self, meta: &TopicMeta, beginning: &Beginning) -> Result<Option<Begins>, ImportError> {
+        let entry = self
+            .registry
+            .lock()
+            .find(&*self.log, meta.id, &beginning.identity)?;
+        Ok(entry.map(|entry| Begins {
+            // A last line that went on is another line now.
+            lines: entry.lines.saturating_sub(u64::from(!beginning.whole_lines)),
+            entry,
+        }))
     }
 
     /// Imports what comes out of a reader: it is spooled first. Blocks.
@@ -358,7 +525,7 @@ impl Importer {
             path: self.spool.clone(),
             source,
         };
-        std::fs::create_dir_all(&self.spool).map_err(unwritable)?;
+        crate::files::folder(&self.spool).map_err(unwritable)?;
         let mut spool = tempfile::Builder::new()
             .prefix("import-")
             .suffix(SPOOL_END)
@@ -387,7 +554,7 @@ impl Importer {
                 lines: 0,
             });
         }
-        self.import_file(topic, spec, spool.path(), options, progress)
+        self.import_content(topic, spec, spool.path(), options, progress)
     }
 
     /// The topic as it stands, or made.
@@ -406,13 +573,14 @@ impl Importer {
     ) -> Result<Option<ImportReport>, LogError> {
         let mut registry = self.registry.lock();
         registry.refresh(&*self.log)?;
-        Ok(registry
-            .find(meta.id, identity)
-            .map(|entry| known_report(entry, name)))
+        self.count(&registry);
+        let found = registry.find(&*self.log, meta.id, identity)?;
+        Ok(found.map(|entry| known_report(&entry, name)))
     }
 
     /// Commits what pass 2 has written, unless another import of the same content was faster.
     fn commit(&self, work: Work<'_>) -> Result<ImportReport, ImportError> {
+        let (notes, (duplicates, _)) = (work.notes(), work.repeats.count());
         let Work {
             name,
             options,
@@ -432,21 +600,21 @@ impl Importer {
         self.goes_on(name)?;
         let partition = registry.refresh(&*self.log)?;
         if !options.again
-            && let Some(entry) = registry.find(meta.id, &identity)
+            && let Some(entry) = registry.find(&*self.log, meta.id, &identity)?
         {
-            return Ok(known_report(entry, name));
+            return Ok(known_report(&entry, name));
         }
-        let reject_path = options.rejects.clone();
-        let reject_file = rejects.finish().map_err(|source| ImportError::Write {
-            path: reject_path.unwrap_or_default(),
-            source,
-        })?;
         let entry = Entry {
             lines: work.last_line,
             accepted: work.accepted,
             rejected: work.rejected,
             ..Entry::new(meta, &identity, name, at)
         };
+        let reject_path = options.rejects.clone();
+        let reject_file = rejects.finish(&entry.hash).map_err(|source| ImportError::Write {
+            path: reject_path.unwrap_or_default(),
+            source,
+        })?;
         let mut last = Batch::new();
         let value = serde_json::to_vec(&entry).map_err(|e| ImportError::Write {
             path: PathBuf::from(REGISTRY_TOPIC),
@@ -460,6 +628,7 @@ impl Importer {
             }
             return Err(e.into());
         }
+        let repeated = work.repeats.named.iter();
         Ok(ImportReport {
             name: name.to_owned(),
             topic: meta.name.clone(),
@@ -469,6 +638,15 @@ impl Importer {
             hash: entry.hash,
             rejects: work.reports,
             reject_file: reject_file.map(|p| p.display().to_string()),
+            duplicates,
+            repeated: repeated
+                .map(|(line, first)| RepeatedLine {
+                    line: *line,
+                    first: *first,
+                })
+                .collect(),
+            passed_over: work.passed_over,
+            notes,
         })
     }
 }
@@ -481,9 +659,21 @@ fn known_report(entry: &Entry, name: &str) -> ImportReport {
         rejected: entry.rejected,
         known: true,
         hash: entry.hash.clone(),
-        rejects: Vec::new(),
-        reject_file: None,
+        ..ImportReport::default()
     }
+}
+
+/// Where a topic's message IDs come from, as its section says it.
+fn id_sources(topic: &TopicConfig) -> String {
+    let one = |source: &IdSource| match source {
+        IdSource::Json(pointer) => format!("json:{pointer}"),
+        IdSource::Header(name) => format!("header:{name}"),
+        IdSource::Query(name) => format!("query:{name}"),
+        IdSource::Key => "key".to_owned(),
+        IdSource::Hash => "hash".to_owned(),
+        IdSource::Position => "position".to_owned(),
+    };
+    topic.id.iter().map(one).collect::<Vec<_>>().join(" and ")
 }
 
 /// Removes the spool files in a folder.
@@ -512,37 +702,72 @@ fn first_pass(
     path: &Path,
     name: &str,
     total: u64,
+    sizes: &[u64],
+    is_known: &dyn Fn(&Identity) -> bool,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Identity, ImportError> {
+) -> Result<(Identity, Option<Beginning>), ImportError> {
     let read = Arc::new(AtomicU64::new(0));
     let mut content = Content::open(path, read.clone()).map_err(|e| unreadable(name, e))?;
+    let each = || {
+        progress(Progress {
+            pass: 1,
+            bytes: read.load(Ordering::Relaxed),
+            total,
+            lines: 0,
+        });
+    };
     content
-        .hash_all(|| {
-            progress(Progress {
-                pass: 1,
-                bytes: read.load(Ordering::Relaxed),
-                total,
-                lines: 0,
-            })
-        })
+        .hash_all(sizes, is_known, each)
         .map_err(|e| unreadable(name, e))
 }
 
-/// The form: asked for, or by name, or by how the content begins.
-fn form(path: &Path, options: &ImportOptions) -> Result<Format, ImportError> {
+/// What the file holds: asked for, or by its name and how the content begins.
+fn shape(path: &Path, options: &ImportOptions) -> Result<Shape, ImportError> {
     let name = options.short_name();
-    if let Some(format) = options.format.or_else(|| Format::of_name(name)) {
-        return Ok(format);
-    }
     let content = Content::open(path, Arc::default()).map_err(|e| unreadable(name, e))?;
     let mut start = Vec::new();
     content
-        .take(4_096)
+        .take(sniff::BEGINNING)
         .read_to_end(&mut start)
         .map_err(|e| unreadable(name, e))?;
-    Format::of_start(&start).ok_or_else(|| ImportError::Format {
-        name: name.to_owned(),
+    let whole = (start.len() as u64) < sniff::BEGINNING;
+    sniff::shape(&start, whole, name, options.format, options.delimiter).map_err(|unclear| {
+        let name = name.to_owned();
+        match unclear {
+            Unclear::Format => ImportError::Format { name },
+            Unclear::OverLines => ImportError::OverLines { name },
+        }
     })
+}
+
+/// What cuts the content into pieces.
+enum Cutter {
+    Records(Splitter<Content>),
+    Values(Elements<Content>),
+}
+
+impl Cutter {
+    fn new(content: Content, shape: Shape, longest: usize) -> Self {
+        match shape.format {
+            Format::Csv => Self::Records(Splitter::rows(content, shape.delimiter, longest)),
+            Format::Json => Self::Values(Elements::new(content, longest)),
+            Format::JsonLines | Format::Urls => Self::Records(Splitter::lines(content, longest)),
+        }
+    }
+
+    fn next(&mut self) -> io::Result<Option<Piece>> {
+        match self {
+            Self::Records(splitter) => splitter.next(),
+            Self::Values(elements) => elements.next(),
+        }
+    }
+
+    fn into_inner(self) -> Content {
+        match self {
+            Self::Records(splitter) => splitter.into_inner(),
+            Self::Values(elements) => elements.into_inner(),
+        }
+    }
 }
 
 fn second_pass(
@@ -555,21 +780,19 @@ fn second_pass(
 ) -> Result<(), ImportError> {
     let read = Arc::new(AtomicU64::new(0));
     let content = Content::open(path, read.clone()).map_err(|e| unreadable(name, e))?;
-    let csv = work.format == Format::Csv;
-    let longest = work.options.longest;
+    let mut cutter = Cutter::new(content, work.shape, work.options.longest);
     std::thread::scope(|scope| {
         let (pieces, taken) = mpsc::sync_channel::<Piece>(AHEAD);
         let reader = std::thread::Builder::new()
             .name("import-read".into())
             .spawn_scoped(scope, move || {
-                let mut splitter = Splitter::new(content, csv, longest);
-                while let Some(piece) = splitter.next()? {
+                while let Some(piece) = cutter.next()? {
                     if pieces.send(piece).is_err() {
                         // The other side has given up, and says why.
                         break;
                     }
                 }
-                Ok::<_, io::Error>(splitter.into_inner().identity())
+                Ok::<_, io::Error>(cutter.into_inner().identity())
             });
         let reader = reader.map_err(|e| unreadable(name, e))?;
         let mut failed = None;
@@ -599,13 +822,21 @@ fn second_pass(
     })
 }
 
+/// An import whose content is the beginning of this one.
+struct Begins {
+    entry: Entry,
+    /// Lines that both have.
+    lines: u64,
+}
+
 /// What the second pass carries along.
 struct Work<'a> {
     name: &'a str,
     options: &'a ImportOptions,
-    format: Format,
+    shape: Shape,
     identity: Identity,
     placer: Placer,
+    topic: &'a TopicConfig,
     meta: &'a TopicMeta,
     at: Time,
     batch: Batch,
@@ -617,32 +848,66 @@ struct Work<'a> {
     last_line: u64,
     header: Option<Header>,
     key_column: Option<usize>,
+    begins: Option<Begins>,
+    /// Lines left out because an earlier import has them.
+    passed_over: u64,
+    /// Records whose content gives them no message ID, where the topic looks for one in it.
+    without_id: u64,
+    repeated_headers: u64,
+    repeats: Repeats,
+    /// A repeated ID looks like a number that a spreadsheet has rounded.
+    shortened: bool,
+    /// What records hold, where the topic uses no ID of theirs.
+    fields: Fields,
 }
 
 impl Work<'_> {
     fn take(&mut self, piece: Piece) -> Result<(), ImportError> {
         match piece {
             // Without its header the rows mean nothing; the next row must not be taken for it.
-            Piece::Bad { reason, .. } if self.format == Format::Csv && self.header.is_none() => {
+            Piece::Bad { reason, .. } if self.shape.format == Format::Csv && self.header.is_none() => {
                 Err(ImportError::Header {
                     name: self.name.to_owned(),
                     reason: reason.to_owned(),
                 })
             }
             Piece::Bad { line, sample, reason } => self.reject(line, reason.into(), &sample),
-            Piece::Records { line, bytes } if self.format == Format::Csv => self.rows(line, &bytes),
+            Piece::Records { line, bytes } if self.shape.format == Format::Csv => self.rows(line, &bytes),
             Piece::Records { line, bytes } => self.lines(line, &bytes),
+            Piece::Values { bytes, values } => self.values(&bytes, &values),
         }
     }
 
-    fn lines(&mut self, first: u64, bytes: &[u8]) -> Result<(), ImportError> {
-        if let Some(KeyFrom::Column(_)) = &self.options.key {
-            let reason = "it has no columns; give the key as json:/POINTER".to_owned();
-            return Err(ImportError::Header {
+    /// Only CSV has columns.
+    fn no_columns(&self) -> Result<(), ImportError> {
+        match &self.options.key {
+            Some(KeyFrom::Column(_)) => Err(ImportError::Header {
                 name: self.name.to_owned(),
-                reason,
-            });
+                reason: "it has no columns; give the key as json:/POINTER".to_owned(),
+            }),
+            _ => Ok(()),
         }
+    }
+
+    fn values(&mut self, bytes: &[u8], values: &[split::Value]) -> Result<(), ImportError> {
+        self.no_columns()?;
+        for value in values {
+            let text = &bytes[value.bytes.clone()];
+            // Checked here even if the placer reads it, too: the reason says where the element begins.
+            match rows::json_line(text, false) {
+                Ok(json) => self.record(value.number, &json, None, text)?,
+                Err(reason) => {
+                    let reason = format!("element {}, from line {} on: {reason}", value.number, value.line);
+                    self.reject(value.number, reason, text)?;
+                }
+            }
+            self.last_line = value.number;
+        }
+        Ok(())
+    }
+
+    fn lines(&mut self, first: u64, bytes: &[u8]) -> Result<(), ImportError> {
+        self.no_columns()?;
         let placer_parses = self.placer.reads_json();
         let mut rest = bytes;
         let mut line = first;
@@ -651,8 +916,12 @@ impl Work<'_> {
             let (this, tail) = rest.split_at(end);
             rest = tail;
             let text = this.trim_ascii();
+            // Where files were put together a byte order mark may stand before any line.
+            let text = text
+                .strip_prefix(b"\xef\xbb\xbf")
+                .map_or(text, <[u8]>::trim_ascii_start);
             if !text.is_empty() {
-                let row = match self.format {
+                let row = match self.shape.format {
                     _ if text.len() > self.options.longest => Err(split::TOO_LONG.to_owned()),
                     Format::Urls => rows::url_line(text),
                     _ => rows::json_line(text, placer_parses),
@@ -672,6 +941,7 @@ impl Work<'_> {
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
+            .delimiter(self.shape.delimiter)
             .from_reader(bytes);
         let mut row = csv::ByteRecord::new();
         // Where counting of lines has got to: byte and line.
@@ -688,12 +958,19 @@ impl Work<'_> {
             while bytes.get(start).is_some_and(|b| matches!(b, b'\n' | b'\r')) {
                 start += 1;
             }
-            line += memchr::memchr_iter(b'\n', &bytes[counted..start]).count() as u64;
+            line += split::line_ends(&bytes[counted..start]);
             counted = start;
             self.last_line = line;
             let raw = || {
                 let end = reader.position().byte() as usize;
                 bytes[start..end.clamp(start, bytes.len())].trim_ascii_end()
+            };
+            if std::mem::take(&mut self.shape.sep_line) {
+                continue;
+            }
+            let unusable_at = |reason| ImportError::Header {
+                name: self.name.to_owned(),
+                reason,
             };
             let Some(header) = &self.header else {
                 let unusable = |reason| ImportError::Header {
@@ -708,6 +985,16 @@ impl Work<'_> {
                 self.header = Some(header);
                 continue;
             };
+            if header.is_repeated(&row) {
+                self.repeated_headers += 1;
+                continue;
+            }
+            if header.is_shuffled(&row) {
+                let reason = format!(
+                    "line {line} is another header, with the columns in another order; import the files that were put together one by one"
+                );
+                return Err(unusable_at(reason));
+            }
             let raw = raw();
             let read = match header.object(&row) {
                 _ if raw.len() > self.options.longest => Err(split::TOO_LONG.to_owned()),
@@ -739,10 +1026,37 @@ impl Work<'_> {
             // Only what claims to be JSON is refused for not being it; a URL has no fields, and perhaps no ID.
             Ok(Place {
                 not_json: Some(e), ..
-            }) if self.format != Format::Urls => return self.reject(line, rows::placing_failed(&e), raw),
+            }) if self.shape.format != Format::Urls => {
+                return self.reject(line, rows::placing_failed(&e), raw);
+            }
             Ok(place) => place,
             Err(twice) => return self.reject(line, twice.to_string(), raw),
         };
+        if let Some(begins) = self.begins.as_ref().filter(|begins| line <= begins.lines) {
+            if self.options.rest {
+                self.passed_over += 1;
+                return Ok(());
+            }
+            if !place.has_id {
+                return Err(ImportError::Grown {
+                    name: self.name.to_owned(),
+                    earlier: begins.entry.name.clone(),
+                    at: begins.entry.at.clone(),
+                    lines: begins.lines,
+                    line,
+                });
+            }
+        }
+        if place.has_id {
+            if self.repeats.note(place.id_hash, line) && !self.shortened {
+                self.shortened = place.looks_rounded;
+            }
+        } else {
+            self.without_id += 1;
+            if self.fields.wants_more() {
+                self.fields.note(value);
+            }
+        }
         let count = self.meta.partitions.len().max(1);
         let index = place.partition.map_or(line as usize % count, |p| p as usize);
         let missing = || LogError::NoTopic(self.meta.name.clone());
@@ -770,6 +1084,11 @@ impl Work<'_> {
     }
 
     fn reject(&mut self, line: u64, reason: String, bytes: &[u8]) -> Result<(), ImportError> {
+        if self.options.rest && self.begins.as_ref().is_some_and(|begins| line <= begins.lines) {
+            // The earlier import has said so.
+            self.last_line = line;
+            return Ok(());
+        }
         if self.options.strict {
             return Err(ImportError::BadLine {
                 name: self.name.to_owned(),
@@ -791,12 +1110,90 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// What somebody should know of a file that was imported all the same.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.shape.format == Format::Csv
+            && self.shape.delimiter != b','
+            && self.options.delimiter.is_none()
+        {
+            let name = match self.shape.delimiter {
+                b'\t' => "a tab".to_owned(),
+                other => format!("`{}`", char::from(other)),
+            };
+            notes.push(format!(
+                "its fields are taken to be separated by {name}; --delimiter says otherwise"
+            ));
+        }
+        if self.repeated_headers > 0 {
+            let n = counted(self.repeated_headers, "repeated header");
+            notes.push(format!("{n} left out: files were put together"));
+        }
+        if let Some(begins) = &self.begins {
+            let Begins { entry, lines } = begins;
+            let what = match self.options.rest {
+                true => "they are left out",
+                false => "their message IDs are known, and are not sent again",
+            };
+            notes.push(format!(
+                "its first {} are those of `{}`, imported at {}: {what}",
+                counted(*lines, "line"),
+                entry.name,
+                entry.at
+            ));
+        }
+        if let (n @ 1.., exact) = self.repeats.count() {
+            let about = if exact { "" } else { "about " };
+            let named: Vec<_> = self
+                .repeats
+                .named
+                .iter()
+                .take(3)
+                .map(|(line, first)| format!("line {line} that of line {first}"))
+                .collect();
+            notes.push(format!(
+                "{about}{} the message ID of an earlier line in it ({}): of each ID one record is sent",
+                match n {
+                    1 => "1 line repeats".to_owned(),
+                    n => format!("{} lines repeat", count(n)),
+                },
+                named.join(", ")
+            ));
+            if self.shortened {
+                notes.push("repeated IDs look like 1.23E+17: a spreadsheet has rounded them; export that column as text".to_owned());
+            }
+        }
+        let goes_by_content = !self.placer.goes_by_position();
+        if goes_by_content && self.without_id > 0 && self.accepted > 0 {
+            let all = if self.without_id == self.accepted {
+                "none of its records has"
+            } else {
+                "records without"
+            };
+            let from = id_sources(self.topic);
+            let columns = match &self.header {
+                Some(header) if self.without_id == self.accepted => {
+                    format!("; its columns are {}", header.names().join(", "))
+                }
+                _ => String::new(),
+            };
+            notes.push(match self.without_id == self.accepted {
+                true => format!("{all} a message ID where topic {} looks for it ({from}){columns}: each goes by its file and line", self.meta.name),
+                false => format!("{} have no message ID where topic {} looks for it ({from}): each goes by its file and line", counted(self.without_id, "record"), self.meta.name),
+            });
+        }
+        if self.without_id == self.accepted && self.accepted > 0 {
+            notes.extend(hints::unused_id(&self.meta.name, &self.fields));
+        }
+        notes
+    }
+
     /// A file of which no line is good was meant to be read otherwise.
     fn check(&self) -> Result<(), ImportError> {
         match self.reports.first() {
             Some(first) if self.accepted == 0 => Err(ImportError::NothingValid {
                 name: self.name.to_owned(),
-                format: self.format,
+                format: self.shape.format,
                 lines: self.rejected,
                 line: first.line,
                 reason: first.reason.clone(),

@@ -3,6 +3,9 @@
 //! One JSON object a line: `{"line":17,"reason":"...","text":"..."}`; a line that is no UTF-8 stands in `hex`
 //! instead of `text`. It is written beside its final name, is whole and on the disk before the import commits, and
 //! can be read by nobody but its owner: it holds what the input held.
+//!
+//! Two contents never share a file: where the name is taken, the content's hash is put into it. An import that has
+//! nothing to reject leaves the rejects of others alone.
 
 use serde::Serialize;
 use std::fs::File;
@@ -63,26 +66,38 @@ impl RejectFile {
         file.write_all(b"\n")
     }
 
-    /// Puts it in its place, synced; answers where, if there is one. An older file of that name is replaced, or
-    /// removed where there is nothing to reject any more.
-    pub(super) fn finish(self) -> io::Result<Option<PathBuf>> {
-        match (self.file, self.path) {
-            (Some(file), Some(path)) => {
-                let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-                file.as_file().sync_all()?;
-                file.persist(&path).map_err(|e| e.error)?;
-                let folder = path
-                    .parent()
-                    .filter(|p| !p.as_os_str().is_empty())
-                    .unwrap_or(Path::new("."));
-                File::open(folder)?.sync_all()?;
-                Ok(Some(path))
+    /// Puts it in its place, synced; answers where, if there is one. `hash` is the content's.
+    pub(super) fn finish(self, hash: &str) -> io::Result<Option<PathBuf>> {
+        let (Some(file), Some(path)) = (self.file, self.path) else {
+            return Ok(None);
+        };
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.as_file().sync_all()?;
+        let path = match file.persist_noclobber(&path) {
+            Ok(_) => path,
+            Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists => {
+                let own = with_hash(&path, hash);
+                // The same content read once more has the same rejects, or better ones.
+                taken.file.persist(&own).map_err(|e| e.error)?;
+                own
             }
-            (None, Some(path)) => match std::fs::remove_file(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-                _ => Ok(None),
-            },
-            (_, None) => Ok(None),
-        }
+            Err(failed) => return Err(failed.error),
+        };
+        let folder = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
+        Ok(Some(path))
     }
+}
+
+/// `a/day.jsonl.rejects` becomes `a/day.jsonl.1a2b3c4d5e6f.rejects`.
+fn with_hash(path: &Path, hash: &str) -> PathBuf {
+    let hash = &hash[..hash.len().min(12)];
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(match name.rsplit_once('.') {
+        Some((stem, end)) if !stem.is_empty() => format!("{stem}.{hash}.{end}"),
+        _ => format!("{name}.{hash}"),
+    })
 }

@@ -9,6 +9,8 @@ use std::borrow::Cow;
 pub enum Format {
     /// One JSON value a line.
     JsonLines,
+    /// JSON that is not one value a line: arrays, whose elements are the records, or values over several lines.
+    Json,
     /// CSV with a header; each row becomes a JSON object whose values are texts.
     Csv,
     /// One URL (http or https) a line.
@@ -19,6 +21,7 @@ impl std::fmt::Display for Format {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::JsonLines => "JSON lines",
+            Self::Json => "JSON",
             Self::Csv => "CSV",
             Self::Urls => "URLs",
         })
@@ -28,17 +31,18 @@ impl std::fmt::Display for Format {
 impl Format {
     /// By the name of a file, packing endings ignored.
     pub fn of_name(name: &str) -> Option<Self> {
-        let lower = name.to_ascii_lowercase();
-        let bare = [".gz", ".zst", ".zstd"]
-            .iter()
-            .find_map(|e| lower.strip_suffix(e))
-            .unwrap_or(&lower);
-        match bare.rsplit_once('.')?.1 {
+        match extension(name)?.as_str() {
+            // Whether a file of these names has arrays its beginning says.
             "jsonl" | "ndjson" | "json" | "jsonlines" => Some(Format::JsonLines),
-            "csv" => Some(Format::Csv),
+            "csv" | "tsv" => Some(Format::Csv),
             "urls" | "url" => Some(Format::Urls),
             _ => None,
         }
+    }
+
+    /// Whether a name says that tabs are between the fields.
+    pub(super) fn is_tsv(name: &str) -> bool {
+        extension(name).is_some_and(|extension| extension == "tsv")
     }
 
     /// By how the content begins. CSV is not guessed: nearly any text could be CSV.
@@ -53,6 +57,16 @@ impl Format {
             _ => None,
         }
     }
+}
+
+/// The end of a name without that of its packing, in lower case.
+fn extension(name: &str) -> Option<String> {
+    let lower = name.to_ascii_lowercase();
+    let bare = [".gz", ".zst", ".zstd"]
+        .iter()
+        .find_map(|e| lower.strip_suffix(e))
+        .unwrap_or(&lower);
+    Some(bare.rsplit_once('.')?.1.to_owned())
 }
 
 /// Checks one JSON line. With `form_only` the caller reads it as JSON anyway, and only its bytes are checked here.
@@ -106,6 +120,31 @@ impl Header {
         Ok(Self { keys, names })
     }
 
+    /// Whether a row is this header once more, as in files that were put together.
+    pub(super) fn is_repeated(&self, row: &csv::ByteRecord) -> bool {
+        row.len() == self.names.len()
+            && row
+                .iter()
+                .zip(&self.names)
+                .all(|(f, n)| f.trim_ascii() == n.as_bytes())
+    }
+
+    /// Whether a row is a header with the same columns in another order: its rows would be read wrongly.
+    pub(super) fn is_shuffled(&self, row: &csv::ByteRecord) -> bool {
+        let names = |field: &[u8]| self.names.iter().any(|n| n.as_bytes() == field.trim_ascii());
+        // One column is not an order, and a row may well hold the name of a column.
+        row.len() == self.names.len() && row.len() > 1 && row.iter().all(names) && {
+            let mut fields: Vec<_> = row.iter().map(<[u8]>::trim_ascii).collect();
+            fields.sort_unstable();
+            fields.windows(2).all(|pair| pair[0] != pair[1])
+        }
+    }
+
+    /// Names of the columns.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// Index of a column.
     pub(super) fn column(&self, name: &str) -> Option<usize> {
         self.names.iter().position(|n| n == name)
@@ -133,7 +172,10 @@ impl Header {
 }
 
 fn not_utf8(error: std::str::Utf8Error) -> String {
-    format!("not UTF-8 at byte {}", error.valid_up_to() + 1)
+    format!(
+        "not UTF-8 at byte {} (an older encoding? iconv -f WINDOWS-1252 -t UTF-8 converts it)",
+        error.valid_up_to() + 1
+    )
 }
 
 /// What the parser says, without `line 1`, which would be mistaken for the file's.
@@ -205,5 +247,9 @@ mod tests {
                 .is_err()
         );
         assert!(Header::new(&csv::ByteRecord::from(vec!["a", "a"])).is_err());
+        let row = |fields: &[&str]| csv::ByteRecord::from(fields.to_vec());
+        assert!(header.is_repeated(&row(&["id", " na\"me"])) && !header.is_repeated(&row(&["id", "x"])));
+        assert!(header.is_shuffled(&row(&["na\"me", "id"])));
+        assert!(!header.is_shuffled(&row(&["id", "id"])) && !header.is_shuffled(&row(&["id", "7"])));
     }
 }

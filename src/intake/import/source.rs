@@ -1,7 +1,10 @@
-//! Bytes of a file: what is packed is unpacked, and what was read is hashed.
+//! Bytes of a file: what is packed is unpacked, what is UTF-16 becomes UTF-8, and what was read is hashed.
+//!
+//! The content is what comes out: its hash does not depend on packing or encoding.
 
+use super::utf16::{self, Utf16};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +16,10 @@ pub enum Packing {
     None,
     /// gzip, also several members one after the other.
     Gzip,
-    /// Zstandard, also several frames one after the other.
+    /// Zstandard, also several frames one after the other, with skippable ones between, as pzstd writes them.
     Zstd,
+    /// Something that is not unpacked here: its name, and a command that does.
+    Other(&'static str, &'static str),
 }
 
 impl Packing {
@@ -23,6 +28,12 @@ impl Packing {
         match start {
             [0x1f, 0x8b, ..] => Packing::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
+            // A skippable frame; the last digit of its magic is free.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => Packing::Other("bzip2", "bzip2 -dc"),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Packing::Other("xz", "xz -dc"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Packing::Other("lz4", "lz4 -dc"),
+            [b'P', b'K', 3, 4, ..] => Packing::Other("zip (or an Excel file)", "unzip -p"),
             _ => Packing::None,
         }
     }
@@ -42,7 +53,9 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Content of a file, unpacked and hashed on the way.
+type Packed = BufReader<Counted<File>>;
+
+/// Content of a file, unpacked, decoded and hashed on the way.
 pub(super) struct Content {
     inner: Box<dyn Read + Send>,
     hasher: blake3::Hasher,
@@ -54,14 +67,29 @@ impl Content {
     pub(super) fn open(path: &Path, read: Arc<AtomicU64>) -> io::Result<Self> {
         let counted = Counted {
             inner: File::open(path)?,
-            read,
+            read: read.clone(),
         };
         let mut file = BufReader::with_capacity(256 << 10, counted);
-        let packing = Packing::of(peek(&mut file)?);
-        let inner: Box<dyn Read + Send> = match packing {
+        let unpacked: Box<dyn Read + Send> = match Packing::of(peek(&mut file)?) {
             Packing::None => Box::new(file),
-            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-            Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
+            Packing::Gzip => Box::new(Gunzip {
+                member: Some(flate2::bufread::GzDecoder::new(file)),
+                read,
+            }),
+            Packing::Zstd => Box::new(Unzstd(zstd::stream::read::Decoder::with_buffer(file)?)),
+            Packing::Other(name, with) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "it is packed with {name}: unpack it first, as with `{with} FILE | sluicegate import - --name FILE`"
+                    ),
+                ));
+            }
+        };
+        let mut text = BufReader::with_capacity(64 << 10, unpacked);
+        let inner: Box<dyn Read + Send> = match utf16::of(peek(&mut text)?)? {
+            None => Box::new(text),
+            Some(order) => Box::new(Utf16::new(text, order)),
         };
         Ok(Self {
             inner,
@@ -78,23 +106,58 @@ impl Content {
         }
     }
 
-    /// Reads to the end for the hash's sake. `each` is called now and then and may stop it.
-    pub(super) fn hash_all(&mut self, mut each: impl FnMut()) -> io::Result<Identity> {
+    /// Reads to the end for the hash's sake. At each of these sizes, which rise, `is_known` is asked about what was
+    /// read until there; answers the identity of the whole, and the longest beginning that is known. `each` is called
+    /// now and then.
+    pub(super) fn hash_all(
+        &mut self,
+        sizes: &[u64],
+        is_known: impl Fn(&Identity) -> bool,
+        mut each: impl FnMut(),
+    ) -> io::Result<(Identity, Option<Beginning>)> {
         let mut buf = vec![0; 256 << 10];
+        let mut sizes = sizes.iter().peekable();
+        let mut longest: Option<Beginning> = None;
+        let mut last = 0;
         loop {
-            match self.read(&mut buf) {
-                Ok(0) => return Ok(self.identity()),
-                Ok(_) => each(),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+            let mut candidate = None;
+            while sizes.next_if(|size| **size <= self.size).is_some() {
+                candidate = Some(self.identity()).filter(|i| is_known(i));
             }
+            let until = sizes.peek().map_or(u64::MAX, |size| **size - self.size);
+            let room = buf.len().min(usize::try_from(until).unwrap_or(usize::MAX));
+            let n = loop {
+                match self.read(&mut buf[..room]) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    other => break other?,
+                }
+            };
+            if n == 0 {
+                return Ok((self.identity(), longest));
+            }
+            if let Some(identity) = candidate {
+                let is_end = |byte: u8| matches!(byte, b'\n' | b'\r');
+                longest = Some(Beginning {
+                    identity,
+                    whole_lines: is_end(last) || is_end(buf[0]),
+                });
+            }
+            last = buf[n - 1];
+            each();
         }
     }
 }
 
+/// The beginning of a content.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beginning {
+    pub identity: Identity,
+    /// It ends where a line does.
+    pub whole_lines: bool,
+}
+
 /// The first bytes, left in the buffer. A pipe may give fewer at once; files give them all.
 fn peek<R: Read>(file: &mut BufReader<R>) -> io::Result<&[u8]> {
-    use std::io::BufRead;
     file.fill_buf()
 }
 
@@ -107,7 +170,100 @@ impl Read for Content {
     }
 }
 
-/// What makes a file the same again: hash and length of its unpacked content. Its name and packing do not matter.
+/// Members one after the other, as gzip(1) reads them: zeros behind the last one are padding; anything else there is an
+/// error with its place.
+struct Gunzip {
+    member: Option<flate2::bufread::GzDecoder<Packed>>,
+    read: Arc<AtomicU64>,
+}
+
+impl Gunzip {
+    /// Where in the packed file the next byte is.
+    fn at(&self, file: &Packed) -> u64 {
+        self.read.load(Ordering::Relaxed) - file.buffer().len() as u64
+    }
+
+    /// The next member; none at the end.
+    fn next(&mut self, mut file: Packed) -> io::Result<()> {
+        let mut zeros = 0;
+        loop {
+            let rest = file.fill_buf()?;
+            let Some(at) = rest.iter().position(|byte| *byte != 0) else {
+                let n = rest.len();
+                if n == 0 {
+                    // The end, perhaps behind padding.
+                    return Ok(());
+                }
+                zeros += n;
+                file.consume(n);
+                continue;
+            };
+            // A member begins with 1f 8b; only the first of the two is sure to be in the buffer.
+            if at == 0 && zeros == 0 && rest[0] == 0x1f && rest.get(1).is_none_or(|second| *second == 0x8b) {
+                self.member = Some(flate2::bufread::GzDecoder::new(file));
+                return Ok(());
+            }
+            let end = self.at(&file) - zeros as u64;
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "the gzip data ends at byte {end}, and something else follows: cut it off, or pack the file anew"
+                ),
+            ));
+        }
+    }
+}
+
+impl Read for Gunzip {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if to.is_empty() {
+            return Ok(0);
+        }
+        while let Some(mut member) = self.member.take() {
+            let n = member.read(to).map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the gzip data ends in the middle: the file was cut off, or is still being written",
+                ),
+                _ => io::Error::new(
+                    e.kind(),
+                    format!(
+                        "the gzip data is damaged before byte {}: {e}",
+                        self.at(member.get_ref()) + 1
+                    ),
+                ),
+            })?;
+            if n > 0 {
+                self.member = Some(member);
+                return Ok(n);
+            }
+            self.next(member.into_inner())?;
+        }
+        Ok(0)
+    }
+}
+
+/// Frames one after the other; errors say what to do.
+struct Unzstd(zstd::stream::read::Decoder<'static, Packed>);
+
+impl Read for Unzstd {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.0.read(to).map_err(|e| {
+            // The library tells its errors apart by their texts alone.
+            let text = e.to_string();
+            let says = if text.contains("too much memory") {
+                "the zstd data needs more than 128 MiB to unpack (it was made with --long or --ultra): unpack it first, as with `zstd -dc --long=31 FILE | sluicegate import - --name FILE`".to_owned()
+            } else if e.kind() == io::ErrorKind::UnexpectedEof || text.contains("incomplete frame") {
+                "the zstd data ends in the middle: the file was cut off, or is still being written".to_owned()
+            } else {
+                format!("the zstd data is damaged, or something else follows it: {text}")
+            };
+            io::Error::new(e.kind(), says)
+        })
+    }
+}
+
+/// What makes a file the same again: hash and length of its content. Its name, packing and encoding do not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub hash: blake3::Hash,

@@ -69,6 +69,24 @@ fn source(record: &Record) -> String {
     String::from_utf8_lossy(record.headers.get(SOURCE_HEADER).unwrap_or_default()).into_owned()
 }
 
+/// Sources of the records, sorted.
+fn sources(case: &Case) -> Vec<String> {
+    let mut sources: Vec<_> = case.records().iter().map(source).collect();
+    sources.sort();
+    sources
+}
+
+/// An error with its causes.
+fn told(error: &ImportError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        text = format!("{text}: {e}");
+        cause = e.source();
+    }
+    text
+}
+
 const LINES: &[u8] = b"{\"id\":1}\n\n{\"id\":2}\r\n{\"id\":3}";
 
 #[test]
@@ -189,10 +207,35 @@ fn bad_lines_are_told_and_kept_and_the_rest_goes_on() {
     );
     assert_eq!(kept[1]["hex"], "7b226964223a22ff227d");
     assert!(kept[1]["reason"].as_str().is_some_and(|r| r.contains("UTF-8")));
-    // Mended and imported anew the old rejects go.
-    case.import_with("a.jsonl", b"{\"id\":9}", |o| o.rejects = Some(rejects.clone()))
+    // Another content never takes their place, nor does one without rejects remove them.
+    let other = case
+        .import_with("a.jsonl", b"other\n{\"id\":8}", |o| {
+            o.rejects = Some(rejects.clone())
+        })
         .expect("import");
-    assert!(!rejects.exists());
+    let own = other.reject_file.expect("rejects of its own");
+    assert_eq!(
+        own,
+        format!(
+            "{}",
+            case.folder
+                .path()
+                .join(format!("rejects.{}.jsonl", &other.hash[..12]))
+                .display()
+        )
+    );
+    assert!(
+        std::fs::read_to_string(&own)
+            .expect("rejects")
+            .contains("\"other\"")
+    );
+    let clean = case.import_with("a.jsonl", b"{\"id\":9}", |o| o.rejects = Some(rejects.clone()));
+    assert_eq!(clean.expect("import").reject_file, None);
+    assert!(
+        std::fs::read_to_string(&rejects)
+            .expect("still there")
+            .contains("not json")
+    );
 }
 
 #[test]
@@ -473,4 +516,406 @@ fn a_field_that_is_there_twice_rejects_its_line() {
     assert_eq!(values(&case.log, "t").len(), 2);
     let strict = case.import_with("day.jsonl", lines, |o| (o.again, o.strict) = (true, true));
     assert!(matches!(strict, Err(ImportError::BadLine { line: 2, .. })));
+}
+
+/// Files whose lines end with a return alone: every row is a line of its own, so none has the ID of another.
+#[test]
+fn lines_that_end_with_a_return_are_lines() {
+    let mut case = case();
+    case.topic.id = vec![IdSource::Position];
+    let report = case
+        .import("f.csv", b"name,amount\rAnn,1\rBob,2\rCid,3\r")
+        .expect("csv");
+    assert_eq!((report.accepted, report.rejected), (3, 0));
+    assert_eq!(sources(&case), ["f.csv:2", "f.csv:3", "f.csv:4"]);
+    case.topic.id = vec![IdSource::Json("/id".into())];
+    let report = case.import("g.csv", b"name,amount\rAnn,4\rBob,5\r").expect("csv");
+    let ids: std::collections::BTreeSet<_> = (case.records().iter())
+        .filter_map(|r| Some(String::from_utf8_lossy(r.headers.get(IMPORT_ID_HEADER)?).into_owned()))
+        .collect();
+    assert_eq!(ids, [2, 3].map(|n| format!("{}:{n}", &report.hash[..32])).into());
+    assert_eq!(
+        case.import("a.jsonl", b"{\"id\":1}\r{\"id\":2}\r")
+            .expect("json")
+            .accepted,
+        2
+    );
+    assert_eq!(
+        case.import("a.urls", b"http://a/\rhttp://b/")
+            .expect("urls")
+            .accepted,
+        2
+    );
+    // Larger than any piece.
+    let mut large = String::from("id,v\r");
+    for i in 0..60_000 {
+        large.push_str(&format!("{i},some text to fill the row\r"));
+    }
+    let report = case.import("l.csv", large.as_bytes()).expect("csv");
+    assert_eq!((report.accepted, report.duplicates), (60_000, 0));
+    assert!(sources(&case).contains(&"l.csv:60001".to_owned()));
+}
+
+#[test]
+fn packed_files_are_read_as_their_own_tools_read_them() {
+    let case = case();
+    let zst = |text: &[u8]| zstd::encode_all(text, 1).expect("zst");
+    let skippable = |last: u8| [&[0x50 | last, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"abcd"].concat();
+    let good: [(&str, Vec<u8>); 6] = [
+        ("first", [skippable(0), zst(b"{\"id\":1}\n")].concat()),
+        (
+            "pzstd",
+            [
+                skippable(5),
+                zst(b"{\"id\":2}\n"),
+                skippable(5),
+                zst(b"{\"id\":3}\n"),
+            ]
+            .concat(),
+        ),
+        ("one zero", [gz(b"{\"id\":4}\n"), vec![0]].concat()),
+        ("many zeros", [gz(b"{\"id\":5}\n"), vec![0; 300_000]].concat()),
+        (
+            "members",
+            [gz(b""), gz(b"{\"id\":6}\n"), gz(b"{\"id\":7}\n"), vec![0; 512]].concat(),
+        ),
+        ("none", [skippable(1), skippable(2)].concat()),
+    ];
+    for (name, bytes) in &good {
+        case.import(&format!("{name}.jsonl"), bytes)
+            .unwrap_or_else(|e| panic!("{name}: {}", told(&e)));
+    }
+    assert_eq!(case.records().len(), 7);
+    let member = gz(b"{\"id\":8}\n");
+    let end = format!("ends at byte {}", member.len());
+    // A frame whose header asks for a window of 256 MiB.
+    let window = [0x28, 0xb5, 0x2f, 0xfd, 0, 18 << 3, 1, 0, 0];
+    let mut flipped = zst(LINES);
+    let at = flipped.len() - 1;
+    flipped[at] ^= 1;
+    let bad: [(&str, Vec<u8>, &str); 9] = [
+        ("garbage", [&member[..], b"abcde"].concat(), &end),
+        ("zeros, then garbage", [&member[..], b"\0\0abcde"].concat(), &end),
+        (
+            "zeros, then a member",
+            [&member[..], b"\0\0", &member[..]].concat(),
+            &end,
+        ),
+        ("cut gzip", member[..member.len() - 3].to_vec(), "cut off"),
+        ("cut zstd", zst(LINES)[..12].to_vec(), "cut off"),
+        (
+            "zstd and garbage",
+            [&zst(LINES)[..], b"abcdefgh"].concat(),
+            "something else follows",
+        ),
+        ("window", window.to_vec(), "--long=31"),
+        ("xz", b"\xfd7zXZ\0abc".to_vec(), "xz -dc"),
+        ("zip", b"PK\x03\x04abc".to_vec(), "unzip"),
+    ];
+    for (name, bytes, says) in &bad {
+        let error = told(&case.import(&format!("{name}.jsonl"), bytes).expect_err(name));
+        assert!(error.contains(says), "{name}: {error}");
+    }
+    assert_eq!(case.records().len(), 7, "nothing of a bad file is there");
+}
+
+#[test]
+fn files_in_utf_16_are_read_and_are_the_same_as_in_utf_8() {
+    let case = case();
+    let text = "{\"id\":1,\"n\":\"J\u{fc}rgen \u{1f600}\"}\r\n{\"id\":2}\r\n";
+    let little = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    let big = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<_>>();
+    let report = case
+        .import("a.jsonl", &little(&format!("\u{feff}{text}")))
+        .expect("utf-16");
+    assert_eq!((report.accepted, report.rejected), (2, 0));
+    assert!(values(&case.log, "t")[0].contains("J\u{fc}rgen \u{1f600}"));
+    for (name, bytes) in [
+        ("b.jsonl", big(text)),
+        ("c.jsonl.gz", gz(&little(text))),
+        ("d.jsonl", text.as_bytes().to_vec()),
+    ] {
+        assert!(case.import(name, &bytes).expect(name).known, "{name}");
+    }
+    let csv = case
+        .import("a.csv", &big("\u{feff}id;v\r\n7;x\r\n"))
+        .expect("csv");
+    assert_eq!(csv.accepted, 1);
+    assert!(values(&case.log, "t").contains(&r#"{"id":"7","v":"x"}"#.to_owned()));
+}
+
+/// Arrays are not lines: all elements are imported, or nothing.
+#[test]
+fn elements_of_an_array_are_the_records() {
+    let mut case = case();
+    let pretty = "[\n  {\n    \"id\": 1\n  },\n  {\n    \"id\": 2\n  }\n]\n";
+    let report = case.import("a.json", pretty.as_bytes()).expect("pretty");
+    assert_eq!((report.accepted, report.rejected), (2, 0));
+    assert_eq!(sources(&case), ["a.json:1", "a.json:2"]);
+    assert_eq!(
+        case.import("b.jsonl", b"[{\"id\":3},{\"id\":4},{\"id\":5}]")
+            .expect("one line")
+            .accepted,
+        3
+    );
+    assert_eq!(
+        case.import("c.txt", b"{\n\"id\":6\n}\n{\n\"id\":7\n}\n")
+            .expect("over lines")
+            .accepted,
+        2
+    );
+    // Lines that are arrays are records, as they were.
+    assert_eq!(case.import("d.jsonl", b"[8]\n[9]\n").expect("lines").accepted, 2);
+    let before = case.records().len();
+    // An element that is not JSON is rejected alone.
+    let report = case
+        .import("e.json", b"[\n{\"id\":10},\n{\"id\":},\n{\"id\":11}]")
+        .expect("one bad");
+    assert_eq!((report.accepted, report.rejects.len()), (2, 1));
+    assert!(
+        report.rejects[0].line == 2 && report.rejects[0].reason.contains("from line 3 on"),
+        "{report:?}"
+    );
+    for cut in [
+        &b"[{\"id\":12},\n{\"id\":13}"[..],
+        b"[\n{\"id\":12}\n{\"id\":13}]",
+        b"[{\"id\":12},",
+    ] {
+        assert!(
+            matches!(case.import("f.json", cut), Err(ImportError::Read { .. })),
+            "{cut:?}"
+        );
+    }
+    let other = pretty.replace("2", "22");
+    let asked = case.import_with("g.json", other.as_bytes(), |o| o.format = Some(Format::JsonLines));
+    assert!(matches!(asked, Err(ImportError::OverLines { .. })));
+    assert_eq!(case.records().len(), before + 2);
+    // No two elements share an ID, though they share a line.
+    case.topic.id = vec![IdSource::Json("/nowhere".into())];
+    let report = case.import("h.json", b"[{\"a\":1},{\"a\":1}]").expect("no IDs");
+    let ids: std::collections::BTreeSet<_> = (case.records().iter())
+        .filter_map(|r| Some(String::from_utf8_lossy(r.headers.get(IMPORT_ID_HEADER)?).into_owned()))
+        .filter(|id| id.starts_with(&report.hash[..32]))
+        .collect();
+    assert_eq!(ids, [1, 2].map(|n| format!("{}:{n}", &report.hash[..32])).into());
+}
+
+/// Exports that were put together: the second header is not a row, and its byte order mark no part of a field.
+#[test]
+fn a_repeated_header_is_left_out() {
+    let case = case();
+    let text = "\u{feff}id,v\n1,a\n\u{feff}id,v\n2,b\n\u{feff}\"3\",\"c\nd\"\n";
+    let report = case.import("a.csv", text.as_bytes()).expect("import");
+    assert_eq!((report.accepted, report.rejected), (3, 0));
+    assert!(
+        report.notes.iter().any(|n| n.contains("1 repeated header")),
+        "{:?}",
+        report.notes
+    );
+    assert_eq!(
+        values(&case.log, "t"),
+        [
+            r#"{"id":"1","v":"a"}"#,
+            r#"{"id":"2","v":"b"}"#,
+            r#"{"id":"3","v":"c\nd"}"#
+        ]
+    );
+    assert_eq!(sources(&case), ["a.csv:2", "a.csv:4", "a.csv:5"]);
+    let shuffled = case
+        .import("b.csv", b"id,v\n4,a\nv,id\nb,5\n")
+        .expect_err("another order");
+    assert!(told(&shuffled).contains("line 3"), "{shuffled}");
+    let lines = case
+        .import("c.jsonl", "{\"id\":6}\n\u{feff}{\"id\":7}\n".as_bytes())
+        .expect("lines");
+    assert_eq!((lines.accepted, lines.rejected), (2, 0));
+}
+
+#[test]
+fn another_delimiter_is_found_and_a_missing_id_is_told() {
+    let case = case();
+    let report = case.import("a.csv", b"id;v\n1;a\n").expect("semicolons");
+    assert_eq!(values(&case.log, "t"), [r#"{"id":"1","v":"a"}"#]);
+    assert!(
+        report.notes.iter().any(|n| n.contains("separated by `;`")),
+        "{:?}",
+        report.notes
+    );
+    case.import("b.csv", b"sep=;\r\nid;v\r\n2;a,b\r\n")
+        .expect("named");
+    case.import("c.tsv", b"id\tv\n3\tx\n").expect("tabs");
+    case.import_with("d.csv", b"id:v\n4:x\n", |o| o.delimiter = Some(b':'))
+        .expect("asked for");
+    let want = [
+        r#"{"id":"1","v":"a"}"#,
+        r#"{"id":"2","v":"a,b"}"#,
+        r#"{"id":"3","v":"x"}"#,
+        r#"{"id":"4","v":"x"}"#,
+    ];
+    assert_eq!(values(&case.log, "t"), want);
+    assert_eq!(sources(&case)[1], "b.csv:3");
+    let report = case.import("e.csv", b"nr,v\n1,a\n").expect("no column `id`");
+    let note = report.notes.join("; ");
+    assert!(
+        note.contains("json:/id") && note.contains("nr, v") && note.contains("none of its records"),
+        "{note}"
+    );
+}
+
+#[test]
+fn lines_with_one_id_are_counted_and_named() {
+    let case = case();
+    let rows = b"id,v\n1.23457E+17,a\n1.23457E+17,b\n1.23457E+17,c\n5,d\n";
+    let report = case.import("a.csv", rows).expect("import");
+    assert_eq!((report.accepted, report.duplicates), (4, 2));
+    let repeated: Vec<_> = report.repeated.iter().map(|r| (r.line, r.first)).collect();
+    assert_eq!(repeated, [(3, 2), (4, 2)]);
+    let notes = report.notes.join("; ");
+    assert!(
+        notes.contains("2 lines repeat")
+            && notes.contains("line 3 that of line 2")
+            && notes.contains("spreadsheet"),
+        "{notes}"
+    );
+    assert!(!notes.contains("1.23457"), "IDs are not shown: {notes}");
+    let clean = case.import("b.csv", b"id,v\n7,a\n8,a\n").expect("import");
+    assert_eq!((clean.duplicates, clean.notes), (0, Vec::new()));
+}
+
+/// A file that has grown since it was imported: where its lines have no IDs the old ones are not sent again.
+#[test]
+fn a_file_that_begins_like_one_imported_before_is_recognised() {
+    let mut case = case();
+    case.topic.id = vec![IdSource::Position];
+    case.import("other.jsonl", b"{\"x\":0}\n").expect("another file");
+    case.import("day.jsonl", b"{\"n\":1}\n{\"n\":2}\n")
+        .expect("import");
+    let grown = b"{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n";
+    let error = case.import("day2.jsonl", grown).expect_err("grown");
+    assert!(
+        matches!(&error, ImportError::Grown { earlier, lines: 2, line: 1, .. } if earlier == "day.jsonl"),
+        "{error}"
+    );
+    assert_eq!(case.records().len(), 3);
+    let rest = case
+        .import_with("day.jsonl", grown, |o| o.rest = true)
+        .expect("the rest");
+    assert_eq!((rest.accepted, rest.passed_over), (1, 2));
+    assert!(sources(&case).contains(&"day.jsonl:3".to_owned()));
+    // Once more it is known as a whole, and grows again from there.
+    assert!(case.import("day.jsonl", grown).expect("known").known);
+    let longer = [&grown[..], b"{\"n\":4}\n"].concat();
+    let rest = case
+        .import_with("day.jsonl", &gz(&longer), |o| o.rest = true)
+        .expect("the rest");
+    assert_eq!((rest.accepted, rest.passed_over), (1, 3));
+    let all = case.import_with("day.jsonl", &[&longer[..], b"{\"n\":5}"].concat(), |o| {
+        o.again = true
+    });
+    assert_eq!(all.expect("all").accepted, 5);
+    // The last line had no end, and went on: it is a line of its own now.
+    case.import("urls.txt", b"http://a/1\nhttp://a/2")
+        .expect("import");
+    let rest = case
+        .import_with("urls.txt", b"http://a/1\nhttp://a/22\n", |o| o.rest = true)
+        .expect("the rest");
+    assert_eq!((rest.accepted, rest.passed_over), (1, 1));
+    // With IDs nothing goes twice: it is only said.
+    case.topic.id = vec![IdSource::Json("/id".into())];
+    case.import("i.csv", b"id,v\n1,a\n").expect("import");
+    let report = case.import("i.csv", b"id,v\n1,a\n2,b\n").expect("grown");
+    assert_eq!(report.accepted, 2);
+    assert!(
+        report
+            .notes
+            .join("")
+            .contains("its first 2 lines are those of `i.csv`"),
+        "{:?}",
+        report.notes
+    );
+}
+
+#[test]
+fn a_pipe_is_read_once_and_imported_whole() {
+    let case = case();
+    let path = case.folder.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    let bytes: Vec<u8> = (0..40_000)
+        .flat_map(|i| format!("{{\"id\":{i}}}\n").into_bytes())
+        .collect();
+    let report = std::thread::scope(|scope| {
+        let (path, bytes) = (&path, &bytes);
+        scope.spawn(move || std::fs::write(path, bytes).expect("written into the pipe"));
+        let options = ImportOptions::new("pipe.jsonl");
+        case.importer()
+            .import_file(&case.topic, &case.spec(), path, &options, &mut |_| {})
+    });
+    assert_eq!(report.expect("import").accepted, 40_000);
+}
+
+/// However many imports there were: memory is bounded, and each is known again.
+#[test]
+fn the_registry_knows_every_import_in_bounded_memory() {
+    let case = case();
+    let importer = case.importer();
+    *importer.registry.lock() = Registry::with_bound(20);
+    let spec = case.spec();
+    let import = |i: usize| {
+        let text = format!("{{\"id\":{i}}}");
+        let mut bytes = text.as_bytes();
+        let options = ImportOptions::new(format!("{i}.jsonl"));
+        importer
+            .import_reader(&case.topic, &spec, &mut bytes, &options, &mut |_| {})
+            .expect("import")
+    };
+    for i in 0..200 {
+        assert!(!import(i).known, "{i}");
+    }
+    let held = importer.registry.lock().held_bytes();
+    assert!(held <= 20 * 160 + (1 << 20), "{held}");
+    for i in 0..200 {
+        let report = import(i);
+        assert!(report.known && report.accepted == 1, "{i}");
+    }
+    assert_eq!(case.records().len(), 200);
+    // Read anew from the topic it is the same.
+    *importer.registry.lock() = Registry::with_bound(5);
+    assert!((0..200).all(|i| import(i).known) && !import(200).known);
+}
+
+#[test]
+fn an_import_that_has_to_end_commits_nothing() {
+    let case = case();
+    let importer = case.importer();
+    importer.end();
+    let path = case.file("a.jsonl", LINES);
+    let ended = importer.import_file(
+        &case.topic,
+        &case.spec(),
+        &path,
+        &ImportOptions::new("a.jsonl"),
+        &mut |_| {},
+    );
+    assert!(matches!(ended, Err(ImportError::Ending { .. })));
+    assert!(case.records().is_empty());
+}
+
+#[test]
+fn an_unused_id_is_told() {
+    let mut case = case();
+    case.topic.id = vec![IdSource::Position];
+    let report = case
+        .import("a.jsonl", b"{\"uuid\":\"a\"}\n{\"uuid\":\"b\"}\n")
+        .expect("import");
+    assert!(
+        report
+            .notes
+            .join("")
+            .contains("id = \"json:/uuid\" in [topics.t]"),
+        "{:?}",
+        report.notes
+    );
+    let report = case.import("b.jsonl", b"{\"n\":1}\n{\"n\":2}\n").expect("import");
+    assert_eq!(report.notes, Vec::<String>::new());
 }

@@ -1,0 +1,223 @@
+//! What looks like a message ID or a key in records whose topic does not say. Pure: [`Fields`] is fed with records and
+//! says in the end which field of theirs each record has, and whether its values are all different.
+//!
+//! Only names of fields come out, never values (I9).
+
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+
+/// Records that are looked at: more would not change the answer.
+const RECORDS: usize = 1_000;
+/// Fields that are followed.
+const FIELDS: usize = 200;
+/// Names of fields that hold a message ID, best first, as [`plain`] writes them.
+const IDS: [&str; 22] = [
+    "messageid",
+    "eventid",
+    "requestid",
+    "idempotencykey",
+    "id",
+    "uuid",
+    "guid",
+    "msgid",
+    "recordid",
+    "transactionid",
+    "txid",
+    "txnid",
+    "orderid",
+    "conversionid",
+    "clickid",
+    "deliveryid",
+    "notificationid",
+    "callid",
+    "leadid",
+    "paymentid",
+    "invoiceid",
+    "externalid",
+];
+/// Names of fields that hold what orders records.
+const KEYS: [&str; 17] = [
+    "userid",
+    "user",
+    "customerid",
+    "customer",
+    "accountid",
+    "account",
+    "profileid",
+    "deviceid",
+    "contactid",
+    "subscriberid",
+    "memberid",
+    "personid",
+    "clientid",
+    "sessionid",
+    "email",
+    "entityid",
+    "tenantid",
+];
+
+/// A name without what spellings differ in: `Message_ID`, `messageId` and `message-id` are one.
+fn plain(name: &str) -> String {
+    name.chars()
+        .filter(|c| c.is_alphanumeric())
+        .flat_map(char::to_lowercase)
+        .collect()
+}
+
+/// What is known of a field.
+#[derive(Debug, Default)]
+struct Field {
+    /// Records that have it, neither null nor blank nor an object or array.
+    records: usize,
+    /// Hashes of its values.
+    values: HashSet<u64>,
+}
+
+/// The top-level fields of some records.
+#[derive(Debug, Default)]
+pub struct Fields {
+    records: usize,
+    /// Records that are no JSON objects.
+    others: usize,
+    fields: HashMap<String, Field>,
+    order: Vec<String>,
+}
+
+impl Fields {
+    /// Whether further records would be looked at.
+    pub fn wants_more(&self) -> bool {
+        self.records < RECORDS
+    }
+
+    /// Takes a record's value in.
+    pub fn note(&mut self, value: &[u8]) {
+        if !self.wants_more() {
+            return;
+        }
+        self.records += 1;
+        let Ok(Value::Object(object)) = serde_json::from_slice::<Value>(value) else {
+            self.others += 1;
+            return;
+        };
+        for (name, value) in object {
+            let text = match &value {
+                Value::String(text) if !text.trim().is_empty() => text.clone(),
+                Value::Number(number) => number.to_string(),
+                _ => continue,
+            };
+            if !self.fields.contains_key(&name) {
+                if self.order.len() >= FIELDS {
+                    continue;
+                }
+                self.order.push(name.clone());
+            }
+            let field = self.fields.entry(name).or_default();
+            field.records += 1;
+            let mut head = [0; 8];
+            head.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
+            field.values.insert(u64::from_le_bytes(head));
+        }
+    }
+
+    /// How many records were looked at.
+    pub fn records(&self) -> usize {
+        self.records
+    }
+
+    /// Fields by a list of names, the best name first.
+    fn named<'a>(&'a self, names: &'a [&str], fits: impl Fn(&Field) -> bool + 'a) -> Option<&'a str> {
+        let rank = |field: &str| {
+            let plain = plain(field);
+            names.iter().position(|name| *name == plain)
+        };
+        let found = self.order.iter().filter_map(|name| Some((rank(name)?, name)));
+        found
+            .filter(|(_, name)| fits(&self.fields[*name]))
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, name)| name.as_str())
+    }
+
+    /// The field that is a message ID by its name: each record has it, and no two have the same value.
+    pub fn id(&self) -> Option<&str> {
+        let all = self.records;
+        self.named(&IDS, move |field| {
+            all > 0 && field.records == all && field.values.len() == all
+        })
+    }
+
+    /// A field that is a message ID by its name and that each record has, though some share it: how many values.
+    pub fn repeated_id(&self) -> Option<(&str, usize)> {
+        let all = self.records;
+        let name = self.named(&IDS, move |field| {
+            all > 0 && field.records == all && field.values.len() < all
+        })?;
+        Some((name, self.fields[name].values.len()))
+    }
+
+    /// The field that orders records by its name: each record has it.
+    pub fn key(&self) -> Option<&str> {
+        let all = self.records;
+        self.named(&KEYS, move |field| all > 0 && field.records == all)
+    }
+}
+
+/// `json:/POINTER` of a top-level field.
+pub fn pointer(field: &str) -> String {
+    format!("json:/{}", field.replace('~', "~0").replace('/', "~1"))
+}
+
+/// What to say of a topic whose section names no ID, to somebody whose records have one. None: nothing stands out.
+pub fn unused_id(topic: &str, fields: &Fields) -> Option<String> {
+    let id = fields.id()?;
+    Some(format!(
+        "each record has a field `{id}` of its own, but topic {topic} does not use it as message ID: the same record from another \
+         file or sender would be sent again, and no message can be looked up by it. To use it: id = \"{}\" in [topics.{topic}]",
+        pointer(id)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[&str]) -> Fields {
+        let mut fields = Fields::default();
+        lines.iter().for_each(|line| fields.note(line.as_bytes()));
+        fields
+    }
+
+    #[test]
+    fn an_id_is_a_known_name_that_every_record_has_with_a_value_of_its_own() {
+        let told = |lines: &[&str]| fields(lines).id().map(str::to_owned);
+        assert_eq!(
+            told(&[r#"{"id":1,"n":5}"#, r#"{"id":2,"n":5}"#]).as_deref(),
+            Some("id")
+        );
+        assert_eq!(
+            told(&[r#"{"id":1,"eventId":"a"}"#, r#"{"eventId":"b","id":2}"#]).as_deref(),
+            Some("eventId")
+        );
+        for none in [
+            &[r#"{"id":1}"#, r#"{"id":1}"#][..],
+            &[r#"{"id":1}"#, r#"{"n":1}"#],
+            &[r#"{"id":null}"#],
+            &[r#"{"id":{}}"#],
+            &["[1]"],
+            &["http://x/"],
+            &[],
+        ] {
+            assert_eq!(told(none), None, "{none:?}");
+        }
+        let twice = fields(&[r#"{"id":1,"user_id":7}"#, r#"{"id":1,"user_id":8}"#]);
+        assert_eq!(
+            (twice.repeated_id(), twice.key()),
+            (Some(("id", 1)), Some("user_id"))
+        );
+        assert_eq!(pointer("a/b~"), "json:/a~1b~0");
+        let text = unused_id("t", &fields(&[r#"{"uuid":"secret-value"}"#])).expect("a hint");
+        assert!(
+            text.contains("id = \"json:/uuid\"") && !text.contains("secret-value"),
+            "{text}"
+        );
+    }
+}
