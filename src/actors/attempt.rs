@@ -22,7 +22,7 @@ use crate::core::ledger::entry::{Body, Intent, Kept, Outcome, OutcomeKind};
 use crate::core::turnstile::{Draws, Slot};
 use crate::core::types::{MessageId, Time};
 use crate::ledger::lane::LaneError;
-use crate::sink::{Answer, AnswerDetail, Sent, Sink, Verdict, idempotency_key};
+use crate::sink::{Answer, AnswerDetail, Moved, Sent, Sink, Verdict, idempotency_key};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -106,6 +106,8 @@ async fn send<S: Sink>(
 ) -> After {
     let partner = &route.partner;
     let clock = partner.clock;
+    // Where the partner sent the request on to. Not remembered over a failure: the next attempt asks anew.
+    let mut moved: Option<Box<Moved>> = None;
     loop {
         if !route.is_current(item) {
             return OVERTAKEN;
@@ -125,7 +127,8 @@ async fn send<S: Sink>(
             return OVERTAKEN;
         }
         let granted = clock.now();
-        if route.flood.borrow().stopped().is_some() {
+        let unsure = moved.as_ref().is_some_and(|m| m.unsure.is_some());
+        if route.flood.borrow().stopped().is_some() && !unsure {
             // The flood guard stopped the route meanwhile: it goes on when the route does.
             drop(permit);
             return After::Again(granted);
@@ -145,7 +148,10 @@ async fn send<S: Sink>(
         }
         // The request tells which attempt it is.
         item.delivery.attempt += 1;
-        let prepared = partner.sink.prepare(&item.delivery);
+        let prepared = match &moved {
+            None => partner.sink.prepare(&item.delivery),
+            Some(moved) => partner.sink.prepare_moved(&item.delivery, moved),
+        };
         item.delivery.attempt -= 1;
         let request = match prepared {
             Ok(request) => request,
@@ -165,7 +171,7 @@ async fn send<S: Sink>(
         let connection = match connection {
             Ok(connection) => connection,
             Err(answer) => {
-                permit.finish(AttemptResult::Failed);
+                permit.finish(unmade(&answer));
                 return conclude(route, item, answer, clock.now());
             }
         };
@@ -209,6 +215,11 @@ async fn send<S: Sink>(
         let on_wire = OnWire::begin(route, item.delivery.id);
         match partner.port.durable(intent).await {
             Ok(()) => {}
+            // From where it was sent on it must not be sent again.
+            Err(LaneError::NoRoom(_)) if unsure => {
+                tokio::time::sleep(NO_ROOM_WAIT).await;
+                continue;
+            }
             Err(LaneError::NoRoom(_)) => return After::Again(clock.now().plus(NO_ROOM_WAIT)),
             // The process is ending; nothing may be concluded from this attempt any more.
             Err(LaneError::Failed(_)) => std::future::pending().await,
@@ -236,12 +247,14 @@ async fn send<S: Sink>(
                 partner.metrics.attempt_stopped.inc();
                 permit.missed();
                 // The next slot may be a day away: meanwhile a process that ends must not leave a doubt behind.
-                close_unsent(route, item, clock.now());
+                if !unsure {
+                    close_unsent(route, item, clock.now());
+                }
                 continue;
             }
             Sent::NeverWritten(answer) => {
                 written.set(false);
-                permit.finish(AttemptResult::Failed);
+                permit.finish(unmade(&answer));
                 conclude(route, item, answer, started)
             }
             Sent::Answered(answer) => {
@@ -253,7 +266,45 @@ async fn send<S: Sink>(
                 permit.finish(result_of(&answer));
                 conclude(route, item, answer, started)
             }
+            Sent::Moved(answer, to) => {
+                obey(route, &answer, seq);
+                // It answers, whatever the answer leaves open.
+                permit.finish(AttemptResult::Answered);
+                sent_on(route, item, answer, started);
+                moved = Some(to);
+                continue;
+            }
         };
+    }
+}
+
+/// Notes an attempt that the partner sent on to another address. Its intent is closed where it was certainly not
+/// taken; else it stays open, and the next one stands in its place.
+fn sent_on<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, started: Time) {
+    let partner = &route.partner;
+    let now = partner.clock.now();
+    partner.metrics.attempt(answer.verdict).inc();
+    partner.metrics.attempt_time.record(now.since(started));
+    item.status = answer.status;
+    item.delivery.attempt += 1;
+    lines::attempted(route, item, &answer, now.since(started));
+    if answer.verdict == Verdict::TryLater && !item.is_unsettled() {
+        let kind = OutcomeKind::Later {
+            not_before: now,
+            first_try: item.first_try,
+            key: item.key,
+            reason: answer.detail.map(|d| d.reason).unwrap_or_default(),
+        };
+        append(route, item, now, kind);
+    }
+}
+
+/// What an attempt says about the partner as a whole for which nothing was written. One whose address may not be
+/// reached says nothing: it is the message's own failure.
+fn unmade(answer: &Answer) -> AttemptResult {
+    match answer.verdict {
+        Verdict::Refused => AttemptResult::NotMade,
+        _ => AttemptResult::Failed,
     }
 }
 

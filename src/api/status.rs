@@ -138,6 +138,9 @@ pub struct PartnerStatus {
     pub connected: u64,
     /// Connects that failed.
     pub connect_failures: u64,
+    /// Why the latest connect failed, if that was within the last ten minutes.
+    #[serde(default)]
+    pub connect_failure: Option<String>,
     /// Idle connections found closed by the partner when they were needed.
     pub stale_connections: u64,
     /// Its sink.

@@ -5,6 +5,7 @@
 use super::live::Hooks;
 use super::partner::{PartnerFigures, figures};
 use super::reload::Present;
+use crate::actors::arbiter::local;
 use crate::actors::context::RouteFigures;
 use crate::actors::gate::NodeCap;
 use crate::actors::memory::MemoryShare;
@@ -32,6 +33,8 @@ pub type Topics = Arc<Mutex<BTreeMap<String, Addr<TopicSupervisor>>>>;
 /// Figures of the routes' partitions: topic, partner, partition.
 pub type Routes = Arc<Mutex<BTreeMap<(String, String, u32), Arc<RouteFigures>>>>;
 
+/// A failed connect is shown for so long: a partner that is well makes none for minutes.
+const FAILURE_SHOWN: Duration = Duration::from_secs(600);
 /// So often an arbiter shows that it lives, and deliveries are counted for the rate.
 pub const BEAT: Duration = Duration::from_secs(1);
 /// An arbiter that has shown nothing for so long is stuck.
@@ -180,6 +183,20 @@ impl NodeHooks {
 }
 
 impl Hooks for NodeHooks {
+    fn try_out(&self, partner: &str) -> Option<std::sync::mpsc::Receiver<Result<String, String>>> {
+        let home = self.homes.get(partner)?;
+        let (told, found) = std::sync::mpsc::channel();
+        let partner = partner.to_owned();
+        home.spawn_fn(move || {
+            let context = local(|l| l.partners.get(partner.as_str()).cloned());
+            if let Some(context) = context {
+                // Nobody waits any longer only if it took too long.
+                actix_rt::spawn(async move { drop(told.send(context.sink.test().await)) });
+            }
+        });
+        Some(found)
+    }
+
     fn enrich(&self, status: &mut Status) {
         let now = self.clock.now();
         if !self.is_in(Phase::Running) {
@@ -233,6 +250,11 @@ impl Hooks for NodeHooks {
             partner.connected = figures.connections.connected;
             partner.connect_failures = figures.connections.connect_failures;
             partner.stale_connections = figures.connections.stale;
+            partner.connect_failure = figures
+                .connect_failure
+                .clone()
+                .filter(|(_, ago)| *ago < FAILURE_SHOWN)
+                .map(|(why, ago)| format!("{why} ({} s ago)", ago.as_secs()));
         }
     }
 

@@ -32,7 +32,6 @@ use actix::ArbiterHandle;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -47,6 +46,9 @@ const LINES: usize = 1_024;
 /// ledger has it.
 pub const LONGEST_WRITE: Duration = Duration::from_secs(30);
 
+/// How long a test of a partner may take beyond its own time for a connection.
+const ANSWER: Duration = Duration::from_secs(3);
+
 /// What the actors add.
 pub trait Hooks: Send + Sync + 'static {
     /// Adds what only they know: requests on the wire, rates, breakers, permits, connections, memory, restarts.
@@ -54,6 +56,10 @@ pub trait Hooks: Send + Sync + 'static {
     fn enrich(&self, status: &mut Status);
     /// The arbiter where a route's partner lives, if it is configured.
     fn home_of(&self, route: RouteId) -> Option<ArbiterHandle>;
+    /// Has the partner connected to as a request would, on its own thread; nothing is sent. None: it does not run.
+    fn try_out(&self, _partner: &str) -> Option<std::sync::mpsc::Receiver<Result<String, String>>> {
+        None
+    }
     /// What stands against calling the node alive.
     fn problems(&self) -> Vec<String>;
     /// What stands against calling it ready: starting, draining, no room.
@@ -364,22 +370,16 @@ impl Inner {
         };
         test.address = format!("{host}:{port}");
         let began = Instant::now();
-        let connect = || -> std::io::Result<()> {
-            let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
-            for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
-                match TcpStream::connect_timeout(&address, config.connect_timeout) {
-                    Ok(_) => return Ok(()),
-                    Err(e) => last = e,
-                }
-            }
-            Err(last)
-        };
-        match connect() {
-            Ok(()) => {
+        let found = self.parts.hooks.try_out(partner);
+        let longest = config.connect_timeout + ANSWER;
+        match found.map(|found| found.recv_timeout(longest)) {
+            Some(Ok(Ok(found))) => {
                 test.ok = true;
-                test.detail = "a connection was made and closed; nothing was sent".to_owned();
+                test.detail = format!("{found}; nothing was sent");
             }
-            Err(e) => test.detail = e.to_string(),
+            Some(Ok(Err(why))) => test.detail = why,
+            Some(Err(_)) => test.detail = format!("no answer from the partner's thread within {longest:?}"),
+            None => test.detail = "the node does not run this partner".to_owned(),
         }
         test.connect_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(test)

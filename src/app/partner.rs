@@ -48,6 +48,8 @@ pub struct PartnerStart {
     pub used: BTreeMap<BudgetDraw, UsedSlots>,
     /// An operator has paused it.
     pub paused: bool,
+    /// The node's own listeners: no request goes there.
+    pub own: Vec<std::net::SocketAddr>,
 }
 
 thread_local! {
@@ -98,7 +100,7 @@ impl PartnerStart {
             permits,
             self.cap,
         );
-        let sink = HttpSink::try_new(&self.partner, &self.secrets, self.clock)
+        let sink = HttpSink::try_new_beside(&self.partner, &self.secrets, self.clock, &self.own)
             .map_err(|e| format!("{}: {e}", self.partner.name))?;
         let port = local(|l| l.port.clone()).ok_or("no port on this arbiter")?;
         let context = PartnerContext {
@@ -132,6 +134,8 @@ pub struct PartnerFigures {
     pub held_until: Time,
     /// Its connections.
     pub connections: SinkStats,
+    /// Why the latest connect failed, and how long ago.
+    pub connect_failure: Option<(String, std::time::Duration)>,
 }
 
 /// How all partners on this arbiter stand.
@@ -148,6 +152,7 @@ pub fn figures() -> Vec<PartnerFigures> {
                     .map(|(cause, _, until)| (cause, until)),
                 held_until: turnstile.paused_until(),
                 connections: partner.sink.stats(),
+                connect_failure: partner.sink.connect_failure(),
             })
         };
         local.partners.iter().map(of).collect()

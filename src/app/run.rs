@@ -252,7 +252,14 @@ impl Node {
             },
         }];
 
-        self.start_partners(&homes, shares, &hooks.cap).await?;
+        let own = [
+            Some(self.config.listen.admin),
+            self.config.listen.probes,
+            server.admin(),
+            server.probes(),
+        ];
+        let own = own.into_iter().flatten().collect();
+        self.start_partners(&homes, shares, &hooks.cap, own).await?;
         for (name, home) in &homes {
             let (partner, home, clock): (Arc<str>, _, _) = (name.as_str().into(), home.clone(), self.clock);
             children.push(Child {
@@ -468,6 +475,7 @@ impl Node {
         homes: &Homes,
         shares: Vec<MemoryShare>,
         cap: &Arc<NodeCap>,
+        own: Vec<std::net::SocketAddr>,
     ) -> Result<(), RunError> {
         for (i, ((name, home), memory)) in homes.iter().zip(shares).enumerate() {
             let Some(partner) = self.config.partners.get(name).cloned() else {
@@ -481,6 +489,7 @@ impl Node {
                 clock: self.clock,
                 secrets: self.secrets.clone(),
                 cap: cap.clone(),
+                own: own.clone(),
                 metrics: self.metrics.clone(),
                 used: self.opened.keeper.with_state(|s| s.used.clone()),
                 paused: self.opened.keeper.with_state(|s| s.paused.contains_key(name)),

@@ -160,6 +160,10 @@ fn fields(p: &PartnerStatus) -> Vec<(&'static str, String)> {
                 count(p.connect_failures)
             ),
         ),
+        (
+            "last failed",
+            p.connect_failure.clone().unwrap_or_else(|| "-".to_owned()),
+        ),
         ("found closed", count(p.stale_connections)),
     ]
 }

@@ -6,7 +6,36 @@ use super::model::*;
 use super::tree::{join, quoted};
 use super::units::duration as show;
 use super::{mask, template};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::time::Duration;
+
+/// Looks through a file of certificates.
+///
+/// # Errors
+/// What is wrong with it, and a hint.
+fn certificates(path: &std::path::Path) -> Result<(), (String, &'static str)> {
+    let hint =
+        "PEM begins with -----BEGIN CERTIFICATE-----; openssl x509 -inform der -in FILE makes it of DER";
+    let file = std::fs::File::open(path).map_err(|e| (format!("cannot read it: {e}"), ""))?;
+    let mut found = 0;
+    for certificate in CertificateDer::pem_reader_iter(std::io::BufReader::new(file)) {
+        let unread = |e: &dyn std::fmt::Display| {
+            (
+                format!("holds something that is no certificate in PEM: {e}"),
+                hint,
+            )
+        };
+        let certificate = certificate.map_err(|e| unread(&e))?;
+        RootCertStore::empty().add(certificate).map_err(|e| unread(&e))?;
+        found += 1;
+    }
+    match found {
+        0 => Err(("holds no certificate in PEM".to_owned(), hint)),
+        _ => Ok(()),
+    }
+}
 
 impl Check<'_> {
     pub(super) fn partner(&mut self, p: &PartnerConfig) {
@@ -50,15 +79,9 @@ impl Check<'_> {
             p.breaker.longest,
         );
         if let Some(ca) = &p.ca
-            && let Err(e) = std::fs::File::open(ca)
+            && let Err((message, hint)) = certificates(ca)
         {
-            self.error(
-                s,
-                "ca",
-                Some(quoted(&ca.display().to_string())),
-                format!("cannot read it: {e}"),
-                "",
-            );
+            self.error(s, "ca", Some(quoted(&ca.display().to_string())), message, hint);
         }
         let memory = p.retention.unwrap_or(self.config.dedup.retention);
         if memory < p.retry.give_up_after {
@@ -121,21 +144,18 @@ impl Check<'_> {
     }
 
     fn client(&mut self, s: &str, p: &PartnerConfig) {
-        if p.client != ClientKind::Pool {
-            return;
+        if p.client == ClientKind::Reqwest {
+            let value = Some(quoted("reqwest"));
+            let message = "has no effect any more: one client does HTTP/1.1, HTTP/2, proxies and redirects";
+            self.warn(s, "client", value, message, "take it out");
         }
-        let wanting = [
-            ("http2", p.http2),
-            ("proxy", p.proxy.is_some()),
-            ("redirects", p.redirects > 0),
-        ];
-        for (key, _) in wanting.iter().filter(|(_, set)| *set) {
-            let hint = "take client out, or set client = \"reqwest\"";
-            self.error(
+        if !p.redirect_to.is_empty() && p.redirects == 0 {
+            let hint = "set redirects = 1, or take it out";
+            self.warn(
                 s,
-                key,
+                "redirect_to",
                 None,
-                "the pool speaks plain HTTP/1.1 without proxies and redirects",
+                "no redirect is followed: redirects is 0",
                 hint,
             );
         }

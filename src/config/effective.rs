@@ -244,6 +244,7 @@ impl Writer {
         self.limits(&p.limits);
         self.time("timeout.connect", p.connect_timeout);
         self.time("timeout.request", p.request_timeout);
+        self.time("timeout.connection", p.connection_life);
         self.time("retry.first", p.retry.first);
         self.time("retry.longest", p.retry.longest);
         self.time("retry.give_up_after", p.retry.give_up_after);
@@ -290,6 +291,18 @@ impl Writer {
         let proxy = p.proxy.as_ref().map(|proxy| self.guarded(proxy, mask::url));
         self.put("proxy", proxy);
         self.plain("redirects", p.redirects);
+        let origins = (!p.redirect_to.is_empty()).then(|| list(p.redirect_to.iter().map(|o| quoted(o))));
+        self.put("redirect_to", origins);
+        self.text(
+            "url_reach",
+            match p.url_reach {
+                Reach::Usual => "usual",
+                Reach::Public => "public",
+                Reach::Any => "any",
+            },
+        );
+        self.plain("title_case_headers", p.title_case_headers);
+        self.plain("rate_limit_headers", p.rate_limit_headers);
         self.size("answer_limit", p.answer_limit as u64);
         self.maybe("ca", p.ca.as_ref(), |path| quoted(&path.display().to_string()));
         self.plain("breaker.failures", p.breaker.failures);

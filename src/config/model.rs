@@ -245,6 +245,8 @@ pub struct PartnerConfig {
     pub connect_timeout: Duration,
     /// Time from first byte written to last byte of the answer. Default 10 s.
     pub request_timeout: Duration,
+    /// Longest life of a connection; a new one resolves the name anew. Default 5 min.
+    pub connection_life: Duration,
     /// Backoff.
     pub retry: RetryConfig,
     /// What to do with doubts, by cause.
@@ -257,14 +259,22 @@ pub struct PartnerConfig {
     pub verify: Option<VerifyConfig>,
     /// Rules before the defaults; first match wins.
     pub verdict: Vec<VerdictRuleConfig>,
-    /// Which HTTP client.
+    /// Without effect: kept so that files that set it still load.
     pub client: ClientKind,
-    /// HTTP/2 (then reqwest is the client). Default off.
+    /// HTTP/2, where the partner agrees. Default off.
     pub http2: bool,
-    /// Proxy URL (then reqwest is the client).
+    /// Proxy URL.
     pub proxy: Option<String>,
     /// Redirects followed. Default 0.
     pub redirects: u32,
+    /// Origins that redirects may lead to besides their own. Default none.
+    pub redirect_to: Vec<String>,
+    /// How far URLs reach whose host a record names. Default usual.
+    pub url_reach: Reach,
+    /// Whether header names are written `Like-This`. Default no.
+    pub title_case_headers: bool,
+    /// Whether RateLimit headers are heeded. Default yes.
+    pub rate_limit_headers: bool,
     /// Bytes of an answer read at most; the rest is not looked at. Default 64 KiB.
     pub answer_limit: usize,
     /// Extra CA certificates (PEM).
@@ -290,13 +300,24 @@ pub enum SinkKind {
     Http,
 }
 
-/// Which client an HTTP partner is called with.
+/// Which client an HTTP partner is called with: one does all today.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientKind {
-    /// The pool of hyper HTTP/1.1 connections of our own.
+    /// The pool of connections of our own.
     Pool,
-    /// reqwest: HTTP/2, proxies, redirects.
+    /// What HTTP/2, proxies and redirects once needed.
     Reqwest,
+}
+
+/// How far URLs reach whose host a record names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Anywhere but link-local and reserved addresses, where clouds keep the credentials of their machines.
+    Usual,
+    /// Public addresses only.
+    Public,
+    /// Anywhere.
+    Any,
 }
 
 /// `retry = { … }`

@@ -35,6 +35,12 @@ pub(super) fn partner(r: &mut Reader, mut s: Section<'_>, name: &str) -> Partner
     let mut timeout = r.table(s, "timeout");
     r.read(&mut timeout, "connect", &mut p.connect_timeout, read::some_time);
     r.read(&mut timeout, "request", &mut p.request_timeout, read::some_time);
+    r.read(
+        &mut timeout,
+        "connection",
+        &mut p.connection_life,
+        read::some_time,
+    );
     r.finish(&timeout);
 
     let mut retry = r.table(s, "retry");
@@ -72,9 +78,15 @@ pub(super) fn partner(r: &mut Reader, mut s: Section<'_>, name: &str) -> Partner
     r.read(s, "http2", &mut p.http2, read::flag);
     p.proxy = r.maybe(s, "proxy", proxy);
     r.read(s, "redirects", &mut p.redirects, read::count(0));
-    if p.http2 || p.proxy.is_some() || p.redirects > 0 {
-        p.client = ClientKind::Reqwest;
-    }
+    redirect_to(r, s, &mut p);
+    let reaches = [
+        ("usual", Reach::Usual),
+        ("public", Reach::Public),
+        ("any", Reach::Any),
+    ];
+    r.read(s, "url_reach", &mut p.url_reach, read::choice(&reaches));
+    r.read(s, "title_case_headers", &mut p.title_case_headers, read::flag);
+    r.read(s, "rate_limit_headers", &mut p.rate_limit_headers, read::flag);
     r.read(
         s,
         "client",
@@ -334,6 +346,33 @@ fn verdicts(r: &mut Reader, s: &mut Section<'_>) -> Vec<VerdictRuleConfig> {
         }
     }
     verdicts
+}
+
+fn redirect_to(r: &mut Reader, s: &mut Section<'_>, p: &mut PartnerConfig) {
+    let path = s.key("redirect_to");
+    let Some(node) = r.maybe(s, "redirect_to", |node| Ok(node.clone())) else {
+        return;
+    };
+    let is_origin = |text: &String| {
+        url::Url::parse(text).is_ok_and(|url| {
+            ["http", "https"].contains(&url.scheme())
+                && url.has_host()
+                && url.path() == "/"
+                && url.query().is_none()
+                && url.username().is_empty()
+        })
+    };
+    match read::texts(&node) {
+        Ok(origins) if origins.iter().all(is_origin) => p.redirect_to = origins,
+        _ => {
+            r.wrong(
+                &path,
+                &node,
+                "expected a list of origins: scheme, host and port, without a path",
+            )
+            .hint("as [\"https://eu.api.example\"]");
+        }
+    }
 }
 
 fn proxy(node: &Node) -> Result<String, Expected> {

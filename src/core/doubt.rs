@@ -109,9 +109,11 @@ impl std::fmt::Display for ParkReason {
                 "doubt_crash: the process ended while the request was out"
             }
             ParkReason::Policy(DoubtCause::Timeout) => {
-                "doubt_timeout: no answer after the request was written"
+                "doubt_timeout: the request was written, and no answer says what became of it"
             }
-            ParkReason::Policy(DoubtCause::Gateway) => "doubt_gateway: a gateway answered for the partner",
+            ParkReason::Policy(DoubtCause::Gateway) => {
+                "doubt_gateway: the answer leaves open whether the partner took it"
+            }
             ParkReason::OutsideWindow => "doubt_window: the partner no longer knows the idempotency key",
             ParkReason::Attempts => "doubt_attempts: no further attempt is allowed",
             ParkReason::Unsettled => "doubt_unsettled: an attempt in doubt was never settled",

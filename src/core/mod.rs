@@ -9,7 +9,8 @@
 //! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
 //! | [`url_text`] | what a template's values may do in a URL |
-//! | [`verdict`], [`expr`] | what an answer means |
+//! | [`verdict`], [`expr`], [`redirect`] | what an answer means |
+//! | [`reach`] | which addresses a request may go to |
 //! | [`doubt`] | what becomes of an attempt without a known outcome (I3) |
 //! | [`mask`], [`shown`] | what must not be shown (I9); how keys and IDs are |
 //! | [`ledger`] | the ledger's entries and their fold: what is known of every message |
@@ -27,8 +28,10 @@ pub mod mask;
 pub mod message_id;
 pub mod pointer;
 pub mod ranges;
+pub mod reach;
 pub mod readable_id;
 pub mod record;
+pub mod redirect;
 pub mod resolve;
 pub mod restart;
 pub mod shown;

@@ -2,8 +2,13 @@
 //!
 //! The question is never "did it work" but "may the partner have taken it" (I3). A status that a partner can only
 //! give when it has not taken the request is `TryLater` or `Refused`; where it may have been taken, `Unknown`.
+//!
+//! Where no rule looks at the body, the status line decides. Where a rule looks at it and it cannot be read
+//! (compressed, cut, in another charset, no JSON, a name twice), that rule may or may not match, and the answer means
+//! what all that is possible has in common: nothing but "not taken" stays "not taken", anything else is `Unknown`,
+//! and never `Delivered` ([`in_common`], decision 0008).
 
-use super::expr::{Expr, ExprError, PathExpr, Scope, Vocabulary};
+use super::expr::{Expr, ExprError, Legible, PathExpr, Scope, Vocabulary};
 use crate::config::model::{RuleVerdict, VerdictRuleConfig};
 use crate::sink::{DoubtCause, Verdict};
 use std::time::Duration;
@@ -55,8 +60,16 @@ pub enum Ruled {
     Silent,
     /// This one does.
     By(Ruling),
-    /// A rule before any match looks at the body, of which the end is missing.
-    NeedsBody,
+    /// Rules look at a body that cannot be read: this is what they may have said, before `then`, which holds where
+    /// none of them matches (no rule: the status).
+    Undecided {
+        /// The first of them, from 1.
+        number: usize,
+        /// What they may have said.
+        maybe: Vec<Verdict>,
+        /// The first rule that certainly matches.
+        then: Option<Ruling>,
+    },
 }
 
 impl Rules {
@@ -107,24 +120,55 @@ impl Rules {
         self.uses_document
     }
 
-    /// What they say. `body_is_cut`: the connection broke within the body, so that a rule over it cannot be
-    /// trusted to see what the partner said.
-    pub fn judge(&self, scope: &impl Scope, body_is_cut: bool) -> Ruled {
+    /// What they say of an answer whose body is `legible`.
+    pub fn judge(&self, scope: &impl Scope, legible: Legible) -> Ruled {
+        let (mut first, mut maybe) = (0, Vec::new());
+        let mut then = None;
         for (i, rule) in self.rules.iter().enumerate() {
-            if body_is_cut && rule.when.uses_document() {
-                return Ruled::NeedsBody;
-            }
-            if rule.when.test(scope) {
-                return Ruled::By(Ruling {
-                    verdict: rule.is,
-                    reason: rule.reason.as_ref().and_then(|r| r.text(scope)),
-                    after: rule.after,
-                    number: i + 1,
-                });
+            match rule.when.decide(scope, legible) {
+                Some(false) => {}
+                Some(true) => {
+                    then = Some(Ruling {
+                        verdict: rule.is,
+                        reason: rule.reason.as_ref().and_then(|r| r.text(scope)),
+                        after: rule.after,
+                        number: i + 1,
+                    });
+                    break;
+                }
+                None => {
+                    if maybe.is_empty() {
+                        first = i + 1;
+                    }
+                    maybe.push(rule.is);
+                }
             }
         }
-        Ruled::Silent
+        match (maybe.is_empty(), then) {
+            (false, then) => Ruled::Undecided {
+                number: first,
+                maybe,
+                then,
+            },
+            (true, Some(ruling)) => Ruled::By(ruling),
+            (true, None) => Ruled::Silent,
+        }
     }
+}
+
+/// What an answer means of which only this is known: it means one of `maybe`, or `otherwise`. Never `Delivered`: a
+/// rule looks at the body because the status is not to be believed.
+pub fn in_common(maybe: &[Verdict], otherwise: Verdict) -> Verdict {
+    let all = || maybe.iter().copied().chain([otherwise]);
+    let not_taken = |v| matches!(v, Verdict::TryLater | Verdict::Pause | Verdict::Refused);
+    if !all().all(not_taken) {
+        return Verdict::Unknown(DoubtCause::Timeout);
+    }
+    if all().all(|v| v == otherwise) {
+        return otherwise;
+    }
+    // It was not taken, whichever it is: to try it again loses nothing, a dead letter or a pause may be wrong.
+    Verdict::TryLater
 }
 
 /// What a status means by itself.
@@ -140,6 +184,9 @@ pub fn by_status(status: u16, resends: bool, names_reset: impl FnOnce() -> bool)
         409 if resends => Verdict::TryLater,
         425 | 429 => Verdict::TryLater,
         503 if !names_reset() => Verdict::TryLater,
+        // See Other: what was asked for has been dealt with, and how is told elsewhere (RFC 9110, 15.4.4). Whether
+        // it was taken is not told.
+        303 => Verdict::Unknown(DoubtCause::Gateway),
         // The method or the protocol version is not supported at all: nothing was begun.
         501 | 505 => Verdict::Refused,
         300..=499 => Verdict::Refused,
@@ -194,6 +241,10 @@ mod tests {
             (204, Verdict::Delivered),
             (299, Verdict::Delivered),
             (301, Verdict::Refused),
+            (302, Verdict::Refused),
+            (303, gateway),
+            (307, Verdict::Refused),
+            (308, Verdict::Refused),
             (304, Verdict::Refused),
             (400, Verdict::Refused),
             (401, Verdict::Pause),
@@ -220,6 +271,27 @@ mod tests {
         }
         assert_eq!(by_status(409, true, || false), Verdict::TryLater);
         assert_eq!(by_status(503, false, || true), gateway);
+    }
+
+    #[test]
+    fn what_is_possible_has_something_in_common_or_is_unknown() {
+        use Verdict::{Delivered, Pause, Refused, TryLater};
+        let unknown = Verdict::Unknown(DoubtCause::Timeout);
+        for (maybe, otherwise, wanted) in [
+            (&[Refused][..], Delivered, unknown),
+            (&[Delivered], Delivered, unknown),
+            (&[Delivered], Refused, unknown),
+            (&[Refused], Refused, Refused),
+            (&[Refused, Refused], Refused, Refused),
+            (&[TryLater], Refused, TryLater),
+            (&[Refused], TryLater, TryLater),
+            (&[Refused], Pause, TryLater),
+            (&[Pause], Pause, Pause),
+            (&[Refused], unknown, unknown),
+            (&[unknown], Refused, unknown),
+        ] {
+            assert_eq!(in_common(maybe, otherwise), wanted, "{maybe:?} or {otherwise:?}");
+        }
     }
 
     #[test]

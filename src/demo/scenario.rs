@@ -149,7 +149,7 @@ timeout = {{ connect = "1s", request = "2s" }}
 retry = {{ first = "100ms", longest = "2s" }}
 doubt = "resend"             # it knows an Idempotency-Key again
 on_doubt = "hold"            # events of a user stay in order, come what may
-verdict = [{{ when = "status == 200 and body.code != 0", is = "refused", reason = "body.message" }}]
+verdict = [{{ when = "status == 200 and (not body.code exists or body.code != 0)", is = "refused", reason = "body.message" }}]
 
 [partners.shop]
 url = "{shop}/orders"

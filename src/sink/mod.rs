@@ -129,6 +129,20 @@ pub enum Sent {
     Stopped,
     /// Nothing was written: no connection could be had any more. The answer says `TryLater`.
     NeverWritten(Answer),
+    /// The partner sent the request on to another address: the next attempt goes there, with a start and an intent
+    /// of its own. The answer says `TryLater` where it was certainly not taken here, else `Unknown`.
+    Moved(Answer, Box<Moved>),
+}
+
+/// Where a partner sent a request on to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The URL.
+    pub to: String,
+    /// Redirects that led there.
+    pub followed: u32,
+    /// The status of a redirect after which the request may have been taken already.
+    pub unsure: Option<u16>,
 }
 
 /// A record from which no request can be made: a template that fails, a URL that is none. The message is dead.
@@ -174,7 +188,15 @@ pub trait Sink: 'static {
     type Connection;
     /// Makes the request; no I/O.
     fn prepare(&self, delivery: &Delivery) -> Result<Self::Request, PrepareError>;
-    /// Gets a connection. A failure is an answer that says `TryLater`: nothing was written.
+    /// The same for an attempt that the partner sent on to another address ([`Sent::Moved`]).
+    ///
+    /// # Errors
+    /// Also where the sink knows no redirects.
+    fn prepare_moved(&self, _: &Delivery, _: &Moved) -> Result<Self::Request, PrepareError> {
+        Err(PrepareError("this sink follows no redirects".to_owned()))
+    }
+    /// Gets a connection. A failure is an answer that says `TryLater`: nothing was written; or `Refused`: this
+    /// message's address may not be reached.
     fn connect(&self, request: &Self::Request) -> impl Future<Output = Result<Self::Connection, Answer>>;
     /// Asks the gate, writes the request, reads the answer.
     fn send(

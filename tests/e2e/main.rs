@@ -3,6 +3,7 @@
 //! One binary for all suites, so that it is linked once. Short by default; `SLUICEGATE_MESSAGES` and
 //! `SLUICEGATE_KILLS` make the kill suites as large as wanted.
 
+mod answers;
 mod common;
 mod input;
 mod kills;

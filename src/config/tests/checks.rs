@@ -99,9 +99,9 @@ fn contradictions_are_refused() {
         "expected \"POST\"",
     );
     refuses(
-        &partner("client = 'pool'\nhttp2 = true"),
-        "partners.p.http2",
-        "reqwest",
+        &partner("redirect_to = ['https://a.example/path']"),
+        "partners.p.redirect_to",
+        "a list of origins",
     );
     refuses(
         &partner("retry = { first = '10m' }"),

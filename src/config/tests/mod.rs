@@ -258,10 +258,7 @@ deliver = ['acme-eu', 'eu.Orders_2', 'under__score']
     let eu = &config.partners["acme-eu"];
     assert_eq!((eu.concurrency, eu.request_timeout), (5, Duration::from_secs(3)));
     assert_eq!(eu.headers, [("X-Api-Version".to_owned(), "3".to_owned())]);
-    assert_eq!(
-        (eu.body.as_deref(), eu.http2, eu.client),
-        (Some("[1, 2]"), true, ClientKind::Reqwest)
-    );
+    assert_eq!((eu.body.as_deref(), eu.http2), (Some("[1, 2]"), true));
     assert_eq!(config.partners["eu.Orders_2"].concurrency, 6);
     assert!(
         matches!(&config.partners["eu.Orders_2"].limits[..], [LimitRef::Inline(l)] if l.rates.len() == 1)

@@ -122,14 +122,14 @@ pub(super) enum Node {
 
 /// A scope with what the expression's pointers picked out of its document, read once and only if it is needed.
 pub(super) struct Reading<'a, S> {
-    scope: &'a S,
+    pub(super) scope: &'a S,
     pointers: &'a Pointers,
     fields: OnceCell<Fields<'a>>,
 }
 
-struct Fields<'a> {
-    found: SmallVec<[Option<Extracted<'a>>; 4]>,
-    fault: Option<Unreadable>,
+pub(super) struct Fields<'a> {
+    pub(super) found: SmallVec<[Option<Extracted<'a>>; 4]>,
+    pub(super) fault: Option<Unreadable>,
 }
 
 impl<'a, S: Scope> Reading<'a, S> {
@@ -141,7 +141,7 @@ impl<'a, S: Scope> Reading<'a, S> {
         }
     }
 
-    fn fields(&self) -> &Fields<'a> {
+    pub(super) fn fields(&self) -> &Fields<'a> {
         self.fields.get_or_init(|| {
             let document = self.scope.document();
             let mut found = SmallVec::from_elem(None, self.pointers.len());

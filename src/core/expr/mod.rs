@@ -24,11 +24,13 @@
 //! need the whole document as values of theirs, and raise errors where a field is missing.
 
 mod eval;
+mod legible;
 mod parse;
 #[cfg(test)]
 mod tests;
 
 pub use eval::{RecordScope, Root, Scope, Val};
+pub use legible::Legible;
 
 use crate::core::pointer::{Pointers, Unreadable};
 use eval::{Node, Reading};

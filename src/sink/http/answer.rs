@@ -1,21 +1,23 @@
 //! From an answer to a verdict: the whole rule in one place, pure.
 //!
 //! The partner's own rules come first, then the status ([`crate::core::verdict::by_status`], decision 0003). A plain
-//! 2xx without rules and without pace headers allocates nothing, and its body need not be kept.
+//! 2xx without rules and without pace headers allocates nothing, and its body need not be kept. Rules and reasons
+//! read the body as [`super::body`] makes it; what it means where they cannot is decided in
+//! [`crate::core::verdict`] (decision 0008).
 
+use super::body::{self, Text};
 use super::connection::BodyEnd;
-use super::pace::pace;
-use crate::core::expr::{Root, Scope, Val};
+use super::pace::{Heed, pace};
+use crate::core::expr::{Legible, Root, Scope, Val};
 use crate::core::mask::Masker;
 use crate::core::types::Time;
-use crate::core::verdict::{Ruled, Rules, by_status, names_upstream_reset};
+use crate::core::verdict::{Ruled, Rules, by_status, in_common, names_upstream_reset};
 use crate::sink::{Answer, AnswerDetail, DoubtCause, Pace, Verdict};
 use http::HeaderMap;
 use http::header::LOCATION;
-use std::time::Duration;
 
 /// Longest reason kept, bytes.
-const REASON: usize = 512;
+pub(super) const REASON: usize = 512;
 /// Most of an answer kept, bytes.
 const ANSWER: usize = 1024;
 /// Most of an answer that goes into the reason.
@@ -25,7 +27,9 @@ const IN_REASON: usize = 200;
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) rules: Rules,
-    pub(super) longest_retry_after: Duration,
+    pub(super) heed: Heed,
+    /// Most bytes that an answer is unpacked to.
+    pub(super) answer_limit: usize,
     /// Some doubt of this partner is settled by sending again, and the Idempotency-Key is sent.
     pub(super) resends: bool,
 }
@@ -38,6 +42,19 @@ pub(super) struct Heard<'a> {
     /// As far as it was read and kept.
     pub(super) body: &'a [u8],
     pub(super) end: BodyEnd,
+    /// What was odd about it, where anything was.
+    pub(super) odd: Option<&'a Oddity>,
+}
+
+/// What can be odd about an answer that was heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Oddity {
+    /// Its head could be read only by force: in words, what of it.
+    Head(String),
+    /// Another answer followed, which nobody had asked for: which of them is this request's is not known.
+    Stray,
+    /// It is a redirect, and why it is not followed.
+    NotFollowed(&'static str),
 }
 
 impl Scope for Heard<'_> {
@@ -61,31 +78,85 @@ impl Reading {
         !(200..300).contains(&status) || self.rules.uses_document()
     }
 
+    /// Whether what the status says depends on the body.
+    pub(super) fn decides_by_body(&self, status: u16) -> bool {
+        status == 503 || self.rules.uses_document()
+    }
+
+    /// Whether the rules have nothing to say of an answer, whatever its body is.
+    pub(super) fn is_silent(&self, heard: &Heard<'_>) -> bool {
+        self.rules.is_empty() || {
+            let json = self.rules.uses_document();
+            let read = body::read(heard.headers, heard.body, heard.end, self.answer_limit, json);
+            let body = &read.bytes[..];
+            self.rules.judge(&Heard { body, ..*heard }, read.legible) == Ruled::Silent
+        }
+    }
+
     /// What an answer means.
     pub(super) fn answer(&self, heard: &Heard<'_>, now: impl FnOnce() -> Time, masker: &Masker) -> Answer {
         let status = heard.status;
-        let told = pace(heard.headers, status, now, self.longest_retry_after);
-        let cut = heard.end == BodyEnd::Cut;
+        let told = pace(heard.headers, status, now, self.heed);
+        let unknown = |heard: &Heard<'_>, why: &str, told| {
+            let verdict = Verdict::Unknown(DoubtCause::Timeout);
+            self.told(
+                heard,
+                verdict,
+                &format!("bad answer: {status}, {why}"),
+                told,
+                masker,
+            )
+        };
+        if heard.odd == Some(&Oddity::Stray) {
+            let why =
+                "and another answer followed that nobody had asked for: which is this request's is not known";
+            return unknown(heard, why, told);
+        }
+        let read;
+        let (heard, text) = if self.needs_body(status) {
+            read = body::read(
+                heard.headers,
+                heard.body,
+                heard.end,
+                self.answer_limit,
+                self.rules.uses_document(),
+            );
+            let body = &read.bytes[..];
+            (&Heard { body, ..*heard }, Some(&read))
+        } else {
+            (heard, None)
+        };
         let mut after = None;
         let mut said = None;
         let mut rule = None;
-        let verdict = match self.rules.judge(heard, cut) {
+        let cut = heard.end == BodyEnd::Cut;
+        let by_status = |cut: bool| {
+            // Whether a 503 names a reset may stand in what is missing.
+            let names_reset = || cut || tells_of_reset(heard);
+            by_status(status, self.resends, names_reset)
+        };
+        let verdict = match self.rules.judge(heard, text.map_or(Legible::Text, |t| t.legible)) {
             Ruled::By(ruling) => {
                 after = ruling.after.filter(|_| ruling.verdict == Verdict::TryLater);
                 said = ruling.reason;
                 rule = Some(ruling.number);
                 ruling.verdict
             }
-            Ruled::NeedsBody => {
-                let why = format!("bad answer: {status}, cut off before the end that a verdict rule needs");
-                return self.told(heard, Verdict::Unknown(DoubtCause::Timeout), &why, told, masker);
+            Ruled::Undecided { number, maybe, then } => {
+                let why = why_unread(heard, text, number);
+                let otherwise = then.map_or_else(|| by_status(cut), |ruling| ruling.verdict);
+                match in_common(&maybe, otherwise) {
+                    Verdict::Unknown(_) => return unknown(heard, &why, told),
+                    verdict => {
+                        said = Some(why);
+                        verdict
+                    }
+                }
             }
-            // Whether it names a reset may stand in what is missing.
             Ruled::Silent if cut && status == 503 => {
-                let why = "bad answer: 503, cut off before its end";
-                return self.told(heard, Verdict::Unknown(DoubtCause::Timeout), why, told, masker);
+                return unknown(heard, "cut off before its end", told);
             }
-            Ruled::Silent => by_status(status, self.resends, || tells_of_reset(heard)),
+            Ruled::Silent => by_status(false),
         };
         if verdict == Verdict::Delivered {
             return Answer {
@@ -114,9 +185,13 @@ impl Reading {
                     .headers
                     .get(LOCATION)
                     .map(|v| String::from_utf8_lossy(v.as_bytes()));
+                let why = match heard.odd {
+                    Some(Oddity::NotFollowed(why)) => format!(": {why}"),
+                    _ => String::new(),
+                };
                 match to {
-                    Some(to) => format!("a redirect to {to} that is not followed"),
-                    None => "a redirect that is not followed".to_owned(),
+                    Some(to) => format!("a redirect to {to} that is not followed{why}"),
+                    None => format!("a redirect that is not followed{why}"),
                 }
             }
             None => first_words(heard.body),
@@ -148,6 +223,18 @@ impl Reading {
             detail.answer = cut_to(masker.bytes(room), ANSWER);
         }
         answer
+    }
+}
+
+/// Why a rule over the body could not be applied.
+fn why_unread(heard: &Heard<'_>, text: Option<&Text<'_>>, rule: usize) -> String {
+    let body = text.map_or("not read", |t| &*t.why);
+    match heard.odd {
+        Some(Oddity::Head(why)) => {
+            format!("{why}, so that its body, which verdict rule {rule} needs, was not read")
+        }
+        _ if heard.end == BodyEnd::Cut => format!("cut off before the end that verdict rule {rule} needs"),
+        _ => format!("its body is {body}: verdict rule {rule} cannot be applied"),
     }
 }
 

@@ -12,40 +12,89 @@
 //! whatever the error was.
 
 use bytes::Bytes;
-use http::{Request, Response};
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
+/// What is known of a connection below HTTP and TLS. Shared with the socket, which hyper or h2 owns.
+#[derive(Debug, Default)]
+pub(super) struct Wire {
+    /// Bytes that the kernel took.
+    written: AtomicU64,
+    /// The partner reads no more: a write failed, and what is written since is thrown away.
+    broken: AtomicBool,
+    /// The next read asks the kernel itself, whatever the runtime has noted.
+    look: AtomicBool,
+}
+
+impl Wire {
+    /// Bytes that the kernel took so far, TLS handshake included.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+}
+
 /// A TCP stream that counts what the kernel took.
+///
+/// A write that fails because the partner closed is not told to hyper, which would end the exchange by it: a
+/// partner that refuses a request early (413, 431) and closes has often said so first, and that answer lies in the
+/// socket. So the rest of the request is thrown away, and the read brings the answer, or the end.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
-    written: Rc<Cell<u64>>,
+    wire: Arc<Wire>,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
-            written: Rc::default(),
+            wire: Arc::default(),
         }
     }
 
-    fn count(&self, result: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(n)) = result {
-            self.written.set(self.written.get() + *n as u64);
+    fn wrote(&self, result: Poll<io::Result<usize>>, all: usize) -> Poll<io::Result<usize>> {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        match result {
+            Poll::Ready(Ok(n)) => {
+                self.wire.written.fetch_add(n as u64, Relaxed);
+                Poll::Ready(Ok(n))
+            }
+            Poll::Ready(Err(e)) if matches!(e.kind(), BrokenPipe | ConnectionReset | ConnectionAborted) => {
+                self.wire.broken.store(true, Relaxed);
+                Poll::Ready(Ok(all))
+            }
+            other => other,
+        }
+    }
+
+    /// Reads what lies in the kernel now, without the runtime's knowledge and without waiting.
+    fn read_now(&self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut found = [0; 1024];
+        let room = buf.remaining().min(found.len());
+        let flags = rustix::net::RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.stream, &mut found[..room], flags) {
+            Ok((n, _)) => {
+                buf.put_slice(&found[..n]);
+                Poll::Ready(Ok(()))
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Poll::Pending,
+            Err(e) => Poll::Ready(Err(e.into())),
         }
     }
 }
@@ -56,24 +105,32 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.wire.look.load(Relaxed) {
+            return self.read_now(buf);
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.wire.broken.load(Relaxed) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.count(&result);
-        result
+        self.wrote(result, buf.len())
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let all = || bufs.iter().map(|b| b.len()).sum();
+        if self.wire.broken.load(Relaxed) {
+            return Poll::Ready(Ok(all()));
+        }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.count(&result);
-        result
+        self.wrote(result, all())
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
@@ -86,19 +143,41 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Plain or TLS.
+/// Plain, TLS, or TLS to a partner through a proxy that is itself spoken to over TLS.
 pub(super) enum Io {
     /// `http://`
     Plain(Socket),
-    /// `https://`
+    /// `https://`, or `http://` through a proxy with TLS.
     Tls(Box<TlsStream<Socket>>),
+    /// `https://` through a proxy with TLS.
+    Nested(Box<TlsStream<Box<TlsStream<Socket>>>>),
 }
 
 impl Io {
-    fn written(&self) -> Rc<Cell<u64>> {
+    pub(super) fn wire(&self) -> Arc<Wire> {
+        let socket = match self {
+            Io::Plain(s) => s,
+            Io::Tls(s) => s.get_ref().0,
+            Io::Nested(s) => s.get_ref().0.get_ref().0,
+        };
+        Arc::clone(&socket.wire)
+    }
+
+    /// What TLS says of the partner's end, if it is there.
+    pub(super) fn session(&self) -> Option<&rustls::ClientConnection> {
         match self {
-            Io::Plain(s) => Rc::clone(&s.written),
-            Io::Tls(s) => Rc::clone(&s.get_ref().0.written),
+            Io::Plain(_) => None,
+            Io::Tls(s) => Some(s.get_ref().1),
+            Io::Nested(s) => Some(s.get_ref().1),
+        }
+    }
+
+    /// The address at the other end, that of the proxy where there is one.
+    pub(super) fn peer(&self) -> io::Result<std::net::SocketAddr> {
+        match self {
+            Io::Plain(s) => s.stream.peer_addr(),
+            Io::Tls(s) => s.get_ref().0.stream.peer_addr(),
+            Io::Nested(s) => s.get_ref().0.get_ref().0.stream.peer_addr(),
         }
     }
 }
@@ -108,6 +187,7 @@ macro_rules! either {
         match $self.get_mut() {
             Io::Plain(s) => Pin::new(s).$method($($arg),*),
             Io::Tls(s) => Pin::new(s.as_mut()).$method($($arg),*),
+            Io::Nested(s) => Pin::new(s.as_mut()).$method($($arg),*),
         }
     };
 }
@@ -133,6 +213,7 @@ impl AsyncWrite for Io {
         match self {
             Io::Plain(s) => s.is_write_vectored(),
             Io::Tls(s) => s.is_write_vectored(),
+            Io::Nested(s) => s.is_write_vectored(),
         }
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -140,6 +221,24 @@ impl AsyncWrite for Io {
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, poll_shutdown(cx))
+    }
+}
+
+/// Waits for `future` until a deadline, and believes the timer only when the socket had its say.
+///
+/// A process that stood (stopped, its machine paused) finds timers over and answers in its sockets at the same
+/// moment, and the runtime may tell of the timer first. So the runtime gets one turn to look at its sockets before
+/// the deadline counts.
+///
+/// The future comes pinned: moved in it would be held twice, in the future of every request.
+pub(super) async fn within<F: Future>(deadline: Instant, mut future: Pin<&mut F>) -> Option<F::Output> {
+    if let Ok(output) = timeout_at(deadline, future.as_mut()).await {
+        return Some(output);
+    }
+    tokio::task::yield_now().await;
+    match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
     }
 }
 
@@ -163,65 +262,143 @@ pub enum BodyEnd {
     Whole,
     /// The bound was reached; the rest was not looked at.
     Limited,
-    /// The connection broke, or time ran out, in the middle.
+    /// The connection broke, or time ran out, in the middle; or nobody waited for it.
     Cut,
 }
+
+/// How requests are written and answers are read, the same for all connections of a partner.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dialect {
+    /// `Content-Type`, not `content-type`.
+    pub(super) title_case: bool,
+    /// Fields of a head. hyper keeps room for 100 on its stack; for more it allocates at each answer, so more are
+    /// allowed only where a partner has sent more.
+    pub(super) many_fields: bool,
+}
+
+/// Bytes of the head of an answer. What does not fit is judged by its status line (I6).
+pub(super) const HEAD: usize = 256 * 1024;
+/// Fields of a head, where a partner sends many.
+pub(super) const MANY_FIELDS: usize = 4_096;
 
 /// An established connection and its state.
 pub(super) struct Http1 {
     sender: http1::SendRequest<Full<Bytes>>,
     /// None once it has ended.
     conn: Option<http1::Connection<TokioIo<Io>, Full<Bytes>>>,
-    written: Rc<Cell<u64>>,
+    wire: Arc<Wire>,
+    /// The socket, and what hyper had read and could make nothing of, when the connection ended.
+    rest: Option<Box<(Io, Bytes)>>,
+    /// The partner said something that nobody asked for.
+    stray: bool,
+    /// Exchanges begun.
+    pub(super) served: u32,
     /// When it was made, or its latest exchange began.
     pub(super) used: Instant,
+    /// It is not used for a request from then on: its life is over, or the partner announced that it closes.
+    pub(super) good_until: Instant,
 }
 
 impl Http1 {
     /// HTTP/1.1 on a connection that stands.
-    pub(super) async fn start(io: Io) -> hyper::Result<Self> {
-        let written = io.written();
+    pub(super) async fn start(io: Io, dialect: Dialect, good_until: Instant) -> hyper::Result<Self> {
+        let wire = io.wire();
         let mut builder = http1::Builder::new();
-        // The head of an answer: what does not fit is a bad answer, not a reason to grow (I6).
-        builder.max_buf_size(64 * 1024);
+        // The head of an answer: what does not fit is no reason to grow (I6). Servers send what no standard allows
+        // and mean well: the status line decides, not a cookie with a space in the wrong place.
+        builder
+            .max_buf_size(HEAD)
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
+            .title_case_headers(dialect.title_case);
+        if dialect.many_fields {
+            builder.max_headers(MANY_FIELDS);
+        }
         let (sender, conn) = builder.handshake(TokioIo::new(io)).await?;
         Ok(Self {
             sender,
             conn: Some(conn),
-            written,
+            wire,
+            rest: None,
+            stray: false,
+            served: 0,
             used: Instant::now(),
+            good_until,
         })
     }
 
     /// Bytes that the kernel took so far, TLS handshake included.
     pub(super) fn written(&self) -> u64 {
-        self.written.get()
+        self.wire.written()
     }
 
     /// Lets the connection read and write what it can.
     fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(conn) = &mut self.conn
-            && Pin::new(conn).poll(cx).is_ready()
+            && let Poll::Ready(end) = Pin::new(conn).poll(cx)
         {
-            // The error, if there was one, has been told to the exchange. Dropping hands back what was queued.
-            self.conn = None;
+            // An error has been told to the exchange, if there was one; else bytes came that nobody asked for, which
+            // alone has no cause. Dropping hands back what was queued.
+            self.stray |= end.is_err_and(|e| std::error::Error::source(&e).is_none());
+            self.rest = self.conn.take().map(|conn| {
+                let parts = conn.into_parts();
+                Box::new((parts.io.into_inner(), parts.read_buf))
+            });
         }
     }
 
     /// Whether nothing has ended it yet, without a look at the socket.
     pub(super) fn is_open(&self) -> bool {
-        self.conn.is_some()
+        self.conn.is_some() && !self.wire.broken.load(Relaxed)
     }
 
-    /// Whether another request can be written to it, as far as is known here.
+    /// Whether another request can be written to it, as far as the runtime knows.
     pub(super) fn is_usable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
-        self.conn.is_some() && !self.sender.is_closed()
+        self.is_open() && !self.sender.is_closed()
+    }
+
+    /// Whether another request can be written to it now: the kernel itself is asked. Bytes that nobody asked for,
+    /// and an end, close it. One system call.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.wire.look.store(true, Relaxed);
+        let usable = self.is_usable();
+        self.wire.look.store(false, Relaxed);
+        usable
     }
 
     /// Whether the exchange before has ended cleanly, so that the next one can begin.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.conn.is_some() && (self.sender.is_ready() || (self.is_usable() && self.sender.is_ready()))
+        self.is_open() && (self.sender.is_ready() || (self.is_usable() && self.sender.is_ready()))
+    }
+
+    /// Waits a little for bytes that nobody asked for, after an answer.
+    pub(super) fn hears_more(&mut self, patience: Duration) -> LocalBoxFuture<'_, bool> {
+        async move {
+            let ended = poll_fn(|cx| {
+                self.drive(cx);
+                if self.conn.is_none() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            });
+            let _over = within(Instant::now() + patience, pin!(ended)).await;
+            self.stray
+        }
+        .boxed_local()
+    }
+
+    /// Takes note of how long the partner keeps an idle connection, and of an answer after which it cannot be used.
+    pub(super) fn heed(&mut self, status: u16, headers: &HeaderMap, now: Instant) {
+        if let Some(keeps) = super::pace::keep_alive(headers) {
+            self.good_until = self.good_until.min(now + keeps);
+        }
+        if status == 204 && super::pace::announces_body(headers) {
+            // It has none (RFC 9112, 6.3), so what is announced would be read as the next answer.
+            self.good_until = now;
+        }
     }
 
     /// Writes a request and waits for the head of its answer. The write begins within the first poll.
@@ -229,7 +406,8 @@ impl Http1 {
     /// The part of hyper that answers is polled without a waker: it makes progress only through `drive`, in this
     /// very task, and a waker would only make the task wake itself once more.
     pub(super) async fn exchange(&mut self, message: Box<Message>) -> Result<Response<Incoming>, Failed> {
-        let before = self.written.get();
+        let before = self.written();
+        self.served = self.served.saturating_add(1);
         let mut answer = pin!(self.sender.try_send_request(*message));
         let result = poll_fn(|cx| {
             self.drive(cx);
@@ -238,9 +416,33 @@ impl Http1 {
         .await;
         result.map_err(|mut failed| match failed.take_message() {
             Some(message) => Failed::NotWritten(Box::new(message)),
-            None if self.written.get() == before => Failed::NothingLeft(failed.into_error()),
+            None if self.wire.written() == before => Failed::NothingLeft(failed.into_error()),
             None => Failed::Broken(failed.into_error()),
         })
+    }
+
+    /// The head of an answer that hyper gave up reading, to its end or to the bound.
+    pub(super) fn rest_of_head(&mut self, deadline: Instant) -> LocalBoxFuture<'static, Vec<u8>> {
+        let rest = self.rest.take();
+        let has_end = |head: &[u8]| {
+            let end = |blank| memchr::memmem::find(head, blank).is_some();
+            end(b"\n\r\n") || end(b"\n\n")
+        };
+        async move {
+            let Some(rest) = rest else { return Vec::new() };
+            let (mut io, begun) = *rest;
+            let mut head = begun.to_vec();
+            while head.len() < HEAD && !has_end(&head) {
+                let mut more = vec![0; 8 * 1024];
+                let read = within(deadline, pin!(io.read(&mut more))).await;
+                match read {
+                    Some(Ok(n @ 1..)) => head.extend_from_slice(&more[..n]),
+                    _ => break,
+                }
+            }
+            head
+        }
+        .boxed_local()
     }
 
     /// Reads a body to its end or to `limit` bytes; `keep` gets what was read, if it is wanted.

@@ -5,18 +5,22 @@
 //! hand (a failure is no doubt), [`HttpSink::send`] asks the gate and writes, within one poll of one task. What was
 //! never written is no doubt either, and hyper tells which that is.
 //!
-//! Two clients stand behind one interface: a [pool] of hyper HTTP/1.1 connections of our own for the hot path
-//! (half the CPU of reqwest, and the only way to ask the gate with the connection in hand), and [reqwest](any) for
-//! HTTP/2, proxies and redirects.
+//! Behind it stands one [pool] of connections: HTTP/1.1 of hyper's, driven by whoever uses them, and HTTP/2 where a
+//! partner wants it ([`http2`]); with proxies and TLS below them ([`dial`]). A connection is in hand, and has been
+//! looked at, before the gate is asked. Redirects are answers that lead to the next attempt
+//! ([`crate::core::redirect`]), never a request within this one.
 //!
-//! Not supported: request bodies that stream, `Expect: 100-continue`, protocol upgrades, compressed answers (they
-//! are asked for by nobody: no `accept-encoding` is sent).
+//! Not supported: request bodies that stream, `Expect: 100-continue`, protocol upgrades. Compressed answers are
+//! asked for by nobody (`accept-encoding: identity` is sent) and unpacked where they come all the same.
 //!
 //! A sink lives on one thread, in an `Rc`; its futures are not `Send`. It keeps no state that a restart would miss.
 
 mod answer;
-mod any;
+mod body;
 mod connection;
+mod dial;
+mod http2;
+mod odd;
 mod origin;
 mod pace;
 mod pool;
@@ -28,28 +32,41 @@ mod verify;
 
 pub use request::Request;
 
-use self::answer::{Heard, Reading, unanswered};
-use self::any::Any;
-use self::connection::{BodyEnd, Failed};
-use self::origin::{Origin, Target};
-use self::pool::{ConnectError, Leased, Pool};
+use self::answer::{Heard, Oddity, Reading, unanswered};
+use self::connection::{BodyEnd, Failed, within};
+use self::dial::{ConnectError, Dialer, Proxy};
+use self::http2::Tried;
+use self::origin::Target;
+use self::pace::Heed;
+use self::pool::{Leased, Pool, PoolConfig};
 use self::request::{PlanConfig, RequestPlan};
 use self::verify::LookUp;
 use super::secrets::Secrets;
 use super::template::TemplateError;
-use super::{Answer, Delivery, DoubtCause, Gate, PrepareError, Sent, SinkStats, Verdict};
+use super::{Answer, Delivery, DoubtCause, Gate, Moved, PrepareError, Sent, SinkStats, Verdict};
 use crate::clock::Clock;
-use crate::config::model::{ClientKind, DoubtPolicy, PartnerConfig};
+use crate::config::model::{DoubtPolicy, PartnerConfig};
 use crate::core::expr::ExprError;
 use crate::core::mask::Masker;
+use crate::core::reach::{self, Bounds};
+use crate::core::redirect::{self, Step};
 use crate::core::verdict::{RuleError, Rules};
-use http::HeaderMap;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Body as _;
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
+
+/// How long the rest of a body without a known length is waited for, where only a reason for people stands in it.
+const UNFRAMED: Duration = Duration::from_secs(1);
+/// How long a second answer is waited for behind one that says "not taken", on a connection that was used before: a
+/// server that answers twice does so at once.
+const SECOND_ANSWER: Duration = Duration::from_millis(2);
 
 /// A partner that cannot be called as it is configured.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +122,6 @@ pub enum SinkError {
 pub struct HttpSink {
     plan: RequestPlan,
     pool: Rc<Pool>,
-    any: Option<Any>,
     look_up: Option<LookUp>,
     reading: Reading,
     secrets: Secrets,
@@ -115,17 +131,13 @@ pub struct HttpSink {
     clock: Clock,
     request_timeout: Duration,
     answer_limit: usize,
-    proxy: Option<String>,
+    redirects: u32,
+    /// Origins that redirects may lead to besides their own.
+    redirect_to: Vec<Rc<origin::Origin>>,
 }
 
 /// A connection in hand. Dropped unused it goes back to the pool.
-pub struct Connection(Held);
-
-enum Held {
-    Pool(Leased),
-    /// reqwest finds one by itself.
-    Any,
-}
+pub struct Connection(Leased);
 
 /// A request as it would be sent, with everything masked that must not be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +159,7 @@ pub(super) struct Reply {
     /// Empty where nobody needs it.
     body: Vec<u8>,
     end: BodyEnd,
+    odd: Option<Oddity>,
 }
 
 /// What came of an exchange.
@@ -162,23 +175,35 @@ pub(super) enum Outcome {
 pub(super) enum Failure {
     #[error("connect: {0}")]
     Connect(String),
+    /// The message's own failure.
+    #[error("refused: address not allowed: {0}")]
+    Forbidden(String),
     #[error("timeout: no answer within {0:?}")]
     Timeout(Duration),
     #[error("reset: {0}")]
     Reset(String),
     #[error("bad answer: {0}")]
     BadAnswer(String),
-    #[error("bad answer: more redirects than are followed")]
-    Redirects,
 }
 
 impl From<ConnectError> for Failure {
     fn from(e: ConnectError) -> Self {
-        Failure::Connect(e.to_string())
+        match e {
+            ConnectError::Forbidden { .. } => Failure::Forbidden(e.to_string()),
+            e => Failure::Connect(e.to_string()),
+        }
     }
 }
 
 impl Failure {
+    /// What it means where nothing was written.
+    fn unwritten(&self) -> Verdict {
+        match self {
+            Failure::Forbidden(_) => Verdict::Refused,
+            _ => Verdict::TryLater,
+        }
+    }
+
     /// Of a request that was written.
     fn from_hyper(e: &hyper::Error) -> Self {
         if e.is_parse() || e.is_parse_too_large() || e.is_parse_status() {
@@ -198,6 +223,19 @@ impl HttpSink {
     /// # Errors
     /// Templates, rules, expressions, headers, certificates that cannot be used.
     pub fn try_new(partner: &PartnerConfig, secrets: &Secrets, clock: Clock) -> Result<Self, SinkError> {
+        Self::try_new_beside(partner, secrets, clock, &[])
+    }
+
+    /// The same in a node that listens on ports of its `own`, to which no request goes.
+    ///
+    /// # Errors
+    /// As [`HttpSink::try_new`].
+    pub fn try_new_beside(
+        partner: &PartnerConfig,
+        secrets: &Secrets,
+        clock: Clock,
+        own: &[SocketAddr],
+    ) -> Result<Self, SinkError> {
         let plan = PlanConfig {
             partner: &partner.name,
             url: &partner.url,
@@ -210,24 +248,54 @@ impl HttpSink {
             traceparent: partner.traceparent,
         };
         let tls = tls::client_config(partner.ca.as_deref(), partner.http2)?;
-        let wants_any = partner.client == ClientKind::Reqwest
-            || partner.http2
-            || partner.proxy.is_some()
-            || partner.redirects > 0;
+        let tls_to_proxy = {
+            let mut tls = (*tls).clone();
+            tls.alpn_protocols.clear();
+            Arc::new(tls)
+        };
+        let by_record = reach::record_names_host(&partner.url)
+            || partner
+                .verify
+                .as_ref()
+                .is_some_and(|v| reach::record_names_host(&v.url));
+        let dialer = Dialer {
+            tls,
+            tls_to_proxy,
+            proxy: partner.proxy.as_deref().map(Proxy::parse).transpose()?,
+            bounds: Bounds {
+                own: own.to_vec(),
+                from_record: by_record.then_some(partner.url_reach),
+            },
+        };
+        let rules = Rules::try_new(&partner.verdict)?;
+        let origins = partner.redirect_to.iter().map(|url| {
+            let target = Target::parse(url).map_err(|e| SinkError::Request(format!("redirect_to: {e}")))?;
+            Ok(target.origin)
+        });
         let doubt = &partner.doubt;
         let resends = [doubt.crash, doubt.timeout, doubt.gateway].contains(&DoubtPolicy::Resend);
         Ok(Self {
             plan: RequestPlan::try_new(&plan, secrets)?,
-            any: wants_any.then(|| Any::try_new(partner, &tls)).transpose()?,
-            pool: Pool::new(tls, partner.connect_timeout),
+            pool: Pool::new(PoolConfig {
+                dialer,
+                connect_timeout: partner.connect_timeout,
+                life: partner.connection_life,
+                http2: partner.http2,
+                title_case: partner.title_case_headers,
+                many_fields: rules.uses_document(),
+            }),
             look_up: partner
                 .verify
                 .as_ref()
                 .map(|v| LookUp::try_new(partner, v, secrets))
                 .transpose()?,
             reading: Reading {
-                rules: Rules::try_new(&partner.verdict)?,
-                longest_retry_after: partner.retry.longest_retry_after,
+                rules,
+                heed: Heed {
+                    longest: partner.retry.longest_retry_after,
+                    rate_limits: partner.rate_limit_headers,
+                },
+                answer_limit: partner.answer_limit,
                 resends: resends && partner.idempotency_key,
             },
             masker: RefCell::new((
@@ -239,7 +307,8 @@ impl HttpSink {
             clock,
             request_timeout: partner.request_timeout,
             answer_limit: partner.answer_limit,
-            proxy: partner.proxy.clone(),
+            redirects: partner.redirects,
+            redirect_to: origins.collect::<Result<_, SinkError>>()?,
         })
     }
 
@@ -253,50 +322,160 @@ impl HttpSink {
             .map_err(|e| PrepareError(self.masker().text(&e.0)))
     }
 
+    /// Makes the request of an attempt that the partner sent on to another address.
+    ///
+    /// To another origin than the configuration names nothing goes along that tells who is asking: no header of the
+    /// configuration, no user of the URL.
+    ///
+    /// # Errors
+    /// As [`HttpSink::prepare`].
+    pub fn prepare_moved(&self, d: &Delivery, moved: &Moved) -> Result<Request, PrepareError> {
+        static EVERYWHERE: [HeaderName; 6] = [
+            header::CONTENT_TYPE,
+            header::CONTENT_LENGTH,
+            header::USER_AGENT,
+            header::ACCEPT_ENCODING,
+            request::IDEMPOTENCY_KEY,
+            request::TRACEPARENT,
+        ];
+        let mut request = self.prepare(d)?;
+        let target = Target::parse(&moved.to)
+            .map_err(|e| PrepareError(self.masker().text(&format!("redirect: {e}"))))?;
+        if target.origin != request.origin {
+            let all = std::mem::take(request.message.headers_mut());
+            let kept = EVERYWHERE
+                .iter()
+                .filter_map(|name| Some((name.clone(), all.get(name)?.clone())));
+            request.message.headers_mut().extend(kept.collect::<Vec<_>>());
+            request.message.headers_mut().insert(header::HOST, target.host);
+            request.origin = target.origin;
+        }
+        *request.message.uri_mut() = target.path;
+        request.moved = Some(Box::new(moved.clone()));
+        Ok(request)
+    }
+
     /// Gets a connection for a request: one that waits, else a new one.
     ///
     /// # Errors
-    /// An answer that says `TryLater`: nothing was written.
+    /// An answer that says `TryLater`: nothing was written. Or `Refused`: nothing may go to this address.
     pub async fn connect(&self, request: &Request) -> Result<Connection, Answer> {
-        self.lease(request)
-            .await
-            .map_err(|failure| self.unanswered(Verdict::TryLater, &failure))
+        self.lease(request).await.map_err(|failure| {
+            behind(
+                request.moved.as_deref(),
+                self.unanswered(failure.unwritten(), &failure),
+            )
+        })
     }
 
     async fn lease(&self, request: &Request) -> Result<Connection, Failure> {
-        if self.any.is_some() {
-            return Ok(Connection(Held::Any));
-        }
-        Ok(Connection(Held::Pool(self.pool.get(&request.origin).await?)))
+        Ok(Connection(self.pool.get(&request.origin).await?))
     }
 
     /// Asks the gate, writes the request, reads the answer.
     ///
     /// The gate is asked right before the first byte. A connection that turns out closed is replaced once, before
     /// the gate is asked where that is known by then, else the gate is asked again.
-    pub async fn send(&self, connection: Connection, request: Request, gate: Gate<'_>) -> Sent {
+    pub async fn send(&self, connection: Connection, mut request: Request, gate: Gate<'_>) -> Sent {
         let needs_body = |status| self.reading.needs_body(status);
+        let moved = request.moved.take();
+        // Only a redirect that may be followed needs to know where the request went.
+        let from = (self.redirects > 0).then(|| {
+            let origin = Rc::clone(&request.origin);
+            Box::new((request.url(), origin, request.is_safe()))
+        });
         match self
             .exchange(connection, request, gate, self.request_timeout, needs_body)
             .await
         {
-            Outcome::Heard(reply) => {
-                let heard = Heard {
-                    status: reply.status,
-                    headers: &reply.headers,
-                    body: &reply.body,
-                    end: reply.end,
-                };
-                Sent::Answered(self.reading.answer(&heard, || self.clock.now(), &self.masker()))
+            Outcome::Heard(mut reply) => {
+                if let Some(from) = from
+                    && (300..400).contains(&reply.status)
+                {
+                    let (url, origin, safe) = *from;
+                    match self.step(&reply, &url, &origin, safe, moved.as_deref()) {
+                        Ok(Some(to)) => return self.sent_on(&reply, to),
+                        Ok(None) => {}
+                        Err(why) => reply.odd = reply.odd.or(Some(Oddity::NotFollowed(why))),
+                    }
+                }
+                let answer = self
+                    .reading
+                    .answer(&reply.heard(), || self.clock.now(), &self.masker());
+                Sent::Answered(behind(moved.as_deref(), answer))
             }
             Outcome::Stopped => Sent::Stopped,
             Outcome::NeverWritten(failure) => {
-                Sent::NeverWritten(self.unanswered(Verdict::TryLater, &failure))
+                let answer = self.unanswered(failure.unwritten(), &failure);
+                Sent::NeverWritten(behind(moved.as_deref(), answer))
             }
             Outcome::Failed(failure) => {
-                Sent::Answered(self.unanswered(Verdict::Unknown(DoubtCause::Timeout), &failure))
+                let answer = self.unanswered(Verdict::Unknown(DoubtCause::Timeout), &failure);
+                Sent::Answered(behind(moved.as_deref(), answer))
             }
         }
+    }
+
+    /// Where a redirect leads, if it is to be followed; none where a verdict rule says what it means.
+    ///
+    /// # Errors
+    /// Why it is not followed.
+    fn step(
+        &self,
+        reply: &Reply,
+        from: &str,
+        origin: &origin::Origin,
+        safe: bool,
+        moved: Option<&Moved>,
+    ) -> Result<Option<Moved>, &'static str> {
+        if reply.odd.is_some() || !self.reading.is_silent(&reply.heard()) {
+            return Ok(None);
+        }
+        let location = reply
+            .headers
+            .get(header::LOCATION)
+            .and_then(|l| std::str::from_utf8(l.as_bytes()).ok());
+        let to = location.and_then(|l| url::Url::parse(from).ok()?.join(l.trim()).ok());
+        let target = to.as_ref().and_then(|to| Target::parse(to.as_str()).ok());
+        let (Some(mut to), Some(target)) = (to, target) else {
+            return Err("its location is no URL that can be requested");
+        };
+        let may_go = *target.origin == *origin || self.redirect_to.contains(&target.origin);
+        let followed = moved.map_or(0, |m| m.followed);
+        let unsure = match redirect::step(reply.status, safe, followed, self.redirects, may_go) {
+            Step::Follow => moved.and_then(|m| m.unsure),
+            Step::FollowUnsure => moved.and_then(|m| m.unsure).or(Some(reply.status)),
+            Step::Stay(why) => return Err(why),
+        };
+        // A user that the answer names is not ours.
+        if to.set_username("").is_err() || to.set_password(None).is_err() {
+            return Err("its location is no URL that can be requested");
+        }
+        to.set_fragment(None);
+        Ok(Some(Moved {
+            to: to.into(),
+            followed: followed + 1,
+            unsure,
+        }))
+    }
+
+    fn sent_on(&self, reply: &Reply, moved: Moved) -> Sent {
+        let mut answer = self
+            .reading
+            .answer(&reply.heard(), || self.clock.now(), &self.masker());
+        let (verdict, word) = match moved.unsure {
+            Some(_) => (Verdict::Unknown(DoubtCause::Gateway), "unknown"),
+            None => (Verdict::TryLater, "later"),
+        };
+        answer.verdict = verdict;
+        if let Some(detail) = &mut answer.detail {
+            let why = format!("{word}: {} sent on to {}", reply.status, moved.to);
+            detail.reason = unanswered(verdict, &why, &self.masker())
+                .detail
+                .unwrap_or_default()
+                .reason;
+        }
+        Sent::Moved(answer, Box::new(moved))
     }
 
     async fn exchange(
@@ -307,80 +486,139 @@ impl HttpSink {
         timeout: Duration,
         needs_body: impl Fn(u16) -> bool,
     ) -> Outcome {
-        let mut leased = match (connection.0, &self.any) {
-            (Held::Pool(leased), _) => leased,
-            (Held::Any, Some(any)) => {
-                if !gate() {
-                    return Outcome::Stopped;
-                }
-                return Box::pin(any.exchange(request, timeout, self.answer_limit)).await;
-            }
-            (Held::Any, None) => {
-                return Outcome::NeverWritten(Failure::Connect(
-                    "the connection is another sink's".to_owned(),
-                ));
-            }
-        };
-        let Request { origin, mut message } = request;
+        let Request {
+            origin, mut message, ..
+        } = request;
+        if let Some(proxy) = self.pool.dialer().told_to(&origin) {
+            tell_proxy(proxy, &mut message);
+        }
+        let mut leased = connection.0;
         let (mut renewed, mut gave_back) = (false, false);
         loop {
             let now = Instant::now();
-            if gave_back || !leased.is_usable(now) {
+            let usable = match &mut leased {
+                Leased::Alone(alone) => !gave_back && alone.is_usable(now),
+                Leased::Shared(stream) => {
+                    match stream
+                        .exchange(&origin, message, &mut *gate, timeout, self.answer_limit)
+                        .await
+                    {
+                        Tried::Over(outcome) => return outcome,
+                        Tried::Elsewhere(back) => message = back,
+                    }
+                    false
+                }
+            };
+            if !usable {
                 self.pool.count_stale();
                 if renewed {
                     let why = "the partner closes new connections at once";
                     return Outcome::NeverWritten(Failure::Connect(why.to_owned()));
                 }
                 (renewed, gave_back) = (true, false);
-                leased = match Box::pin(self.pool.get_new(&origin)).await {
+                leased = match self.pool.get_new(&origin).await {
                     Ok(leased) => leased,
                     Err(e) => return Outcome::NeverWritten(e.into()),
                 };
                 continue;
             }
+            let Leased::Alone(alone) = &mut leased else {
+                continue;
+            };
             if !gate() {
                 return Outcome::Stopped;
             }
             let deadline = now + timeout;
-            let http1 = leased.begin(now);
+            let http1 = alone.begin(now);
             let before = http1.written();
-            let response = match timeout_at(deadline, http1.exchange(message)).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(Failed::NotWritten(back))) => {
+            let answered = within(deadline, pin!(http1.exchange(message))).await;
+            let response = match answered {
+                Some(Ok(response)) => response,
+                Some(Err(Failed::NotWritten(back))) => {
                     // It is closed; the next turn replaces it.
                     message = back;
                     gave_back = true;
                     continue;
                 }
-                Ok(Err(Failed::NothingLeft(e))) => {
+                Some(Err(Failed::NothingLeft(e))) => {
                     return Outcome::NeverWritten(Failure::Connect(format!("nothing was written: {e}")));
                 }
-                Ok(Err(Failed::Broken(e))) => return Outcome::Failed(Failure::from_hyper(&e)),
-                Err(_elapsed) if http1.written() == before => {
+                Some(Err(Failed::Broken(e))) => {
+                    let read = match e.is_parse() || e.is_parse_too_large() {
+                        // The rest of a head may be on its way still.
+                        true => http1.rest_of_head(deadline).await,
+                        false => Vec::new(),
+                    };
+                    return self.broken(&e, &read);
+                }
+                None if http1.written() == before => {
                     let why = format!("nothing could be written within {timeout:?}");
                     return Outcome::NeverWritten(Failure::Connect(why));
                 }
-                Err(_elapsed) => return Outcome::Failed(Failure::Timeout(timeout)),
+                None => return Outcome::Failed(Failure::Timeout(timeout)),
             };
             let (head, mut body) = response.into_parts();
             let status = head.status.as_u16();
+            http1.heed(status, &head.headers, now);
             let mut kept = Vec::new();
+            let needed = needs_body(status);
+            let unframed = !body.is_end_stream()
+                && body.size_hint().exact().is_none()
+                && !head.headers.contains_key(header::TRANSFER_ENCODING);
             let end = if body.is_end_stream() {
                 BodyEnd::Whole
+            } else if unframed && !needed {
+                // It lasts until the partner closes, the connection cannot be used again, and the status has said all.
+                BodyEnd::Cut
             } else {
-                let keep = needs_body(status).then_some(&mut kept);
-                let read = timeout_at(deadline, http1.read_body(&mut body, self.answer_limit, keep)).await;
+                let only_told = unframed && !self.reading.decides_by_body(status);
+                let until = if only_told {
+                    deadline.min(Instant::now() + UNFRAMED)
+                } else {
+                    deadline
+                };
+                let keep = needed.then_some(&mut kept);
+                let read = within(until, pin!(http1.read_body(&mut body, self.answer_limit, keep))).await;
                 read.unwrap_or(BodyEnd::Cut)
             };
+            let mut odd = None;
             if end == BodyEnd::Whole {
-                leased.done();
+                let doubtful = http1.served > 1 && !(200..300).contains(&status);
+                if doubtful && http1.hears_more(SECOND_ANSWER).await {
+                    odd = Some(Oddity::Stray);
+                }
+                alone.done();
             }
             return Outcome::Heard(Reply {
                 status,
                 headers: head.headers,
                 body: kept,
                 end,
+                odd,
             });
+        }
+    }
+
+    /// What is made of a request that was written, and of an answer that hyper could not read, if there was one.
+    fn broken(&self, e: &hyper::Error, read: &[u8]) -> Outcome {
+        if !e.is_parse() && !e.is_parse_too_large() {
+            return Outcome::Failed(Failure::from_hyper(e));
+        }
+        if e.is_parse_too_large() {
+            self.pool.allow_many_fields();
+        }
+        match odd::read(read) {
+            // A protocol that nobody asked to switch to.
+            Ok(odd) if odd.status == 101 => Outcome::Failed(Failure::BadAnswer(odd.why)),
+            Ok(odd) => Outcome::Heard(Reply {
+                status: odd.status,
+                headers: odd.headers,
+                body: Vec::new(),
+                end: BodyEnd::Cut,
+                odd: Some(Oddity::Head(odd.why)),
+            }),
+            Err(_) if read.is_empty() => Outcome::Failed(Failure::BadAnswer(e.to_string())),
+            Err(why) => Outcome::Failed(Failure::BadAnswer(format!("{e}: {why}"))),
         }
     }
 
@@ -415,13 +653,6 @@ impl HttpSink {
     /// What went wrong, in words.
     pub async fn test(&self) -> Result<String, String> {
         let masker = self.masker();
-        if let Some(proxy) = &self.proxy {
-            let origin = proxy_origin(proxy).ok_or_else(|| SinkError::Proxy.to_string())?;
-            let found = self.pool.try_out(&origin).await;
-            return found
-                .map(|found| masker.text(&format!("proxy: {found}; what lies behind it was not tried")))
-                .map_err(|e| masker.text(&format!("proxy: {e}")));
-        }
         let Some(origin) = self.plan.fixed_origin() else {
             return Ok("the URL depends on the record: nothing to connect to".to_owned());
         };
@@ -431,7 +662,13 @@ impl HttpSink {
             .map_err(|e| masker.text(&format!("connect: {e}")))
     }
 
-    /// Figures of the pool. reqwest keeps its own to itself: zeros.
+    /// Why the latest connect failed, fit to be shown, and how long ago.
+    pub fn connect_failure(&self) -> Option<(String, Duration)> {
+        let (why, ago) = self.pool.failure()?;
+        Some((self.masker().text(&why), ago))
+    }
+
+    /// Figures of the pool.
     pub fn stats(&self) -> SinkStats {
         let counters = &self.pool.counters;
         SinkStats {
@@ -457,19 +694,53 @@ impl HttpSink {
     }
 }
 
-/// Where a proxy is to be reached.
-fn proxy_origin(proxy: &str) -> Option<Origin> {
-    if let Ok(target) = Target::parse(proxy) {
-        return Some((*target.origin).clone());
+impl Reply {
+    fn heard(&self) -> Heard<'_> {
+        Heard {
+            status: self.status,
+            headers: &self.headers,
+            body: &self.body,
+            end: self.end,
+            odd: self.odd.as_ref(),
+        }
     }
-    let url = url::Url::parse(proxy).ok()?;
-    let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
-    Some(Origin {
-        https: false,
-        address: host.parse().ok(),
-        port: url.port().unwrap_or(1080),
-        host,
-    })
+}
+
+/// A request to a proxy names the whole URL, and who asks the proxy.
+fn tell_proxy(proxy: &Proxy, message: &mut connection::Message) {
+    let host = message.headers().get(header::HOST).cloned();
+    let authority = host.as_ref().and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let path = message.uri().path_and_query().map_or("/", |p| p.as_str());
+    if let Ok(uri) = format!("http://{authority}{path}").parse() {
+        *message.uri_mut() = uri;
+    }
+    if let Some(auth) = &proxy.auth {
+        let auth: HeaderValue = auth.clone();
+        message.headers_mut().insert(header::PROXY_AUTHORIZATION, auth);
+    }
+}
+
+/// What an answer means that came behind a redirect: where the first address may have taken the request, only a
+/// success says what became of it.
+fn behind(moved: Option<&Moved>, mut answer: Answer) -> Answer {
+    let Some(moved) = moved else { return answer };
+    if answer.verdict == Verdict::Delivered {
+        return answer;
+    }
+    if let Some(status) = moved.unsure {
+        answer.verdict = Verdict::Unknown(DoubtCause::Gateway);
+        if let Some(detail) = &mut answer.detail {
+            let why = format!(
+                "unknown: behind a {status}, which does not say that it was not taken: {}",
+                detail.reason
+            );
+            detail.reason = answer::cut_to(why, answer::REASON);
+        }
+    } else if let Some(detail) = &mut answer.detail {
+        let why = format!("{} (behind {} redirects)", detail.reason, moved.followed);
+        detail.reason = answer::cut_to(why, answer::REASON);
+    }
+    answer
 }
 
 impl super::Sink for HttpSink {
@@ -478,6 +749,9 @@ impl super::Sink for HttpSink {
 
     fn prepare(&self, delivery: &Delivery) -> Result<Request, PrepareError> {
         HttpSink::prepare(self, delivery)
+    }
+    fn prepare_moved(&self, delivery: &Delivery, moved: &Moved) -> Result<Request, PrepareError> {
+        HttpSink::prepare_moved(self, delivery, moved)
     }
     async fn connect(&self, request: &Request) -> Result<Connection, Answer> {
         HttpSink::connect(self, request).await

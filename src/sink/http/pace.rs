@@ -6,8 +6,45 @@
 use crate::core::types::Time;
 use crate::sink::Pace;
 use http::HeaderMap;
-use http::header::{DATE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
 use std::time::{Duration, UNIX_EPOCH};
+
+/// How far a partner is believed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heed {
+    /// No wait is longer.
+    pub(super) longest: Duration,
+    /// Whether the family of rate limit headers is looked at; `Retry-After` always is.
+    pub(super) rate_limits: bool,
+}
+
+/// For how long an idle connection can be used after this answer: what `keep-alive: timeout=…` says, less a margin
+/// for the way and the partner's own timer (a quarter, within 200 ms and 2 s). None where it says nothing.
+pub(super) fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    const MARGIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+    let value = text(headers.get(HeaderName::from_static("keep-alive"))?)?;
+    let number = |wanted: &str| {
+        value.split([',', ';']).find_map(|part| {
+            let (name, number) = part.split_once('=')?;
+            name.trim()
+                .eq_ignore_ascii_case(wanted)
+                .then(|| first_number(number.trim().trim_matches('"')))?
+        })
+    };
+    if number("max") == Some(0) {
+        return Some(Duration::ZERO);
+    }
+    let told = Duration::from_secs(number("timeout")?);
+    Some(told.saturating_sub((told / 4).clamp(MARGIN.0, MARGIN.1)))
+}
+
+/// Whether a body is announced.
+pub(super) fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length.as_bytes() != b"0")
+}
 
 /// What the headers say; none, without any allocation, where they say nothing.
 ///
@@ -16,8 +53,9 @@ pub(super) fn pace(
     headers: &HeaderMap,
     status: u16,
     now: impl FnOnce() -> Time,
-    longest: Duration,
+    heed: Heed,
 ) -> Option<Box<Pace>> {
+    let longest = heed.longest;
     // Most answers carry none of them: one look at the first letters is all they cost.
     if !headers
         .keys()
@@ -37,7 +75,11 @@ pub(super) fn pace(
             .and_then(|v| delay(v, now))
             .map(|d| d.min(longest)),
     };
-    let (remaining, reset) = rate_limit(headers, now);
+    let (remaining, reset) = if heed.rate_limits {
+        rate_limit(headers, now)
+    } else {
+        (None, None)
+    };
     let reset = reset.map(|d| d.min(longest));
     if retry_after.is_none() && remaining.is_none() {
         return None;
@@ -97,7 +139,7 @@ fn rate_limit(headers: &HeaderMap, now: u64) -> (Option<u64>, Option<Duration>) 
     };
     for value in headers.get_all(HeaderName::from_static("ratelimit")) {
         if let Some(t) = text(value) {
-            structured(t, &mut offer);
+            structured(t, now, &mut offer);
         }
     }
     for (remaining, reset) in PAIRS {
@@ -120,15 +162,19 @@ fn first_number(text: &str) -> Option<u64> {
 /// A reset: seconds from now, or, as some send it, seconds or milliseconds since the epoch.
 fn until(text: &str, now: u64) -> Option<Duration> {
     let wait = seconds(text.split([',', ';']).next()?.trim())?;
-    Some(match wait.as_secs() {
+    Some(from_now(wait, now))
+}
+
+fn from_now(wait: Duration, now: u64) -> Duration {
+    match wait.as_secs() {
         0..1_000_000_000 => wait,
         at @ 1_000_000_000..1_000_000_000_000 => Duration::from_secs(at.saturating_sub(now)),
         at => Duration::from_millis(at.saturating_sub(now.saturating_mul(1000))),
-    })
+    }
 }
 
 /// `"policy";r=50;t=30, …` (the present draft) or `limit=100, remaining=50, reset=5` (the one before).
-fn structured(text: &str, offer: &mut impl FnMut(u64, Option<Duration>)) {
+fn structured(text: &str, now: u64, offer: &mut impl FnMut(u64, Option<Duration>)) {
     let number = |part: &str, names: [&str; 2]| {
         let (name, value) = part.split_once('=')?;
         names.contains(&name.trim()).then(|| first_number(value.trim()))?
@@ -142,7 +188,7 @@ fn structured(text: &str, offer: &mut impl FnMut(u64, Option<Duration>)) {
         }
         if item.contains(';') {
             if let Some(r) = r {
-                offer(r, t.map(Duration::from_secs));
+                offer(r, t.map(|t| from_now(Duration::from_secs(t), now)));
             }
         } else {
             left = left.or(r);
@@ -150,7 +196,7 @@ fn structured(text: &str, offer: &mut impl FnMut(u64, Option<Duration>)) {
         }
     }
     if let Some(left) = left {
-        offer(left, reset.map(Duration::from_secs));
+        offer(left, reset.map(|t| from_now(Duration::from_secs(t), now)));
     }
 }
 
@@ -160,6 +206,10 @@ mod tests {
     use proptest::prelude::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
+    const HEED: Heed = Heed {
+        longest: HOUR,
+        rate_limits: true,
+    };
     // 2023-11-14T22:13:20Z
     const NOW: Time = Time::from_millis(1_700_000_000_000);
 
@@ -168,7 +218,7 @@ mod tests {
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        pace(&headers, status, || NOW, HOUR).map(|p| *p)
+        pace(&headers, status, || NOW, HEED).map(|p| *p)
     }
 
     #[test]
@@ -254,6 +304,13 @@ mod tests {
             ("x-ratelimit-reset", "1700000060000"),
         ];
         assert_eq!(both(&millis), (Some(0), Some(60), Some(60)));
+        for reset in ["1700000060", "1700000060000"] {
+            let told = format!("\"min\";r=0;t={reset}");
+            assert_eq!(
+                both(&[("ratelimit", told.as_str())]),
+                (Some(0), Some(60), Some(60))
+            );
+        }
         let far = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "99999")];
         assert_eq!(both(&far), (Some(0), Some(3600), Some(3600)));
         let spent = read(429, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "7")]).unwrap();
@@ -262,6 +319,43 @@ mod tests {
             read(200, &[("x-request-id", "abc"), ("x-ratelimit-remaining", "many")]),
             None
         );
+    }
+
+    #[test]
+    fn rate_limit_headers_are_not_heeded_where_a_partner_is_not_to_be_believed() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ratelimit-remaining", HeaderValue::from_static("0"));
+        headers.insert("x-ratelimit-reset", HeaderValue::from_static("3600"));
+        let deaf = Heed {
+            rate_limits: false,
+            ..HEED
+        };
+        assert_eq!(pace(&headers, 200, || NOW, deaf), None);
+        headers.insert("retry-after", HeaderValue::from_static("7"));
+        let told = pace(&headers, 429, || NOW, deaf).unwrap();
+        assert_eq!(
+            (told.retry_after, told.remaining),
+            (Some(Duration::from_secs(7)), None)
+        );
+    }
+
+    #[test]
+    fn a_connection_is_used_a_little_shorter_than_the_partner_keeps_it() {
+        for (value, wanted) in [
+            ("timeout=1", Some(750)),
+            ("timeout=5, max=1000", Some(3_750)),
+            ("max=7;Timeout=60", Some(58_000)),
+            ("timeout=\"4\"", Some(3_000)),
+            ("timeout=0", Some(0)),
+            ("timeout=5, max=0", Some(0)),
+            ("max=100", None),
+            ("yes", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("keep-alive", HeaderValue::from_static(value));
+            assert_eq!(keep_alive(&headers), wanted.map(Duration::from_millis), "{value}");
+        }
+        assert_eq!(keep_alive(&HeaderMap::new()), None);
     }
 
     proptest! {
@@ -273,7 +367,7 @@ mod tests {
                 headers.insert(name, value.clone());
             }
             headers.insert("x-ratelimit-remaining", HeaderValue::from_static("0"));
-            if let Some(told) = pace(&headers, status, || NOW, HOUR) {
+            if let Some(told) = pace(&headers, status, || NOW, HEED) {
                 for wait in [told.retry_after, told.pause, told.reset].into_iter().flatten() {
                     prop_assert!(wait <= HOUR);
                 }

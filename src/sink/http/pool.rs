@@ -1,60 +1,37 @@
-//! Connections that wait for their next request: one LIFO stack an origin.
+//! Connections that wait for their next request: one LIFO stack an origin, and beside it the HTTP/2 connections,
+//! which requests share.
 //!
 //! The one used last is handed out first, so that as few as the load needs are warm and the rest grow old and go.
-//! A sweep every few seconds closes what the partner closed, what is older than [`IDLE_FOR`], and what the busiest
-//! moment of the last two sweeps would not have needed. The number of origins is bounded: records may bring URLs
-//! of their own, and each origin holds memory and file descriptors (I6).
+//! A sweep every few seconds closes what the partner closed, what is older than [`IDLE_FOR`] or than the partner
+//! said it keeps it, and what the busiest moment of the last two sweeps would not have needed. No connection lives
+//! longer than the partner's `timeout.connection`: a name that moves to another address is followed. The number of
+//! origins is bounded: records may bring URLs of their own, and each origin holds memory and file descriptors (I6).
 
-use super::connection::{Http1, Io, Socket};
+use super::connection::{Dialect, Http1, within};
+use super::dial::{ConnectError, Dialer};
+use super::http2::{Http2, Stream};
 use super::origin::Origin;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
 /// Idle connections are closed after this. Servers and load balancers close theirs after 60 s or more as a rule
 /// (some after 5 s: those the check before use finds).
 const IDLE_FOR: Duration = Duration::from_secs(90);
-/// A connection that worked this short a time ago is not looked at again: a look costs some hundred nanoseconds.
+/// A connection that worked this short a time ago is handed out unseen: it is looked at before it is written to.
 const FRESH: Duration = Duration::from_millis(1);
 /// How often idle connections are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Origins at once.
 const MAX_ORIGINS: usize = 256;
-/// How long one address is given before the next one is tried beside it (RFC 8305 recommends 250 ms).
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
-
-/// Why there is no connection. Nothing was written, so it is never a doubt.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
-    #[error("no address for {host}: {source}")]
-    Dns { host: String, source: std::io::Error },
-    #[error("{host} has no address")]
-    NoAddress { host: String },
-    #[error("{address}: {source}")]
-    Tcp {
-        address: SocketAddr,
-        source: std::io::Error,
-    },
-    #[error("tls: {0}")]
-    Tls(std::io::Error),
-    #[error("tls: {0} is not a name a certificate can be checked against")]
-    Name(String),
-    #[error("no connection within {0:?}")]
-    Timeout(Duration),
-    #[error("{0}")]
-    Handshake(hyper::Error),
-    #[error("more than {MAX_ORIGINS} hosts at once")]
-    Origins,
-}
+/// Part of their life by which connections end before it is over, so that those made at once do not end at once.
+const SPREAD: u32 = 5;
 
 /// Counters of all origins.
 #[derive(Default)]
@@ -69,13 +46,28 @@ fn bump(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
 
+/// What a pool is made with.
+pub(super) struct PoolConfig {
+    pub(super) dialer: Dialer,
+    pub(super) connect_timeout: Duration,
+    /// Longest life of a connection.
+    pub(super) life: Duration,
+    pub(super) http2: bool,
+    pub(super) title_case: bool,
+    /// Rules look at bodies, so heads of any number of fields are read by hyper itself.
+    pub(super) many_fields: bool,
+}
+
 /// All connections of one sink.
 pub(super) struct Pool {
     origins: RefCell<HashMap<Rc<Origin>, Rc<Stack>>>,
     /// The one asked for last: with a constant URL it is the same value each time, and needs no hashing.
     last: RefCell<Option<(Rc<Origin>, Rc<Stack>)>>,
-    tls: Arc<ClientConfig>,
-    connect_timeout: Duration,
+    config: PoolConfig,
+    /// The partner has sent more fields than hyper reads without allocating.
+    many_fields: Cell<bool>,
+    /// Why the latest connect failed, and when.
+    failure: RefCell<Option<(Arc<str>, Instant)>>,
     pub(super) counters: Rc<Counters>,
     sweeping: Cell<bool>,
 }
@@ -91,20 +83,33 @@ struct Stack {
     peak_before: Cell<usize>,
     last_used: Cell<Instant>,
     counters: Rc<Counters>,
+    shared: RefCell<Vec<Rc<Http2>>>,
+    /// Why the latest connect failed, and when.
+    failure: RefCell<Option<(Arc<str>, Instant)>>,
+    /// Held by whoever makes a connection that others may share.
+    making: tokio::sync::Semaphore,
+    /// The partner chose HTTP/1.1: its connections are not shared.
+    alone: Cell<bool>,
 }
 
-/// A connection in hand. Dropped unused, or after a clean exchange, it goes back to the pool.
-pub(super) struct Leased {
+/// A connection in hand.
+pub(super) enum Leased {
+    /// Of its own. Dropped unused, or after a clean exchange, it goes back to the pool.
+    Alone(Alone),
+    /// A stream of one that is shared.
+    Shared(Stream),
+}
+
+/// An HTTP/1.1 connection in hand.
+pub(super) struct Alone {
     conn: Option<Box<Http1>>,
     stack: Rc<Stack>,
-    /// When it was last known to work.
-    checked: Instant,
     /// Whether an exchange is under way: then it does not go back.
     busy: bool,
 }
 
-impl Leased {
-    /// The connection, for one exchange. Until [`Leased::done`] says otherwise it will not be used again.
+impl Alone {
+    /// The connection, for one exchange. Until [`Alone::done`] says otherwise it will not be used again.
     pub(super) fn begin(&mut self, now: Instant) -> &mut Http1 {
         self.busy = true;
         let conn = self.conn.as_mut().expect("taken only by drop");
@@ -115,20 +120,19 @@ impl Leased {
     pub(super) fn done(&mut self) {
         self.busy = false;
     }
-    /// Whether it can still be written to, as far as is known here.
+    /// Whether it can still be written to: the kernel is asked, for what a partner sends unasked (an error page, an
+    /// end) comes at any time, and would be read as the answer to what is written next.
     pub(super) fn is_usable(&mut self, now: Instant) -> bool {
-        let fresh = now.duration_since(self.checked) < FRESH;
-        self.conn
-            .as_mut()
-            .is_some_and(|c| if fresh { c.is_open() } else { c.is_usable() })
+        let of_age = |c: &Http1| c.served == 0 || now < c.good_until;
+        self.conn.as_mut().is_some_and(|c| of_age(c) && c.is_quiet())
     }
 }
 
-impl Drop for Leased {
+impl Drop for Alone {
     fn drop(&mut self) {
         self.stack.in_use.set(self.stack.in_use.get() - 1);
         if let Some(mut conn) = self.conn.take() {
-            if !self.busy && conn.is_ready() {
+            if !self.busy && conn.good_until > conn.used && conn.is_ready() {
                 self.stack.idle.borrow_mut().push(conn);
             } else {
                 self.stack.counters.open.set(self.stack.counters.open.get() - 1);
@@ -138,15 +142,32 @@ impl Drop for Leased {
 }
 
 impl Pool {
-    pub(super) fn new(tls: Arc<ClientConfig>, connect_timeout: Duration) -> Rc<Self> {
+    pub(super) fn new(config: PoolConfig) -> Rc<Self> {
         Rc::new(Self {
             origins: RefCell::default(),
             last: RefCell::default(),
-            tls,
-            connect_timeout,
+            many_fields: Cell::new(config.many_fields),
+            config,
+            failure: RefCell::default(),
             counters: Rc::default(),
             sweeping: Cell::new(false),
         })
+    }
+
+    /// The dialer, for what it knows of proxies.
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.config.dialer
+    }
+
+    /// The partner sends more fields than connections are made for.
+    pub(super) fn allow_many_fields(&self) {
+        self.many_fields.set(true);
+    }
+
+    /// Why the latest connect failed, and how long ago.
+    pub(super) fn failure(&self) -> Option<(Arc<str>, Duration)> {
+        let failure = self.failure.borrow();
+        failure.as_ref().map(|(why, at)| (Arc::clone(why), at.elapsed()))
     }
 
     /// A connection was found closed when it was needed.
@@ -176,7 +197,7 @@ impl Pool {
                 .filter(|(_, s)| s.in_use.get() == 0)
                 .min_by_key(|(_, s)| s.last_used.get())
                 .map(|(o, _)| Rc::clone(o))
-                .ok_or(ConnectError::Origins)?;
+                .ok_or(ConnectError::Origins(MAX_ORIGINS))?;
             origins.remove(&oldest);
         }
         let stack = Rc::new(Stack {
@@ -186,6 +207,10 @@ impl Pool {
             peak_before: Cell::new(0),
             last_used: Cell::new(Instant::now()),
             counters: Rc::clone(&self.counters),
+            shared: RefCell::default(),
+            failure: RefCell::default(),
+            making: tokio::sync::Semaphore::new(1),
+            alone: Cell::new(!self.config.http2),
         });
         origins.insert(Rc::clone(origin), Rc::clone(&stack));
         Ok(stack)
@@ -200,86 +225,145 @@ impl Pool {
                 break;
             };
             let idle = now.duration_since(conn.used);
-            if idle < FRESH || (idle < IDLE_FOR && conn.is_usable()) {
-                return Ok(stack.lease(conn, now));
+            let good = now < conn.good_until;
+            // It is looked at again right before the request is written.
+            if good && (idle < FRESH || (idle < IDLE_FOR && conn.is_usable())) {
+                return Ok(Leased::Alone(stack.lease(conn, now)));
             }
-            self.count_stale();
+            if good {
+                self.count_stale();
+            }
             self.counters.open.set(self.counters.open.get() - 1);
         }
-        // Boxed: what happens once a connection must not make the future of every request larger.
-        Box::pin(self.open(origin, stack)).await
+        self.opened(origin, stack).await
     }
 
     /// A new connection, whatever waits in the pool.
-    pub(super) async fn get_new(self: &Rc<Self>, origin: &Rc<Origin>) -> Result<Leased, ConnectError> {
-        let stack = self.stack(origin)?;
-        Box::pin(self.open(origin, stack)).await
+    pub(super) fn get_new<'a>(
+        self: &'a Rc<Self>,
+        origin: &'a Rc<Origin>,
+    ) -> LocalBoxFuture<'a, Result<Leased, ConnectError>> {
+        async move { self.open(origin, self.stack(origin)?).await }.boxed_local()
+    }
+
+    /// Boxed: what happens once a connection must not make the future of every request larger.
+    fn opened<'a>(
+        self: &'a Rc<Self>,
+        origin: &'a Rc<Origin>,
+        stack: Rc<Stack>,
+    ) -> LocalBoxFuture<'a, Result<Leased, ConnectError>> {
+        self.open(origin, stack).boxed_local()
     }
 
     async fn open(self: &Rc<Self>, origin: &Rc<Origin>, stack: Rc<Stack>) -> Result<Leased, ConnectError> {
         self.start_sweeping();
-        let made = tokio::time::timeout(self.connect_timeout, self.connect(origin)).await;
-        match made.unwrap_or(Err(ConnectError::Timeout(self.connect_timeout))) {
-            Ok(conn) => {
-                bump(&self.counters.connected);
-                bump(&self.counters.open);
-                Ok(stack.lease(Box::new(conn), Instant::now()))
+        if stack.alone.get() {
+            return self.connect(origin, &stack).await;
+        }
+        let now = Instant::now();
+        let shared = stack.shared.borrow().iter().find(|c| c.has_room(now)).cloned();
+        if let Some(shared) = shared {
+            stack.last_used.set(now);
+            return Ok(Leased::Shared(shared.take()));
+        }
+        // One at a time: what it makes may have room for all who wait, and where it fails, so do they.
+        let waiting_since = now;
+        let turn = stack.making.acquire().await;
+        if stack.alone.get() {
+            drop(turn);
+            return self.connect(origin, &stack).await;
+        }
+        if let Some((why, at)) = &*stack.failure.borrow()
+            && *at > waiting_since
+        {
+            return Err(ConnectError::Beside(Arc::clone(why)));
+        }
+        let now = Instant::now();
+        let shared = stack.shared.borrow().iter().find(|c| c.has_room(now)).cloned();
+        match shared {
+            Some(shared) => {
+                stack.last_used.set(now);
+                Ok(Leased::Shared(shared.take()))
             }
-            Err(e) => {
-                bump(&self.counters.failed);
-                Err(e)
-            }
+            None => self.connect(origin, &stack).await,
         }
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Http1, ConnectError> {
-        let socket = Socket::new(dial(origin).await?);
-        let io = if origin.https {
-            let name = ServerName::try_from(origin.host.clone())
-                .map_err(|_| ConnectError::Name(origin.host.clone()))?;
-            let tls = TlsConnector::from(Arc::clone(&self.tls))
-                .connect(name, socket)
-                .await;
-            Io::Tls(Box::new(tls.map_err(ConnectError::Tls)?))
-        } else {
-            Io::Plain(socket)
-        };
-        Http1::start(io).await.map_err(ConnectError::Handshake)
+    async fn connect(&self, origin: &Origin, stack: &Rc<Stack>) -> Result<Leased, ConnectError> {
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let made = within(deadline, pin!(self.established(origin, stack))).await;
+        let made = made.unwrap_or(Err(ConnectError::Timeout(self.config.connect_timeout)));
+        match &made {
+            Ok(_) => {
+                bump(&self.counters.connected);
+                bump(&self.counters.open);
+            }
+            // Nothing was tried.
+            Err(ConnectError::Forbidden { .. }) => {}
+            Err(e) => {
+                bump(&self.counters.failed);
+                let why: Arc<str> = e.to_string().into();
+                *stack.failure.borrow_mut() = Some((Arc::clone(&why), Instant::now()));
+                *self.failure.borrow_mut() = Some((why, Instant::now()));
+            }
+        }
+        made
     }
 
-    /// Opens a connection, TLS included, and says what was found.
-    pub(super) async fn try_out(&self, origin: &Origin) -> Result<String, ConnectError> {
-        let attempt = async {
-            let stream = dial(origin).await?;
-            let peer = stream
-                .peer_addr()
-                .map_or_else(|e| e.to_string(), |a| a.to_string());
-            if !origin.https {
-                return Ok(format!("connected to {peer}, without TLS"));
-            }
-            let name = ServerName::try_from(origin.host.clone())
-                .map_err(|_| ConnectError::Name(origin.host.clone()))?;
-            let tls = TlsConnector::from(Arc::clone(&self.tls))
-                .connect(name, Socket::new(stream))
-                .await
-                .map_err(ConnectError::Tls)?;
-            let session = tls.get_ref().1;
-            let version = session
-                .protocol_version()
-                .and_then(|v| v.as_str())
-                .unwrap_or("TLS");
-            let alpn = session
-                .alpn_protocol()
-                .map(|p| String::from_utf8_lossy(p).into_owned());
-            Ok(format!(
-                "connected to {peer}, {version}, certificate valid for {}, protocol {}",
-                origin.host,
-                alpn.as_deref().unwrap_or("http/1.1 (none negotiated)"),
-            ))
+    async fn established(&self, origin: &Origin, stack: &Rc<Stack>) -> Result<Leased, ConnectError> {
+        let io = self.config.dialer.dial(origin).await?;
+        let now = Instant::now();
+        let life = self.config.life;
+        let good_until = now + life - (life / SPREAD).mul_f64(fastrand::f64());
+        let negotiated = io.session().and_then(|s| s.alpn_protocol());
+        // Without TLS there is nothing to negotiate by.
+        let http2 = self.config.http2 && (!origin.https || negotiated == Some(b"h2"));
+        if http2 {
+            let shared = Http2::start(io, good_until).await.map_err(ConnectError::Http2)?;
+            stack.shared.borrow_mut().push(Rc::clone(&shared));
+            stack.last_used.set(now);
+            return Ok(Leased::Shared(shared.take()));
+        }
+        stack.alone.set(true);
+        let dialect = Dialect {
+            title_case: self.config.title_case,
+            many_fields: self.many_fields.get(),
         };
-        tokio::time::timeout(self.connect_timeout, attempt)
+        let conn = Http1::start(io, dialect, good_until)
             .await
-            .unwrap_or(Err(ConnectError::Timeout(self.connect_timeout)))
+            .map_err(ConnectError::Handshake)?;
+        Ok(Leased::Alone(
+            Rc::clone(stack).lease(Box::new(conn), Instant::now()),
+        ))
+    }
+
+    /// Opens a connection, through the proxy and TLS included, and says what was found.
+    pub(super) async fn try_out(&self, origin: &Origin) -> Result<String, ConnectError> {
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let dialed = within(deadline, pin!(self.config.dialer.dial(origin))).await;
+        let io = dialed.unwrap_or(Err(ConnectError::Timeout(self.config.connect_timeout)))?;
+        let peer = io.peer().map_or_else(|e| e.to_string(), |a| a.to_string());
+        let by = match (&self.config.dialer.proxy, self.config.dialer.told_to(origin)) {
+            (_, Some(_)) => "the proxy at ",
+            (Some(_), None) => "the partner through the proxy at ",
+            (None, None) => "",
+        };
+        if !origin.https {
+            return Ok(format!("connected to {by}{peer}, without TLS"));
+        }
+        let session = io.session();
+        let version = session
+            .and_then(|s| s.protocol_version())
+            .and_then(|v| v.as_str());
+        let alpn = session
+            .and_then(|s| s.alpn_protocol())
+            .map(|p| String::from_utf8_lossy(p).into_owned());
+        Ok(format!(
+            "connected to {by}{peer}, {}, certificate valid for {}, protocol {}",
+            version.unwrap_or("TLS"),
+            origin.host,
+            alpn.as_deref().unwrap_or("http/1.1 (none negotiated)"),
+        ))
     }
 
     fn start_sweeping(self: &Rc<Self>) {
@@ -302,8 +386,12 @@ impl Pool {
             // The oldest are at the bottom.
             let surplus = before.saturating_sub(needed);
             idle.drain(..surplus);
-            idle.retain_mut(|c| now.duration_since(c.used) < IDLE_FOR && c.is_usable());
-            let closed = (before - idle.len()) as u64;
+            idle.retain_mut(|c| now.duration_since(c.used) < IDLE_FOR && now < c.good_until && c.is_usable());
+            let mut shared = stack.shared.borrow_mut();
+            let open = shared.len();
+            shared
+                .retain(|c| c.is_open(now) && (!c.is_idle() || now.duration_since(c.used.get()) < IDLE_FOR));
+            let closed = (before - idle.len() + open - shared.len()) as u64;
             self.counters.open.set(self.counters.open.get() - closed);
         }
         // An origin that nobody asks for any more costs nothing any more.
@@ -311,6 +399,7 @@ impl Pool {
         self.origins.borrow_mut().retain(|_, s| {
             s.in_use.get() > 0
                 || !s.idle.borrow().is_empty()
+                || !s.shared.borrow().is_empty()
                 || now.duration_since(s.last_used.get()) < IDLE_FOR
         });
     }
@@ -326,15 +415,14 @@ async fn sweep(pool: Weak<Pool>) {
 }
 
 impl Stack {
-    fn lease(self: Rc<Self>, conn: Box<Http1>, now: Instant) -> Leased {
+    fn lease(self: Rc<Self>, conn: Box<Http1>, now: Instant) -> Alone {
         let in_use = self.in_use.get() + 1;
         self.in_use.set(in_use);
         self.peak.set(self.peak.get().max(in_use));
         self.last_used.set(now);
-        Leased {
+        Alone {
             conn: Some(conn),
             stack: self,
-            checked: now,
             busy: false,
         }
     }
@@ -342,91 +430,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        let idle = self.idle.get_mut().len() as u64;
-        self.counters.open.set(self.counters.open.get() - idle);
-    }
-}
-
-/// A TCP connection to the first address that answers; the next address is tried when one fails or is slow.
-async fn dial(origin: &Origin) -> Result<TcpStream, ConnectError> {
-    let addresses: Vec<SocketAddr> = match origin.address {
-        Some(ip) => vec![SocketAddr::new(ip, origin.port)],
-        None => tokio::net::lookup_host((origin.host.as_str(), origin.port))
-            .await
-            .map_err(|source| ConnectError::Dns {
-                host: origin.host.clone(),
-                source,
-            })?
-            .collect(),
-    };
-    let mut waiting = in_turns(addresses).into_iter();
-    let one = |address: SocketAddr| async move {
-        let stream = TcpStream::connect(address).await;
-        stream
-            .and_then(|s| s.set_nodelay(true).map(|()| s))
-            .map_err(|source| ConnectError::Tcp { address, source })
-    };
-    let Some(first) = waiting.next() else {
-        return Err(ConnectError::NoAddress {
-            host: origin.host.clone(),
-        });
-    };
-    let mut trying = FuturesUnordered::new();
-    trying.push(one(first));
-    loop {
-        let result = if waiting.len() == 0 {
-            trying.next().await
-        } else {
-            match tokio::time::timeout(NEXT_ADDRESS_AFTER, trying.next()).await {
-                Ok(result) => result,
-                Err(_slow) => {
-                    trying.extend(waiting.next().map(one));
-                    continue;
-                }
-            }
-        };
-        match result {
-            Some(Ok(stream)) => return Ok(stream),
-            Some(Err(e)) => match waiting.next() {
-                Some(next) => trying.push(one(next)),
-                None if trying.is_empty() => return Err(e),
-                None => {}
-            },
-            None => {
-                return Err(ConnectError::NoAddress {
-                    host: origin.host.clone(),
-                });
-            }
-        }
-    }
-}
-
-/// IPv6 and IPv4 by turns, the resolver's order kept within each.
-fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (a, b): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|x| x.is_ipv6() == first_is_v6);
-    let (mut a, mut b) = (a.into_iter(), b.into_iter());
-    let mut out = Vec::with_capacity(a.len() + b.len());
-    while a.len() + b.len() > 0 {
-        out.extend(a.next());
-        out.extend(b.next());
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_take_turns() {
-        let parse = |s: &str| s.parse::<SocketAddr>().unwrap();
-        let v = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"]
-            .map(parse)
-            .to_vec();
-        let want = ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "3.3.3.3:1"]
-            .map(parse)
-            .to_vec();
-        assert_eq!(in_turns(v), want);
+        let idle = self.idle.get_mut().len() + self.shared.get_mut().len();
+        self.counters.open.set(self.counters.open.get() - idle as u64);
     }
 }

@@ -10,7 +10,7 @@ use super::origin::{Origin, Target, UrlError};
 use crate::core::types::MessageId;
 use crate::sink::secrets::Secrets;
 use crate::sink::template::{Template, Templates};
-use crate::sink::{Delivery, PrepareError};
+use crate::sink::{Delivery, Moved, PrepareError};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -44,6 +44,8 @@ const NOT_YOURS: [&str; 9] = [
 pub struct Request {
     pub(super) origin: Rc<Origin>,
     pub(super) message: Box<Message>,
+    /// How it came here, where the partner sent it on.
+    pub(super) moved: Option<Box<Moved>>,
 }
 
 impl Request {
@@ -60,6 +62,10 @@ impl Request {
         // A body in memory is there at once.
         let collected = self.message.body().clone().collect().now_or_never();
         collected.map(|Ok(body)| body.to_bytes()).unwrap_or_default()
+    }
+    /// Whether its method asks for nothing to be done.
+    pub(super) fn is_safe(&self) -> bool {
+        matches!(*self.message.method(), Method::GET | Method::HEAD)
     }
     /// The URL as it stands, secrets included.
     pub(super) fn url(&self) -> String {
@@ -180,6 +186,8 @@ impl RequestPlan {
             header::USER_AGENT,
             HeaderValue::from_static(concat!("sluicegate/", env!("CARGO_PKG_VERSION"))),
         );
+        // Nobody need pack an answer of some hundred bytes; a partner's own header may ask for it.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(target) = &target {
             put_target(&mut headers, target);
         }
@@ -292,6 +300,7 @@ impl RequestPlan {
         Ok(Request {
             origin,
             message: Box::new(message),
+            moved: None,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The look-up for `doubt = "verify"`: asks the partner whether it has a message, and reads the answer.
 
 use super::answer::Heard;
+use super::body;
 use super::connection::BodyEnd;
 use super::request::{PlanConfig, RequestPlan};
 use super::{HttpSink, Outcome, SinkError};
@@ -73,31 +74,58 @@ impl HttpSink {
             Outcome::Stopped => return again("stopped".to_owned()),
             Outcome::NeverWritten(failure) | Outcome::Failed(failure) => return again(failure.to_string()),
         };
-        let looks_at_body = look_up.delivered.uses_document() || look_up.never_seen.uses_document();
-        if reply.end == BodyEnd::Cut && looks_at_body {
-            return again(format!("{}, cut off before its end", reply.status));
+        if (300..400).contains(&reply.status) {
+            // Where it leads is not the partner's word on this message: a page to log in answers 200 as well.
+            let why = format!(
+                "verify: {}, a redirect, which never settles a doubt",
+                reply.status
+            );
+            return Verified::Unclear(masker.text(&why));
         }
+        let text = body::read(
+            &reply.headers,
+            &reply.body,
+            reply.end,
+            self.reading.answer_limit,
+            true,
+        );
         let heard = Heard {
             status: reply.status,
             headers: &reply.headers,
-            body: &reply.body,
+            body: &text.bytes,
             end: reply.end,
+            odd: reply.odd.as_ref(),
         };
-        match (look_up.delivered.test(&heard), look_up.never_seen.test(&heard)) {
-            (true, false) => Verified::Delivered,
-            (false, true) => Verified::NeverSeen,
-            (true, true) => Verified::Unclear(format!(
+        let delivered = look_up.delivered.decide(&heard, text.legible);
+        let never_seen = look_up.never_seen.decide(&heard, text.legible);
+        match (delivered, never_seen) {
+            (Some(true), Some(false)) => Verified::Delivered,
+            (Some(false), Some(true)) => Verified::NeverSeen,
+            (Some(true), Some(true)) => Verified::Unclear(format!(
                 "verify: {} matches both `delivered` and `never_seen`",
                 reply.status
             )),
-            (false, false) if matches!(reply.status, 408 | 425 | 429 | 500..=599) => {
+            (Some(false), Some(false)) if not_now(reply.status) => {
                 again(format!("the look-up answered {}", reply.status))
             }
-            (false, false) => Verified::Unclear(masker.text(&format!(
+            (Some(false), Some(false)) => Verified::Unclear(masker.text(&format!(
                 "verify: {} matches neither `delivered` nor `never_seen`: {}",
                 reply.status,
-                super::answer::first_words(&reply.body)
+                super::answer::first_words(&text.bytes)
+            ))),
+            _ if reply.end == BodyEnd::Cut => again(format!("{}, cut off before its end", reply.status)),
+            _ if not_now(reply.status) => again(format!("the look-up answered {}", reply.status)),
+            _ => Verified::Unclear(masker.text(&format!(
+                "verify: {}, and its body, which the look-up needs, is {}: {}",
+                reply.status,
+                text.why,
+                super::answer::first_words(&text.bytes)
             ))),
         }
     }
+}
+
+/// Whether an answer says that another time may bring another one.
+fn not_now(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500..=599)
 }

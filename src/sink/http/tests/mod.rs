@@ -1,12 +1,13 @@
 //! Against real servers on port 0: hyper for those that behave, raw TCP for those that do not.
 
-mod any;
+mod answers;
 mod misbehaviour;
 mod pool;
 mod requests;
 mod server;
 mod tls;
 mod verdicts;
+mod ways;
 
 use super::*;
 use crate::config::model::*;

@@ -172,3 +172,55 @@ fn a_test_of_the_connection_sends_nothing() {
         );
     });
 }
+
+/// A certificate that signed itself and says that it is a CA, as openssl makes them.
+fn signed_by_itself(name: &str) -> Certificates {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let cert = params.self_signed(&key).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), cert.pem()).unwrap();
+    Certificates {
+        ca: file,
+        chain: vec![cert.der().clone()],
+        key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+    }
+}
+
+#[test]
+fn a_certificate_that_signed_itself_is_trusted_where_it_is_named() {
+    run(async {
+        let certs = signed_by_itself("localhost");
+        let address = start(&certs);
+        let mut config = partner(&format!("https://localhost:{}/", address.port()));
+        config.ca = Some(certs.ca.path().to_owned());
+        let answer = answered(&sink(&config), &delivery("the end")).await;
+        assert_eq!(answer.verdict, Verdict::Delivered, "{answer:?}");
+        assert!(sink(&config).test().await.is_ok());
+
+        // Another of the same name is not it, nor is it good for another name.
+        let another = signed_by_itself("localhost");
+        config.ca = Some(another.ca.path().to_owned());
+        let why = sink(&config).test().await.unwrap_err();
+        assert!(why.contains("invalid peer certificate"), "{why}");
+        config.ca = Some(certs.ca.path().to_owned());
+        config.url = format!("https://127.0.0.1:{}/", address.port());
+        let why = sink(&config).test().await.unwrap_err();
+        assert!(why.contains("not valid for name"), "{why}");
+    });
+}
+
+#[test]
+fn why_the_latest_connect_failed_is_told() {
+    run(async {
+        let certs = certificates("localhost");
+        let address = start(&certs);
+        let sink = sink(&partner(&format!("https://localhost:{}/", address.port())));
+        assert_eq!(sink.connect_failure(), None);
+        let request = sink.prepare(&delivery("the end")).unwrap();
+        assert!(sink.connect(&request).await.is_err());
+        let (why, _) = sink.connect_failure().unwrap();
+        assert!(why.contains("UnknownIssuer"), "{why}");
+    });
+}

@@ -167,8 +167,13 @@ fn rules_come_first_and_the_first_that_matches_decides() {
     assert_eq!(got.verdict, Verdict::Unknown(DoubtCause::Gateway));
     assert_eq!(reason(&got), "unknown: 418 (verdict rule 5) teapots are unclear");
     assert_eq!(of((419, &[], ""), tweak).verdict, Verdict::Pause);
-    // A body without the field is no error.
-    assert_eq!(of((200, &[], "ok"), tweak).verdict, Verdict::Delivered);
+    // A body without the field is no error; one that is no JSON leaves open what the rules would have said.
+    assert_eq!(of((200, &[], "{}"), tweak).verdict, Verdict::Delivered);
+    assert_eq!(
+        of((200, &[], "ok"), tweak).verdict,
+        Verdict::Unknown(DoubtCause::Timeout)
+    );
+    assert_eq!(of((201, &[], "ok"), tweak).verdict, Verdict::Delivered);
 }
 
 #[test]
