@@ -5,7 +5,7 @@
 
 use sluicegate::config::model::{LimitConfig, Rate};
 use sluicegate::core::breaker::{AttemptResult, BreakerSettings};
-use sluicegate::core::key_queues::{Held, KeyQueues};
+use sluicegate::core::key_queues::KeyQueues;
 use sluicegate::core::ledger::entry::BudgetDraw;
 use sluicegate::core::limiter::{BudgetTable, Limiter};
 use sluicegate::core::turnstile::{Granted, Turnstile};
@@ -59,15 +59,6 @@ fn settings(concurrency: u32) -> BreakerSettings {
 struct Item {
     _offset: u64,
 }
-impl Held for Item {
-    fn bytes(&self) -> usize {
-        0
-    }
-    fn shed(&mut self) -> usize {
-        0
-    }
-}
-
 fn limiters() {
     const N: u64 = 1_000_000;
     for (name, count, secs) in [

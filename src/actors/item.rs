@@ -1,7 +1,6 @@
 //! A message on its way through a partition: queued, in hand of a key's actor, or waiting.
 
 use crate::core::doubt::{Doubt, Progress};
-use crate::core::key_queues::Held;
 use crate::core::types::{KeyHash, Time};
 use crate::sink::Delivery;
 use std::time::Duration;
@@ -69,12 +68,9 @@ impl Item {
     }
 }
 
-impl Held for Box<Item> {
-    fn bytes(&self) -> usize {
-        self.delivery.record.held_bytes()
-    }
-
-    fn shed(&mut self) -> usize {
+impl Item {
+    /// Gives the payload up, to be read again when its turn comes; returns how many bytes that freed.
+    pub fn shed(&mut self) -> usize {
         let freed = self.delivery.record.held_bytes();
         let record = &mut self.delivery.record;
         record.key = None;
@@ -84,9 +80,19 @@ impl Held for Box<Item> {
         self.counted = self.counted.saturating_sub(freed);
         freed
     }
-}
 
-impl Item {
+    /// Whether it can be made anew from its record, or from its payload in the ledger, and what the ledger knows of
+    /// its attempts. `folded`: the number of the last outcome that is folded.
+    pub fn can_be_left(&self, folded: u64) -> bool {
+        matches!(self.task, Task::Send)
+            && self.place.is_some()
+            && !self.is_unsettled()
+            // A later round has a key of its own, and goes at its own time.
+            && self.delivery.round == 1
+            && self.delivery.idempotency_key.is_none()
+            && (!self.off_position || self.outcome <= folded)
+    }
+
     fn bytes(&self) -> usize {
         self.delivery.record.held_bytes()
     }

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// File descriptors that a node needs besides those of its requests: log segments, store, admin port.
 const OTHER_FILES: u64 = 256;
+/// A partner's share of memory holds so many reads, or `check` warns.
+const SHARE_CHUNKS: u64 = 4;
 
 /// What the machine allows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -206,6 +208,7 @@ impl Check<'_> {
                 "raise it, or lower busy_keys",
             );
         }
+        self.share_of_memory();
         if c.log.segment > c.node.memory {
             let value = Some(quoted(&super::units::size(c.log.segment)));
             self.warn(
@@ -219,6 +222,24 @@ impl Check<'_> {
         if c.log.retention < c.ledger.waiting_after {
             self.retention_too_short("log", "retention", c.log.retention);
         }
+    }
+
+    /// A partner's share of memory: with less than some reads it works, but reads a few records at a time.
+    fn share_of_memory(&mut self) {
+        let c = &self.config;
+        let (partners, chunk) = (c.partners.len() as u64, c.actors.read_chunk as u64);
+        let (share, least) = (c.node.memory / partners.max(1), SHARE_CHUNKS * chunk);
+        if partners == 0 || share >= least {
+            return;
+        }
+        let value = Some(quoted(&super::units::size(c.node.memory)));
+        let message = format!(
+            "leaves each of {partners} partners {} KiB, less than {SHARE_CHUNKS} times actors.read_chunk: they read a few records at a time",
+            share >> 10
+        );
+        let wanted = super::units::size((partners * least).next_multiple_of(1 << 20));
+        let hint = format!("raise it to {wanted}, or lower actors.read_chunk");
+        self.warn("node", "memory", value, message, &hint);
     }
 
     fn retention_too_short(&mut self, section: &str, key: &str, retention: Duration) {

@@ -103,7 +103,7 @@ impl<S: Sink> PartitionActor<S> {
             _ => return,
         }
         self.reading = true;
-        let (log, input, bytes) = (self.log.clone(), self.input, self.settings.read_chunk);
+        let (log, input, bytes) = (self.log.clone(), self.input, self.chunk());
         let expected = self.expected;
         let read = async move {
             let read = blocking::off(move || {
@@ -209,62 +209,84 @@ impl<S: Sink> PartitionActor<S> {
                 self.taken_over.remove(&known.id);
                 continue;
             }
-            let bar = self.route.orders.bar_of(&known.id);
-            if bar == Some(Bar::Claimed) && !self.in_flight.contains(&known.id) {
+            if self.is_claimed(&known.id) {
                 // Whether it is called delivered is being decided: it is read again, and looked up again, then.
                 self.next_read = offset;
+                self.count_left();
                 return Ok(false);
             }
-            if found.is_some() || bar == Some(Bar::Marked) || self.in_flight.contains(&known.id) {
-                // It shares the fate of the first one, and writes nothing (M1 of the protocol).
-                self.route.partner.metrics.duplicate.inc();
-                self.window.finish_silently(offset, offset + 1);
+            if self.is_duplicate(offset, &known, found.is_some()) {
                 continue;
             }
-            let mut item = self.new_item(record, known);
-            match verdict {
-                None => match self.left_behind.remove(&item.delivery.id) {
-                    Some(left) => {
-                        resume(&mut item, left);
-                        let until = (left.not_before > self.now()).then_some(left.not_before);
-                        self.queue(item, until);
-                    }
-                    None => {
-                        if self.has_rounds {
-                            item.delivery.round = self.remembered.next_round(self.route.at, item.delivery.id);
-                        }
-                        self.queue(item, None);
-                    }
-                },
-                Some(_) if self.stands() => {
-                    // The flood guard has just stopped the route: this one, and what comes after it, is read again
-                    // when the route goes on.
-                    self.next_read = offset;
-                    return Ok(true);
-                }
-                Some(reason) => {
-                    let detail = AnswerDetail {
-                        reason,
-                        answer: String::new(),
-                    };
-                    let kept = attempt::kept(&item, detail);
-                    lines::dead(&self.route, &item, &kept);
-                    item.outcome = self.route.append_unsent(&item, OutcomeKind::Dead(kept));
-                    self.route.partner.metrics.dead.inc();
-                    self.in_flight.insert(item.delivery.id);
-                    self.unfolded.push_back((item.outcome, item.delivery.id));
-                    self.window.finish(offset);
-                    self.count_dead();
-                }
+            if verdict.is_none() && self.stays_behind(known.key) {
+                self.leave(known.key, offset);
+                continue;
             }
+            // Read again when the route goes on, or when there is room: this one, and what comes after it.
+            if (verdict.is_some() && self.stands()) || !self.may_take() {
+                self.next_read = offset;
+                break;
+            }
+            self.admit(record, known, verdict);
         }
-        // What an order called delivered while this was read stands in no queue.
-        let in_flight = &self.in_flight;
-        self.route.orders.keep_marked(|id| in_flight.contains(id));
+        self.count_left();
+        self.forget_marks();
         Ok(true)
     }
 
-    fn new_item(&self, record: Record, known: Known) -> Box<Item> {
+    /// Whether an order about this message, of which nothing is in flight, is being decided.
+    pub(super) fn is_claimed(&self, id: &MessageId) -> bool {
+        self.route.orders.bar_of(id) == Some(Bar::Claimed) && !self.in_flight.contains(id)
+    }
+
+    /// What an order called delivered while records were read stands in no queue.
+    pub(super) fn forget_marks(&self) {
+        let in_flight = &self.in_flight;
+        self.route.orders.keep_marked(|id| in_flight.contains(id));
+    }
+
+    /// Whether the record shares the fate of one before it, or was called delivered: then it is finished, and writes
+    /// nothing (M1 of the protocol).
+    pub(super) fn is_duplicate(&mut self, offset: Offset, known: &Known, finished: bool) -> bool {
+        let marked = || self.route.orders.bar_of(&known.id) == Some(Bar::Marked);
+        let duplicate = finished || marked() || self.in_flight.contains(&known.id);
+        if duplicate {
+            self.route.partner.metrics.duplicate.inc();
+            self.window.finish_silently(offset, offset + 1);
+        }
+        duplicate
+    }
+
+    /// Queues a message; one that is invalid is dead at once, for this reason.
+    pub(super) fn admit(&mut self, record: Record, known: Known, invalid: Option<String>) {
+        let offset = record.offset;
+        let mut item = self.new_item(record, known);
+        let Some(reason) = invalid else {
+            let mut until = None;
+            if let Some(left) = self.left_behind.remove(&item.delivery.id) {
+                item.resume(left);
+                until = (left.not_before > self.now()).then_some(left.not_before);
+            } else if self.has_rounds {
+                item.delivery.round = self.remembered.next_round(self.route.at, item.delivery.id);
+            }
+            self.queue(item, until);
+            return;
+        };
+        let detail = AnswerDetail {
+            reason,
+            answer: String::new(),
+        };
+        let kept = attempt::kept(&item, detail);
+        lines::dead(&self.route, &item, &kept);
+        item.outcome = self.route.append_unsent(&item, OutcomeKind::Dead(kept));
+        self.route.partner.metrics.dead.inc();
+        self.in_flight.insert(item.delivery.id);
+        self.unfolded.push_back((item.outcome, item.delivery.id));
+        self.window.finish(offset);
+        self.count_dead();
+    }
+
+    pub(super) fn new_item(&self, record: Record, known: Known) -> Box<Item> {
         Box::new(Item {
             owner: self.route.current.get(),
             key: known.key.unwrap_or(KeyHash(known.id.tail())),
@@ -327,11 +349,16 @@ impl<S: Sink> PartitionActor<S> {
     }
 }
 
-fn resume(item: &mut Item, left: start::LeftBehind) {
-    item.delivery.round = left.round;
-    item.delivery.attempt = left.attempts;
-    item.first_try = left.first_try;
-    item.status = left.status;
+impl Item {
+    /// Goes on where an attempt before has left it.
+    pub(super) fn resume(&mut self, left: start::LeftBehind) {
+        self.delivery.round = left.round;
+        self.delivery.attempt = left.attempts;
+        self.first_try = left.first_try;
+        self.outage_at_first_try = left.outage;
+        self.not_before = left.not_before;
+        self.status = left.status;
+    }
 }
 
 impl<S> RouteContext<S> {

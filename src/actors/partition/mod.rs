@@ -5,13 +5,15 @@
 //! It reads its partition ahead, asks what each record is ([`Resolve`]) and whether its message is finished
 //! ([`Remembered`]), queues the rest by key, and alone knows which offsets are finished (the [`window`]). Upholds
 //! I1 (the position passes only what is finished and durable), I4 (with the key queues), I6 (reading pauses at the
-//! partner's share of memory), I8 (it shares nothing but the log and the lane with other routes).
+//! partner's share of memory, and what cannot start is left outside memory, `left.rs`), I8 (it shares nothing but the
+//! log and the lane with other routes).
 //!
 //! After a restart it begins from what the fold knows: position, finished ranges, and the messages that were
 //! waiting or in doubt; the rest is read again.
 
 pub mod crew;
 mod intake;
+mod left;
 mod load;
 mod orders;
 mod start;
@@ -30,11 +32,12 @@ pub use start::Start;
 use super::attempt::After;
 use super::context::{Refill, RouteContext};
 use super::fault;
-use super::item::{ITEM_OVERHEAD, Item, Task};
+use super::item::{Item, Task};
 use super::lifeline::Lifeline;
 use super::subpartition::{Work, WorkEnd, WorkEnded};
 use crate::core::doubt::Doubt;
-use crate::core::key_queues::{Held, KeyQueues};
+use crate::core::key_queues::KeyQueues;
+use crate::core::key_queues::left::Left;
 use crate::core::ledger::entry::{Action, Body, Command, Position};
 use crate::core::types::{KeyHash, MessageId, Offset, Time};
 use crate::log::{Log, PartitionId};
@@ -115,6 +118,16 @@ pub struct PartitionActor<S: Sink> {
     unfolded: VecDeque<(u64, MessageId)>,
     /// What earlier lives left behind, until its record comes by again.
     left_behind: HashMap<MessageId, start::LeftBehind>,
+    /// What stays behind keys that wait or are held, outside memory.
+    left: Left,
+    /// Bytes counted for `left` and `left_behind`.
+    left_counted: usize,
+    /// What was left is being read.
+    reading_back: bool,
+    /// What was left is being copied into the ledger.
+    relieving: bool,
+    /// Stuck messages that stayed in memory when there was little room.
+    stuck_kept: usize,
     /// Doubts of earlier lives, queued before their record comes by, and its offset.
     taken_over: HashMap<MessageId, Offset>,
     start: Option<Start>,
@@ -172,6 +185,11 @@ impl<S: Sink> PartitionActor<S> {
             in_flight: HashSet::new(),
             unfolded: VecDeque::new(),
             left_behind: HashMap::new(),
+            left: Left::default(),
+            left_counted: 0,
+            reading_back: false,
+            relieving: false,
+            stuck_kept: 0,
             taken_over: HashMap::new(),
             next_read: start.position,
             folded_before: start.folded,
@@ -369,7 +387,7 @@ impl<S: Sink> PartitionActor<S> {
     /// Whether more records may be taken up (I6).
     fn may_read(&self) -> bool {
         !self.stands()
-            && self.route.partner.memory.room() > (self.settings.read_chunk + ITEM_OVERHEAD) as u64
+            && self.has_room()
             && (self.window.ranges() < self.settings.ranges || self.has_gaps())
             && self.queues.len().saturating_sub(self.queues.stuck()) < self.settings.window
             && self.queues.ready()
@@ -411,9 +429,10 @@ impl<S: Sink> PartitionActor<S> {
         let figures = &self.route.figures;
         figures.position.store(self.window.position(), Ordering::Relaxed);
         figures.read.store(self.next_read, Ordering::Relaxed);
-        figures
-            .queued
-            .store((self.queues.len() + self.in_hand) as u64, Ordering::Relaxed);
+        figures.queued.store(
+            (self.queues.len() + self.left.len() + self.in_hand) as u64,
+            Ordering::Relaxed,
+        );
         figures
             .waiting
             .store(self.queues.waiting() as u64, Ordering::Relaxed);
@@ -429,7 +448,11 @@ impl<S: Sink> PartitionActor<S> {
             .log
             .bounds(self.input)
             .is_ok_and(|b| self.next_read >= b.next);
-        at_end && self.in_hand == 0 && self.queues.is_empty() && self.left_behind.is_empty()
+        at_end
+            && self.in_hand == 0
+            && self.queues.is_empty()
+            && self.left.is_empty()
+            && self.left_behind.is_empty()
     }
 }
 
@@ -448,7 +471,9 @@ impl<S: Sink> Actor for PartitionActor<S> {
         ctx.run_interval(TICK, |act, ctx| act.tick(ctx));
         ctx.run_interval(self.settings.position_every, |act, ctx| {
             act.queues.set_busy_keys(act.places());
+            act.stuck_kept = 0;
             act.copy_waiting(ctx);
+            act.copy_left(ctx);
             act.write_position();
         });
     }
@@ -465,6 +490,8 @@ impl<S: Sink> PartitionActor<S> {
             self.queues.due(now);
             self.start_work(ctx);
         }
+        self.leave_stuck();
+        self.read_back(ctx);
         self.read_on(ctx);
         self.tell_figures();
     }

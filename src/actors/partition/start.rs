@@ -62,6 +62,8 @@ pub(super) struct LeftBehind {
     pub(super) first_try: Time,
     pub(super) not_before: Time,
     pub(super) status: u16,
+    /// The partner's outage clock when it was first tried.
+    pub(super) outage: Duration,
 }
 
 impl<S: Sink> PartitionActor<S> {
@@ -95,6 +97,11 @@ impl<S: Sink> PartitionActor<S> {
                     begun.insert(message.key);
                     self.queue(item, None);
                 }
+                MessageState::Later { not_before }
+                    if message.payload.is_some() && self.is_far_behind(&message) =>
+                {
+                    self.leave_in_ledger(id, &message, not_before);
+                }
                 MessageState::Later { not_before } if message.payload.is_some() => {
                     let mut item = self.restored(id, &message, Task::Send);
                     item.not_before = not_before;
@@ -108,16 +115,24 @@ impl<S: Sink> PartitionActor<S> {
                         first_try: message.first_try,
                         not_before,
                         status: message.status,
+                        outage: self.outage(),
                     };
                     self.left_behind.insert(id, left);
                 }
             }
         }
+        self.count_left();
+    }
+
+    pub(super) fn outage(&self) -> Duration {
+        self.route
+            .partner
+            .gate
+            .with(|turnstile, now| turnstile.outage(now))
     }
 
     /// A message of which only the ledger's facts are in memory: its payload is read when its turn comes.
     pub(super) fn restored(&self, id: MessageId, message: &Message, task: Task) -> Box<Item> {
-        let partner = &self.route.partner;
         Box::new(Item {
             owner: self.route.current.get(),
             delivery: Delivery {
@@ -137,7 +152,7 @@ impl<S: Sink> PartitionActor<S> {
             place: Some(message.key),
             task,
             first_try: message.first_try,
-            outage_at_first_try: partner.gate.with(|turnstile, now| turnstile.outage(now)),
+            outage_at_first_try: self.outage(),
             resend_until: Time::NEVER,
             not_before: Time::ZERO,
             checked: 0,

@@ -261,9 +261,12 @@ impl Living {
         self.actor.send(Stop).await.expect("a living actor");
         let stop = self.keeper.send(crate::actors::limiter::Stop);
         stop.await.expect("a living actor");
-        // Let the last entries be folded.
-        for _ in 0..50 {
-            tokio::task::yield_now().await;
+        // The next life begins from all that this one has said.
+        let port = &self.route.partner.port;
+        port.flush();
+        let last = port.last_outcome();
+        while port.folded() < last {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         self.route.partner.memory.held()
     }
@@ -292,6 +295,8 @@ struct World {
     lives: u64,
     waiting_after: Duration,
     ranges: usize,
+    /// The partner's share.
+    share: u64,
     gone: Option<Offset>,
 }
 
@@ -323,6 +328,7 @@ impl World {
             lives: 0,
             waiting_after: Duration::from_secs(600),
             ranges: 1_000,
+            share: 64 << 20,
             gone: None,
         }
     }
@@ -410,7 +416,7 @@ impl World {
             256,
             NodeCap::new(100),
         );
-        let memory_share = MemoryShare::divide(64 << 20, 1).remove(0);
+        let memory_share = MemoryShare::divide(self.share, 1).remove(0);
         let sink = FakeSink {
             partner: self.partner.clone(),
             plan: Arc::new(plan),
@@ -481,6 +487,40 @@ impl World {
             route,
             keeper,
             memory: self.memory.clone(),
+        }
+    }
+
+    /// Every wait of a key is over: time does not pass in a test, so the ledger says so.
+    fn make_due(&self, key: KeyHash) {
+        let waiting: Vec<_> = {
+            let state = self.memory.state.lock();
+            let of_key = |m: &crate::core::ledger::fold::Message| {
+                m.key == key && matches!(m.state, MessageState::Later { .. })
+            };
+            let messages = state.partitions[&AT].messages.iter();
+            messages
+                .filter(|(_, m)| of_key(m))
+                .map(|(id, m)| (*id, m.clone()))
+                .collect()
+        };
+        for (id, m) in waiting {
+            let later = crate::core::ledger::entry::Outcome {
+                at: AT,
+                id,
+                offset: m.offset,
+                round: 1,
+                attempts: m.attempts + 1,
+                when: Time(2),
+                life: LifeId(1),
+                status: 429,
+                kind: crate::core::ledger::entry::OutcomeKind::Later {
+                    not_before: Time(3),
+                    first_try: m.first_try,
+                    key,
+                    reason: String::new(),
+                },
+            };
+            append_entry(&self.log, self.lane, &self.memory, Body::Outcome(later));
         }
     }
 
@@ -1149,4 +1189,138 @@ async fn an_effect_that_the_start_knows_is_ignored() {
     living.idle().await;
     living.stop().await;
     assert_eq!(world.partner.lock().seen.len(), 2);
+}
+
+/// Every other record is of a key that waits an hour, or whose doubt holds it.
+fn every_other_slow(n: u64) -> impl Iterator<Item = (Option<String>, u64)> {
+    (0..n).map(|i| match i % 2 {
+        0 => (Some("slow".to_owned()), i),
+        _ => (Some(format!("k{}", i / 2 % 50)), i),
+    })
+}
+
+/// Share of memory; what becomes of the first message of the slow key; whether that holds the key; finished ranges.
+const STUCK: [(u64, Reply, OnDoubt, usize); 5] = [
+    (1 << 20, Reply::TryLater, OnDoubt::Continue, 20_000),
+    (1 << 20, Reply::Silence, OnDoubt::Hold, 20_000),
+    // 16 MiB over 501 partners: not even one chunk.
+    (33 << 10, Reply::TryLater, OnDoubt::Continue, 20_000),
+    (33 << 10, Reply::Silence, OnDoubt::Hold, 20_000),
+    // More gaps than the position may have above it: what is left goes into the ledger.
+    (1 << 20, Reply::TryLater, OnDoubt::Continue, 500),
+];
+
+/// Ten thousand records behind one key that waits or is held: all others of its partition are delivered, and a restart
+/// delivers what stood behind it, in order.
+#[actix_rt::test]
+async fn a_stuck_key_does_not_starve_the_others_of_its_partner() {
+    for (share, reply, on_doubt, ranges) in STUCK {
+        let mut world = World::new();
+        world.share = share;
+        world.ranges = ranges;
+        // A backoff with jitter may be shorter than what counts as long.
+        world.waiting_after = Duration::from_millis(100);
+        world.append(every_other_slow(20_000));
+        let mut patient = partner();
+        patient.on_doubt = on_doubt;
+        patient.retry.first = Duration::from_secs(3_600);
+        patient.retry.longest = Duration::from_secs(3_600);
+        let plan = move |n, _| match n {
+            0 => reply,
+            _ => Reply::Take,
+        };
+        let others = |state: &LaneState| {
+            state
+                .partitions
+                .get(&AT)
+                .is_some_and(|p| p.counts.delivered == 10_000)
+        };
+        let held = world.live_until(patient, plan, others).await;
+        let seen = std::mem::take(&mut world.partner.lock().seen);
+        assert_eq!(seen.len(), 10_001, "share {share}, {reply:?}");
+        assert_order(&seen);
+        assert!(held <= share.max(100 << 10), "{held} bytes of {share}");
+        // The doubt is not held in the next life, and the retry is due.
+        world.make_due(crate::core::message_id::key_hash(b"slow"));
+        world.live(partner(), |_, _| Reply::Take).await;
+        let seen = std::mem::take(&mut world.partner.lock().seen);
+        let first = u64::from(on_doubt == OnDoubt::Hold) * 2;
+        assert_eq!(
+            seen.iter().map(|s| s.1).collect::<Vec<_>>(),
+            (first..20_000).step_by(2).collect::<Vec<_>>()
+        );
+        assert_eq!(world.position(), 20_000);
+    }
+}
+
+/// A key that goes on has what was left of it read back, in order, and each message once.
+#[actix_rt::test]
+async fn what_was_left_behind_a_key_goes_on_with_it() {
+    for share in [64 << 20, 33 << 10] {
+        let mut world = World::new();
+        world.share = share;
+        world.ranges = 20_000;
+        world.append(every_other_slow(6_000));
+        // The same messages once more: duplicates of what is left are sent once, too.
+        world.append(every_other_slow(6_000));
+        let mut config = partner();
+        config.retry.first = Duration::from_millis(300);
+        config.retry.longest = Duration::from_millis(300);
+        let held = world
+            .live(config, |n, attempt| match (n, attempt) {
+                (0, 1..=3) | (2_000, 1..=2) => Reply::TryLater,
+                _ => Reply::Take,
+            })
+            .await;
+        let seen = std::mem::take(&mut world.partner.lock().seen);
+        assert_order(&seen);
+        let taken = seen.iter().filter(|s| s.2 == Reply::Take).count();
+        assert_eq!((taken, world.position(), held), (6_000, 12_000, 0));
+    }
+}
+
+/// What waits in the ledger behind one key is left there by a restart, and goes in order from there.
+#[actix_rt::test]
+async fn a_restart_leaves_in_the_ledger_what_waits_there_behind_a_key() {
+    let mut world = World::new();
+    world.share = 64 << 10;
+    let key = crate::core::message_id::key_hash(b"slow");
+    world.append((0..500).map(|n| (Some("slow".to_owned()), n)));
+    for offset in 0..500u64 {
+        let text = offset.to_string();
+        let mut id = [0; 16];
+        id[..text.len()].copy_from_slice(text.as_bytes());
+        let kept = crate::core::ledger::entry::Kept {
+            key,
+            record_key: Some("slow".into()),
+            timestamp: Time(1),
+            value: text.clone().into(),
+            headers: crate::core::record::Headers::none(),
+            readable: text,
+            idempotency_key: String::new(),
+            reason: String::new(),
+            answer: String::new(),
+            first_try: Time::ZERO,
+            dropped: false,
+        };
+        let waiting = crate::core::ledger::entry::Waiting {
+            at: AT,
+            id: MessageId(id),
+            offset,
+            round: 1,
+            attempts: 0,
+            when: Time(1),
+            not_before: Time(2),
+            kept: Box::new(kept),
+        };
+        append_entry(&world.log, world.lane, &world.memory, Body::Waiting(waiting));
+    }
+    assert_eq!(world.position(), 500);
+    let held = world.live(partner(), |_, _| Reply::Take).await;
+    let seen = std::mem::take(&mut world.partner.lock().seen);
+    assert_eq!(
+        seen.iter().map(|s| s.1).collect::<Vec<_>>(),
+        (0..500).collect::<Vec<_>>()
+    );
+    assert_eq!(held, 0);
 }

@@ -2,29 +2,32 @@
 //!
 //! A message whose retry is far away, or that has been tried for long, and the later messages of its key behind it,
 //! become `waiting` entries with their payloads, in the order of the key. Once such an entry is appended the record
-//! counts as finished for the position: what it needs is in the ledger, whatever becomes of the topic's record. In
-//! memory nothing changes: the messages stay queued, and are sent from there. A restart finds them in the fold and
-//! queues them, in the same order, before anything that is read (I4).
+//! counts as finished for the position: what it needs is in the ledger, whatever becomes of the topic's record. The
+//! messages stay queued, and are sent from there; where memory is tight only their places stay ([`super::left`]). A
+//! restart finds them in the fold and queues them, in the same order, before anything that is read (I4).
+//!
+//! What was left in the topic behind a stuck key is copied only where the finished ranges above the position come near
+//! their bound: the topic keeps it as well, and its position says so.
 
 use super::super::item::Item;
 use super::super::{attempt, blocking};
-use super::PartitionActor;
-use crate::core::ledger::entry::{Body, Waiting};
+use super::left::read_places;
+use super::{PartitionActor, Resolved};
+use crate::core::ledger::entry::{Body, Kept, Waiting};
 use crate::core::record::Record;
-use crate::core::types::{MessageId, Offset, Time};
+use crate::core::types::{KeyHash, MessageId, Offset, RoutePartition, Time};
 use crate::sink::{AnswerDetail, Sink};
 use actix::prelude::*;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// Messages copied in one go: the arbiter has other work.
 const AT_ONCE: usize = 512;
 
-impl Item {
-    /// Whether it is to be copied: it waits for longer than this, or has been tried for so long.
-    fn waits_long(&self, now: Time, after: std::time::Duration) -> bool {
-        let tried = self.first_try != Time::ZERO && now.since(self.first_try) >= after;
-        tried || self.not_before.since(now) > after
-    }
+/// Whether a message is to be copied: it waits for longer than this, or has been tried for so long.
+fn waits_long(first_try: Time, not_before: Time, now: Time, after: Duration) -> bool {
+    let tried = first_try != Time::ZERO && now.since(first_try) >= after;
+    tried || not_before.since(now) > after
 }
 
 impl<S: Sink> PartitionActor<S> {
@@ -64,7 +67,9 @@ impl<S: Sink> PartitionActor<S> {
             if item.off_position {
                 return true;
             }
-            if finished.len() + wanted.len() >= AT_ONCE || !(behind || item.waits_long(now, after)) {
+            if finished.len() + wanted.len() >= AT_ONCE
+                || !(behind || waits_long(item.first_try, item.not_before, now, after))
+            {
                 return false;
             }
             let (id, offset) = (item.delivery.id, item.delivery.record.offset);
@@ -81,16 +86,7 @@ impl<S: Sink> PartitionActor<S> {
             } else {
                 attempt::kept(item, AnswerDetail::default())
             };
-            port.outcome(Body::Waiting(Waiting {
-                at,
-                id,
-                offset,
-                round: item.delivery.round,
-                attempts: item.delivery.attempt,
-                when: now,
-                not_before: item.not_before,
-                kept,
-            }));
+            item.outcome = port.outcome(waiting_entry(at, item, now, kept));
             item.off_position = true;
             finished.push(offset);
             true
@@ -100,4 +96,138 @@ impl<S: Sink> PartitionActor<S> {
         }
         wanted
     }
+}
+
+/// Keys that share one turn of copying from the topic.
+const KEYS: usize = 8;
+
+impl<S: Sink> PartitionActor<S> {
+    /// Where finished ranges come near their bound: copies what was left in the topic behind stuck keys, in the order of
+    /// each key, so that the position passes it.
+    pub(super) fn copy_left(&mut self, ctx: &mut Context<Self>) {
+        let crowded = self.window.ranges() * 2 >= self.settings.ranges;
+        if !crowded || self.relieving || self.draining || self.stands() || self.left.is_empty() {
+            return;
+        }
+        let after = self.settings.waiting_after;
+        let queues = &self.queues;
+        let keys = self.left.turn(usize::MAX, KEYS, |key| {
+            // What stands before it is in the ledger already: a restart queues that first (I4).
+            let copied = || queues.queued(key).all(|item| item.off_position);
+            queues.standing(key).1 && copied()
+        });
+        let mut wanted = Vec::new();
+        let most = AT_ONCE / keys.len().max(1);
+        for key in keys {
+            let offsets = self.left.first_in_topic(key, most);
+            if !offsets.is_empty() {
+                self.left.reading(key, true);
+                wanted.push((key, offsets));
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        self.relieving = true;
+        let keys: Vec<KeyHash> = wanted.iter().map(|(key, _)| *key).collect();
+        let (log, input, bytes) = (self.log.clone(), self.input, self.settings.read_chunk);
+        let read =
+            async move { blocking::off(move || read_places(log.as_ref(), input, &wanted, bytes)).await };
+        let copied = read.into_actor(self).map(move |read, act, ctx| {
+            act.relieving = false;
+            let before = act.window.ranges();
+            for (key, records) in read.unwrap_or_default() {
+                // What cannot be read is tried again at the next turn, and holds its position so long.
+                if let Ok(records) = records {
+                    act.copy_records(key, records, after);
+                }
+            }
+            keys.into_iter().for_each(|key| act.left.reading(key, false));
+            act.count_left();
+            if act.window.ranges() < before {
+                act.copy_left(ctx);
+            }
+        });
+        ctx.spawn(copied);
+    }
+
+    fn copy_records(&mut self, key: KeyHash, records: Vec<Record>, after: Duration) {
+        self.forget_folded();
+        let now = self.now();
+        let resolved: Vec<_> = records
+            .iter()
+            .map(|record| self.resolve.resolve(record))
+            .collect();
+        let ids: Vec<MessageId> = resolved
+            .iter()
+            .filter_map(|resolved| match resolved {
+                Resolved::Filtered => None,
+                Resolved::Message(known) | Resolved::Invalid(known, _) => Some(known.id),
+            })
+            .collect();
+        let mut found = Vec::with_capacity(ids.len());
+        if self.remembered.look_up(self.route.at, &ids, &mut found).is_err() {
+            return;
+        }
+        let mut found = found.into_iter();
+        let mut copied = Vec::with_capacity(records.len());
+        for (record, resolved) in records.into_iter().zip(resolved) {
+            let offset = record.offset;
+            let known = match resolved {
+                Resolved::Filtered => {
+                    self.window.finish_silently(offset, offset + 1);
+                    copied.push(None);
+                    continue;
+                }
+                Resolved::Message(known) => known,
+                // It becomes a dead letter when its key goes on.
+                Resolved::Invalid(..) => break,
+            };
+            let finished = found.next().flatten().is_some();
+            if self.is_claimed(&known.id) {
+                break;
+            }
+            if self.window.is_finished(offset) || self.is_duplicate(offset, &known, finished) {
+                copied.push(None);
+                continue;
+            }
+            let mut item = self.new_item(record, known);
+            let id = item.delivery.id;
+            if self.has_rounds && self.remembered.next_round(self.route.at, id) > 1 {
+                // It begins a later round, and is queued for that when its key goes on.
+                break;
+            }
+            if let Some(tried) = self.left_behind.get(&id) {
+                if !waits_long(tried.first_try, tried.not_before, now, after) {
+                    break;
+                }
+                item.resume(*tried);
+            }
+            let kept = attempt::kept(&item, AnswerDetail::default());
+            let number = self
+                .route
+                .partner
+                .port
+                .outcome(waiting_entry(self.route.at, &item, now, kept));
+            // Until it is folded the look-up does not know it.
+            self.in_flight.insert(id);
+            self.unfolded.push_back((number, id));
+            self.window.finish(offset);
+            copied.push(Some(id));
+        }
+        self.left.copied(key, &copied);
+    }
+}
+
+fn waiting_entry(at: RoutePartition, item: &Item, now: Time, kept: Box<Kept>) -> Body {
+    Body::Waiting(Waiting {
+        at,
+        id: item.delivery.id,
+        offset: item.delivery.record.offset,
+        round: item.delivery.round,
+        attempts: item.delivery.attempt,
+        when: now,
+        not_before: item.not_before,
+        kept,
+    })
 }

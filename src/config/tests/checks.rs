@@ -368,3 +368,17 @@ fn a_topic_knows_which_fields_its_partners_read() {
     assert_eq!(reads("t"), ["/app", "/a~1b", "/kind", "/user/id"]);
     assert_eq!(reads("u"), ["/app", "/to", "/user/id"]);
 }
+
+/// 16 MiB over 501 partners is half a read each: they go on, a few records at a time, and `check` says so with a cure.
+#[test]
+fn a_share_of_memory_below_a_few_reads_is_told() {
+    let many = |memory: &str| {
+        let partners: String = (0..501)
+            .map(|n| format!("[partners.p{n}]\nurl = 'http://127.0.0.1/'\n"))
+            .collect();
+        format!("[node]\nmemory = '{memory}'\n{partners}")
+    };
+    warns(&many("16MiB"), "node.memory", "raise it to 126MiB");
+    let found = good(&many("512MiB"));
+    assert!(found.warnings.iter().all(|f| f.key != "node.memory"));
+}

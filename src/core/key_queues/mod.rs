@@ -15,11 +15,13 @@
 //! A key that is *held* (a doubt of it is not settled, `on_doubt = "hold"`) stays idle whatever is behind it.
 //!
 //! Invariants: I4 (per key, in the order of `push`, the next item only after `done` or `wait_until` of the one
-//! before), I6 (the owner asks [`KeyQueues::memory`] and [`KeyQueues::payload_bytes`] and stops pushing; payloads
-//! of what waits can be shed), I8 (keys take turns: after [`TURN`] items a key goes behind the others).
+//! before), I6 (the owner counts what it pushes; what no free place could start can be taken out again,
+//! [`KeyQueues::take_stuck`], and be left outside memory, [`left`]), I8 (keys take turns: after [`TURN`] items a key
+//! goes behind the others).
 //! Neighbours: `PartitionActor` owns one, its `SubpartitionActor`s are the places. A restart begins with an empty
 //! one: what waits is restored from the ledger by [`KeyQueues::wait_until`], the rest is read again.
 
+pub mod left;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -37,18 +39,10 @@ pub const TURN: u8 = 8;
 /// Marks a link to an item without key; plain numbers are keys.
 const UNORDERED: u32 = 1 << 31;
 
-/// What is queued: it may hold a payload that can be given up and read again when its turn comes.
-pub trait Held {
-    /// Bytes of payload held now.
-    fn bytes(&self) -> usize;
-    /// Gives the payload up; returns how many bytes that freed.
-    fn shed(&mut self) -> usize;
-}
-
 /// Queues per key with a bounded number of busy keys.
 #[derive(Debug)]
 pub struct KeyQueues<T> {
-    items: Slab<Node<T>>,
+    items: Slab<T>,
     keys: Slab<Key>,
     index: HashTable<u32>,
     /// Keys and items without key that wait for a place, first come first served.
@@ -60,15 +54,6 @@ pub struct KeyQueues<T> {
     waiting: usize,
     /// Items of keys that wait or are held, and items without key that wait.
     stuck: usize,
-    payload: usize,
-    cursor: usize,
-}
-
-#[derive(Debug)]
-struct Node<T> {
-    item: T,
-    /// Pushed behind something else, or waits for long: its payload is shed first.
-    behind: bool,
 }
 
 #[derive(Debug)]
@@ -127,7 +112,7 @@ fn mixed(key: KeyHash) -> u64 {
     key.0.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
 }
 
-impl<T: Held> KeyQueues<T> {
+impl<T> KeyQueues<T> {
     /// Queues with `busy_keys` places (at least one).
     pub fn new(busy_keys: usize) -> Self {
         Self {
@@ -140,8 +125,6 @@ impl<T: Held> KeyQueues<T> {
             busy_keys: busy_keys.max(1),
             waiting: 0,
             stuck: 0,
-            payload: 0,
-            cursor: 0,
         }
     }
 
@@ -153,16 +136,12 @@ impl<T: Held> KeyQueues<T> {
     /// Queues an item behind all others of its key; without key it is a unit of its own.
     pub fn push(&mut self, key: Option<KeyHash>, item: T) {
         let Some(hash) = key else {
-            let node = self.store(item, false);
+            let node = self.store(item);
             self.ready_push(node | UNORDERED);
             return;
         };
         let id = self.key_entry(hash);
-        let behind = {
-            let key = self.keys.get(id);
-            key.len > 0 || key.holds > 0 || key.state != State::Idle
-        };
-        let node = self.store(item, behind);
+        let node = self.store(item);
         let stuck = self.stuck_of(id);
         let key = self.keys.get_mut(id);
         let tail = key.tail;
@@ -265,7 +244,7 @@ impl<T: Held> KeyQueues<T> {
             return;
         };
         let id = self.key_entry(hash);
-        let node = self.store(item, true);
+        let node = self.store(item);
         let stuck = self.stuck_of(id);
         let key = self.keys.get_mut(id);
         let head = key.head;
@@ -292,7 +271,7 @@ impl<T: Held> KeyQueues<T> {
     /// Restores an item without key that waited in an earlier life: like [`KeyQueues::wait_until`], but no place
     /// is given back.
     pub fn restore_unordered(&mut self, item: T, until: Time, now: Time) {
-        let node = self.store(item, true);
+        let node = self.store(item);
         self.stuck += 1;
         self.timer_push(coalesced(until, now), node | UNORDERED);
     }
@@ -384,57 +363,78 @@ impl<T: Held> KeyQueues<T> {
         out
     }
 
-    /// Gives up payloads until `want_bytes` are freed or nothing is left to give up: first of what stands behind
-    /// something else or waits, then of what is ready. Returns how many bytes that freed. Goes round, so that
-    /// many small calls do not look at the same items again and again.
-    pub fn shed(&mut self, want_bytes: usize) -> usize {
-        let mut freed = 0;
-        for only_behind in [true, false] {
-            for _ in 0..self.items.chunk_count() {
-                if freed >= want_bytes {
-                    return freed;
+    /// Takes items out of keys that wait for a time or are held: of each, those at its end that `may_go` lets go, in a
+    /// row. They come in the order of their key. A key that waits goes on waiting, also with nothing left.
+    pub fn take_stuck(&mut self, may_go: impl Fn(&T) -> bool, mut taken: impl FnMut(KeyHash, Vec<T>)) {
+        for id in self
+            .stuck_keys()
+            .filter(|at| at & UNORDERED == 0)
+            .collect::<Vec<_>>()
+        {
+            // The last one that stays.
+            let (mut stays, mut kept, mut n) = (NIL, 0, 0);
+            let mut node = self.keys.get(id).head;
+            while node != NIL {
+                n += 1;
+                if !may_go(self.items.get(node)) {
+                    (stays, kept) = (node, n);
                 }
-                let chunk = self.cursor % self.items.chunk_count();
-                self.cursor = chunk + 1;
-                if self.items.weight(chunk) == 0 {
-                    continue;
-                }
-                let mut of_chunk = 0;
-                for node in self.items.chunk_mut(chunk) {
-                    if node.behind || !only_behind {
-                        of_chunk += node.item.shed();
-                    }
-                }
-                self.items.sub_chunk_weight(chunk, of_chunk);
-                self.payload = self.payload.saturating_sub(of_chunk);
-                freed += of_chunk;
+                node = self.items.next(node);
             }
+            if kept == n {
+                continue;
+            }
+            let stuck = self.stuck_of(id);
+            let mut going = match stays {
+                NIL => std::mem::replace(&mut self.keys.get_mut(id).head, NIL),
+                stays => {
+                    let next = self.items.next(stays);
+                    self.items.set_next(stays, NIL);
+                    next
+                }
+            };
+            let key = self.keys.get_mut(id);
+            (key.tail, key.len) = (stays, kept);
+            let hash = key.hash;
+            self.note_stuck(id, stuck);
+            let mut out = Vec::with_capacity((n - kept) as usize);
+            while going != NIL {
+                let next = self.items.next(going);
+                out.push(self.unstore(going));
+                going = next;
+            }
+            taken(hash, out);
         }
-        freed
+    }
+
+    /// Keys that wait for a time or are held, and items without key that wait.
+    fn stuck_keys(&self) -> impl Iterator<Item = u32> + '_ {
+        let waiting = self.timers.values().flat_map(|list| {
+            let first = Some(list.head).filter(|at| *at != NIL);
+            std::iter::successors(first, |at| Some(self.link(*at)).filter(|at| *at != NIL))
+        });
+        let held = |key: &Key| key.holds > 0 && key.state == State::Idle && key.head != NIL;
+        let held = self
+            .keys
+            .iter()
+            .filter(move |(_, key)| held(key))
+            .map(|(id, _)| id);
+        waiting.chain(held)
     }
 
     /// Goes over what cannot start now, whatever places are free: items without key that wait for a time, and of keys
     /// that wait for one, or are held, the queued items in order. `visit` is told whether an item stands behind
-    /// another one, or a hold; false: nothing more of this key. It must not change what payload an item holds.
+    /// another one, or a hold; false: nothing more of this key.
     pub fn visit_stuck(&mut self, mut visit: impl FnMut(&mut T, bool) -> bool) {
-        let mut stuck = Vec::with_capacity(self.waiting);
-        for list in self.timers.values() {
-            let mut at = list.head;
-            while at != NIL {
-                stuck.push(at);
-                at = self.link(at);
-            }
-        }
-        let held = |key: &Key| key.holds > 0 && key.state == State::Idle && key.head != NIL;
-        stuck.extend(self.keys.iter().filter(|(_, key)| held(key)).map(|(id, _)| id));
+        let stuck: Vec<u32> = self.stuck_keys().collect();
         for at in stuck {
             if at & UNORDERED != 0 {
-                visit(&mut self.items.get_mut(at & !UNORDERED).item, false);
+                visit(self.items.get_mut(at & !UNORDERED), false);
                 continue;
             }
             let key = self.keys.get(at);
             let (mut node, mut behind) = (key.head, key.holds > 0);
-            while node != NIL && visit(&mut self.items.get_mut(node).item, behind) {
+            while node != NIL && visit(self.items.get_mut(node), behind) {
                 node = self.items.next(node);
                 behind = true;
             }
@@ -477,9 +477,27 @@ impl<T: Held> KeyQueues<T> {
         self.keys.len()
     }
 
-    /// Bytes of payload held by queued items.
-    pub fn payload_bytes(&self) -> usize {
-        self.payload
+    /// What is queued of a key, in order.
+    pub fn queued(&self, key: KeyHash) -> impl Iterator<Item = &T> + '_ {
+        let first = self
+            .find(key)
+            .map(|id| self.keys.get(id).head)
+            .filter(|node| *node != NIL);
+        std::iter::successors(first, |node| {
+            Some(self.items.next(*node)).filter(|node| *node != NIL)
+        })
+        .map(|node| self.items.get(node))
+    }
+
+    /// How many items of a key are queued, and whether it waits for a time or is held: then no free place starts it.
+    pub fn standing(&self, key: KeyHash) -> (usize, bool) {
+        match self.find(key) {
+            Some(id) => {
+                let key = self.keys.get(id);
+                (key.len as usize, key.holds > 0 || key.state == State::Waiting)
+            }
+            None => (0, false),
+        }
     }
 
     /// Bytes of bookkeeping: the items themselves, keys, index. Payloads are not in it.
@@ -496,7 +514,7 @@ impl<T: Held> KeyQueues<T> {
         self.keys
             .iter()
             .filter(|(_, key)| key.head != NIL)
-            .map(|(_, key)| (key.hash, &self.items.get(key.head).item, key.len as usize))
+            .map(|(_, key)| (key.hash, self.items.get(key.head), key.len as usize))
     }
 
     /// The keys with most items queued, longest first. Looks at every key: for status.
@@ -562,21 +580,14 @@ impl<T: Held> KeyQueues<T> {
         }
     }
 
-    fn store(&mut self, item: T, behind: bool) -> u32 {
-        let bytes = item.bytes();
-        let node = self.items.insert(Node { item, behind });
+    fn store(&mut self, item: T) -> u32 {
+        let node = self.items.insert(item);
         assert!(node < UNORDERED - 1, "fewer than 2^31 items fit into memory");
-        self.items.add_weight(node, bytes);
-        self.payload += bytes;
         node
     }
 
     fn unstore(&mut self, node: u32) -> T {
-        let item = self.items.remove(node).expect("a linked item is there").item;
-        let bytes = item.bytes();
-        self.items.sub_weight(node, bytes);
-        self.payload = self.payload.saturating_sub(bytes);
-        item
+        self.items.remove(node).expect("a linked item is there")
     }
 
     fn pop_item(&mut self, id: u32) -> Option<T> {

@@ -27,8 +27,6 @@ struct Chunk<T> {
     /// First free entry, by its place in the chunk.
     free: u32,
     used: u32,
-    /// What the owner has noted of this chunk's entries: bytes of payload.
-    weight: usize,
 }
 
 #[derive(Debug)]
@@ -68,7 +66,6 @@ impl<T> Slab<T> {
                     entries: Vec::new(),
                     free: NIL,
                     used: 0,
-                    weight: 0,
                 });
                 self.open.push((self.chunks.len() - 1) as u32);
                 self.chunks.len() - 1
@@ -169,38 +166,6 @@ impl<T> Slab<T> {
                     .map(|value| ((no * CHUNK + at) as u32, value))
             })
         })
-    }
-
-    pub(super) fn chunk_count(&self) -> usize {
-        self.chunks.len()
-    }
-
-    pub(super) fn weight(&self, chunk: usize) -> usize {
-        self.chunks[chunk].weight
-    }
-
-    #[inline]
-    pub(super) fn add_weight(&mut self, id: u32, bytes: usize) {
-        self.chunks[id as usize / CHUNK].weight += bytes;
-    }
-
-    #[inline]
-    pub(super) fn sub_weight(&mut self, id: u32, bytes: usize) {
-        let weight = &mut self.chunks[id as usize / CHUNK].weight;
-        *weight = weight.saturating_sub(bytes);
-    }
-
-    pub(super) fn sub_chunk_weight(&mut self, chunk: usize, bytes: usize) {
-        let weight = &mut self.chunks[chunk].weight;
-        *weight = weight.saturating_sub(bytes);
-    }
-
-    /// Live entries of one chunk.
-    pub(super) fn chunk_mut(&mut self, chunk: usize) -> impl Iterator<Item = &mut T> + '_ {
-        self.chunks[chunk]
-            .entries
-            .iter_mut()
-            .filter_map(|e| e.value.as_mut())
     }
 }
 

@@ -5,20 +5,10 @@ use std::collections::{HashMap, VecDeque};
 #[derive(Debug, PartialEq)]
 struct Item {
     seq: u32,
-    payload: usize,
-}
-
-impl Held for Item {
-    fn bytes(&self) -> usize {
-        self.payload
-    }
-    fn shed(&mut self) -> usize {
-        std::mem::take(&mut self.payload)
-    }
 }
 
 fn item(seq: u32) -> Item {
-    Item { seq, payload: 10 }
+    Item { seq }
 }
 
 #[derive(Clone, Debug)]
@@ -31,7 +21,7 @@ enum Step {
     Hold(u8),
     Unhold(u8),
     Take(u8),
-    Shed(usize),
+    TakeStuck(u32),
     Places(usize),
 }
 
@@ -45,7 +35,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u8..6).prop_map(Step::Hold),
         1 => (0u8..6).prop_map(Step::Unhold),
         1 => (0u8..6).prop_map(Step::Take),
-        1 => (0usize..100).prop_map(Step::Shed),
+        1 => (1u32..5).prop_map(Step::TakeStuck),
         1 => (1usize..4).prop_map(Step::Places),
     ];
     prop::collection::vec(step, 0..200)
@@ -190,11 +180,19 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let want: Vec<u32> = model.queued.entry(k).or_default().drain(..).collect();
                 prop_assert_eq!(got, want);
             }
-            Step::Shed(want) => {
-                let before = queues.payload_bytes();
-                let freed = queues.shed(want);
-                prop_assert_eq!(queues.payload_bytes(), before - freed);
-                prop_assert!(freed >= want.min(before), "freed {} of {} wanted", freed, want);
+            Step::TakeStuck(n) => {
+                let mut taken = Vec::new();
+                queues.take_stuck(|item| item.seq % n == 0, |key, items| taken.push((key, items)));
+                for (key, items) in taken {
+                    let k = key.0 as u8;
+                    prop_assert!(!items.is_empty() && !model.may_start(k, now));
+                    let queued = model.queued.entry(k).or_default();
+                    let from = queued.len() - items.len();
+                    let end: Vec<u32> = queued.drain(from..).collect();
+                    prop_assert_eq!(&end, &items.iter().map(|i| i.seq).collect::<Vec<_>>());
+                    prop_assert!(end.iter().all(|seq| seq % n == 0));
+                    prop_assert!(queued.back().is_none_or(|seq| seq % n != 0), "as many as may go");
+                }
             }
             Step::Places(n) => {
                 queues.set_busy_keys(n);
@@ -236,7 +234,6 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
     }
     prop_assert_eq!(queues.len(), 0);
     prop_assert_eq!(queues.keys(), 0);
-    prop_assert_eq!(queues.payload_bytes(), 0);
     prop_assert_eq!(queues.waiting(), 0);
     Ok(())
 }
@@ -320,24 +317,6 @@ fn waiting_times_are_never_cut_short_and_share_timers() {
 }
 
 #[test]
-fn payload_of_what_waits_longest_goes_first() {
-    let mut queues = KeyQueues::new(1);
-    for seq in 0..100 {
-        queues.push(Some(KeyHash(seq % 10)), item(seq as u32));
-    }
-    assert_eq!(queues.payload_bytes(), 1_000);
-    assert_eq!(
-        queues.shed(1),
-        900,
-        "what is behind its key's first item, a chunk at a time"
-    );
-    let (_, first) = queues.next_ready().unwrap();
-    assert_eq!(first.payload, 10);
-    assert_eq!(queues.shed(usize::MAX), 90);
-    assert_eq!(queues.payload_bytes(), 0);
-}
-
-#[test]
 fn bookkeeping_stays_below_64_bytes_an_item() {
     for one_key in [true, false] {
         let mut queues = KeyQueues::new(1_000);
@@ -359,14 +338,35 @@ fn bookkeeping_stays_below_64_bytes_an_item() {
     }
 }
 
-struct Slim(u64);
-impl Held for Slim {
-    fn bytes(&self) -> usize {
-        self.0 as usize
-    }
-    fn shed(&mut self) -> usize {
-        std::mem::take(&mut self.0) as usize
-    }
+struct Slim(#[expect(dead_code, reason = "as large as a pointer")] u64);
+
+#[test]
+fn what_stands_behind_a_stuck_key_can_be_taken_out_and_its_head_too() {
+    let mut queues = KeyQueues::new(4);
+    let now = Time::from_millis(1_000);
+    (0..10).for_each(|seq| queues.push(Some(hash(1)), item(seq)));
+    (10..15).for_each(|seq| queues.push(Some(hash(2)), item(seq)));
+    queues.push(Some(hash(3)), item(15));
+    let (key, first) = queues.next_ready().expect("a free place");
+    queues.wait_until(key, first, now.plus(std::time::Duration::from_secs(60)), now);
+    queues.hold(hash(2));
+    assert_eq!(queues.next_ready().map(|(_, i)| i.seq), Some(15));
+    let mut taken = Vec::new();
+    queues.take_stuck(
+        |i| i.seq > 0,
+        |key, items| taken.push((key, items.len(), items[0].seq)),
+    );
+    taken.sort_unstable();
+    assert_eq!(taken, [(hash(1), 9, 1), (hash(2), 5, 10)]);
+    assert_eq!((queues.len(), queues.stuck()), (1, 1));
+    assert_eq!(queues.standing(hash(1)), (1, true));
+    assert_eq!(queues.standing(hash(2)), (0, true));
+    queues.take_stuck(|_| true, |_, items| assert_eq!(items[0].seq, 0));
+    assert_eq!((queues.standing(hash(1)), queues.is_empty()), ((0, true), true));
+    // With nothing left it still waits for its time, and is free then.
+    queues.due(now.plus(std::time::Duration::from_secs(90)));
+    assert!(queues.next_ready().is_none());
+    assert_eq!(queues.standing(hash(1)), (0, false));
 }
 
 #[test]

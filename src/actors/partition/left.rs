@@ -1,0 +1,388 @@
+//! What stays behind a key that waits or is held: outside memory, and read back when the key goes on (I6, I8).
+//!
+//! A key whose first message waits for an hour, or is in doubt and held, must not fill its partner's share of memory
+//! with the records behind it, or nothing would be read for the other keys. So beyond [`BEHIND`] messages, or where
+//! memory is tight, only the *place* of a message is kept ([`Place`]): its record in the topic, which is not finished and
+//! holds the position, or its `waiting` entry in the ledger. What is queued already is taken out of the queues when
+//! memory gets tight, also the message that waits, with what is known of its attempts ([`LeftBehind`]).
+//!
+//! A record that is read back goes the same way as one that is read for the first time: look-up, skip rules, queue. So
+//! what was marked, skipped or delivered meanwhile is noticed, and a second record of its ID is a duplicate whichever
+//! of the two comes first. A restart begins with nothing left: unfinished records are read again, waiting entries are
+//! in the fold.
+//!
+//! Every partition may hold [`FLOOR`] bytes of messages that can start, whatever its partner's share: it always goes
+//! on. What is left has a bound of its own: half of the share, or [`LEFT_LEAST`].
+
+use super::super::blocking;
+use super::super::item::{ITEM_OVERHEAD, Item, Task};
+use super::start::LeftBehind;
+use super::{PartitionActor, Resolved, SHED_AFTER};
+use crate::core::key_queues::left::Place;
+use crate::core::ledger::fold::{Message, MessageState};
+use crate::core::record::Record;
+use crate::core::types::{KeyHash, MessageId, Offset, Time};
+use crate::log::{Log, PartitionId};
+use crate::sink::Sink;
+use actix::prelude::*;
+use std::time::Duration;
+
+/// Messages queued behind a key that waits or is held while there is memory enough: they go on without being read again.
+const BEHIND: usize = 32;
+/// Bytes of messages that a partition may hold whatever its partner's share.
+pub const FLOOR: usize = 16 << 10;
+/// Bytes of places that a partition may keep whatever its partner's share: some 50,000.
+const LEFT_LEAST: u64 = 64 << 10;
+/// Bytes of one read at least.
+const CHUNK_LEAST: usize = 4 << 10;
+/// A key has more read back when so few of its messages are queued.
+const LOW: usize = 8;
+/// Keys looked at in one turn, and keys and messages of each that are read back in one go.
+const LOOK: usize = 256;
+const ENOUGH: (usize, usize) = (32, 64);
+/// The same where memory is tight.
+const TIGHT: (usize, usize) = (4, 8);
+/// Messages that can start while there is no room at all.
+const AT_LEAST: usize = 64;
+/// Bytes of bookkeeping of what is known of a message that was left after an attempt.
+const TRIED_BYTES: usize = size_of::<(MessageId, LeftBehind)>() * 8 / 7 + 1;
+/// Before what cannot be read is tried again. Nothing is lost by waiting: it stays unfinished.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// Records of a key, in order, or why they cannot be read.
+pub(super) type Back = (KeyHash, Result<Vec<Record>, String>);
+
+impl<S: Sink> PartitionActor<S> {
+    /// Whether at most half of the partner's share is free.
+    fn is_tight(&self) -> bool {
+        let memory = &self.route.partner.memory;
+        memory.room() <= memory.bound() / 2
+    }
+
+    /// Whether there is room for another read (I6).
+    pub(super) fn has_room(&self) -> bool {
+        let memory = &self.route.partner.memory;
+        let room = memory.room() > (CHUNK_LEAST + ITEM_OVERHEAD) as u64 || self.is_on_the_floor();
+        room && self.left_counted as u64 <= (memory.bound() / 2).max(LEFT_LEAST)
+    }
+
+    /// Whether one more message may be queued.
+    pub(super) fn may_take(&self) -> bool {
+        self.route.partner.memory.room() > 0 || self.is_on_the_floor()
+    }
+
+    fn is_on_the_floor(&self) -> bool {
+        self.held - self.left_counted <= FLOOR
+    }
+
+    /// Bytes of the next read: less where there is little room, so that it can be taken up.
+    pub(super) fn chunk(&self) -> usize {
+        let room = usize::try_from(self.route.partner.memory.room()).unwrap_or(usize::MAX);
+        let whole = self.settings.read_chunk;
+        (room / 4).max(CHUNK_LEAST).min(whole)
+    }
+
+    /// Whether a record of this key that was read now is left where it is.
+    pub(super) fn stays_behind(&self, key: Option<KeyHash>) -> bool {
+        let Some(key) = key else { return false };
+        if self.left.has(key) {
+            return true;
+        }
+        if self.queues.stuck() == 0 {
+            return false;
+        }
+        let (queued, stuck) = self.queues.standing(key);
+        stuck && (queued >= BEHIND || self.is_tight())
+    }
+
+    /// Leaves a record that was read where it is.
+    pub(super) fn leave(&mut self, key: Option<KeyHash>, offset: Offset) {
+        if let Some(key) = key {
+            self.left.push(key, Place::Topic(offset));
+        }
+    }
+
+    /// Whether this message of an earlier life is one of many behind its key.
+    pub(super) fn is_far_behind(&self, message: &Message) -> bool {
+        let first_round = message.round == 1 && message.opened == 0;
+        first_round && (self.left.has(message.key) || self.queues.standing(message.key).0 >= BEHIND)
+    }
+
+    /// Leaves a message of an earlier life in the ledger.
+    pub(super) fn leave_in_ledger(&mut self, id: MessageId, message: &Message, not_before: Time) {
+        self.left.push(message.key, Place::Ledger(id, message.offset));
+        if message.attempts > 0 {
+            let tried = LeftBehind {
+                round: message.round,
+                attempts: message.attempts,
+                first_try: message.first_try,
+                not_before,
+                status: message.status,
+                outage: self.outage(),
+            };
+            self.left_behind.insert(id, tried);
+        }
+    }
+
+    /// Counts what the places cost now (I6).
+    pub(super) fn count_left(&mut self) {
+        let bytes = self.left.bytes() + self.left_behind.len() * TRIED_BYTES;
+        if bytes == self.left_counted {
+            return;
+        }
+        self.route.partner.memory.take(bytes);
+        self.held += bytes;
+        let before = std::mem::replace(&mut self.left_counted, bytes);
+        self.uncount(before);
+    }
+
+    /// Where memory is tight: takes what cannot start out of the queues, and leaves it.
+    pub(super) fn leave_stuck(&mut self) {
+        if self.queues.stuck() <= self.stuck_kept || !self.is_tight() {
+            return;
+        }
+        let (now, folded) = (self.now(), self.route.partner.port.folded());
+        let mut taken = Vec::new();
+        self.queues.take_stuck(
+            |item| {
+                // What is tried again at once is not worth reading twice.
+                let soon = item.not_before > now && item.not_before.since(now) <= SHED_AFTER;
+                item.can_be_left(folded) && !soon
+            },
+            |key, items| taken.push((key, items)),
+        );
+        for (key, items) in taken {
+            if !self.left.takes_front(key) {
+                // What comes behind them is being read.
+                items
+                    .into_iter()
+                    .for_each(|item| self.queues.push(Some(key), item));
+                continue;
+            }
+            for item in items.into_iter().rev() {
+                self.leave_item(key, &item);
+            }
+        }
+        self.stuck_kept = self.queues.stuck();
+        self.count_left();
+    }
+
+    fn leave_item(&mut self, key: KeyHash, item: &Item) {
+        let (id, offset) = (item.delivery.id, item.delivery.record.offset);
+        let place = match item.off_position {
+            true => Place::Ledger(id, offset),
+            false => Place::Topic(offset),
+        };
+        self.left.push_front(key, place);
+        // The look-up knows what the ledger has of it; of what is in the topic the first record that is read goes.
+        self.in_flight.remove(&id);
+        self.uncount(item.counted);
+        if item.delivery.attempt > 0 || item.not_before != Time::ZERO {
+            let tried = LeftBehind {
+                round: item.delivery.round,
+                attempts: item.delivery.attempt,
+                first_try: item.first_try,
+                not_before: item.not_before,
+                status: item.status,
+                outage: item.outage_at_first_try,
+            };
+            self.left_behind.insert(id, tried);
+        }
+    }
+
+    /// Reads back what was left behind keys that can go on.
+    pub(super) fn read_back(&mut self, ctx: &mut Context<Self>) {
+        if self.left.is_empty() || self.reading_back || self.stands() {
+            return;
+        }
+        let at_work = self.queues.len().saturating_sub(self.queues.stuck());
+        if at_work >= AT_LEAST && (!self.may_take() || at_work >= self.settings.window) {
+            return;
+        }
+        let (keys, most) = if self.is_tight() { TIGHT } else { ENOUGH };
+        let queues = &self.queues;
+        let keys = self.left.turn(LOOK, keys, |key| {
+            let (queued, stuck) = queues.standing(key);
+            !stuck && queued <= LOW
+        });
+        let mut wanted = Vec::new();
+        for key in keys {
+            let places = self.left.first(key, most);
+            let in_ledger = places
+                .iter()
+                .take_while(|p| matches!(p, Place::Ledger(..)))
+                .count();
+            for place in &places[..in_ledger] {
+                self.left.pop(key);
+                if let Place::Ledger(id, offset) = *place {
+                    self.queue_from_ledger(key, id, offset);
+                }
+            }
+            let in_topic = places[in_ledger..]
+                .iter()
+                .take_while(|p| matches!(p, Place::Topic(_)));
+            let offsets: Vec<Offset> = in_topic.map(Place::offset).collect();
+            if !offsets.is_empty() {
+                self.left.reading(key, true);
+                wanted.push((key, offsets));
+            }
+        }
+        self.count_left();
+        self.start_work(ctx);
+        if wanted.is_empty() {
+            return;
+        }
+        self.reading_back = true;
+        let (log, input, bytes) = (self.log.clone(), self.input, self.chunk());
+        let keys: Vec<KeyHash> = wanted.iter().map(|(key, _)| *key).collect();
+        let read =
+            async move { blocking::off(move || read_places(log.as_ref(), input, &wanted, bytes)).await };
+        let taken = read.into_actor(self).map(move |read, act, ctx| {
+            act.reading_back = false;
+            let read = match read {
+                Ok(read) => read,
+                Err(error) => {
+                    let failed = |key: &KeyHash| (*key, Err(error.to_string()));
+                    keys.iter().map(failed).collect()
+                }
+            };
+            for (key, records) in read {
+                act.take_back(key, records, ctx);
+            }
+            act.count_left();
+            act.start_work(ctx);
+        });
+        ctx.spawn(taken);
+    }
+
+    fn queue_from_ledger(&mut self, key: KeyHash, id: MessageId, offset: Offset) {
+        let tried = self.left_behind.remove(&id);
+        let not_before = tried.map_or(Time::ZERO, |t| t.not_before);
+        let message = Message {
+            state: MessageState::Later { not_before },
+            key,
+            offset,
+            round: 1,
+            attempts: tried.map_or(0, |t| t.attempts),
+            first_try: tried.map_or(Time::ZERO, |t| t.first_try),
+            since: Time::ZERO,
+            status: tried.map_or(0, |t| t.status),
+            payload: Some((0, 0)),
+            dropped: false,
+            opened: 0,
+            carried: false,
+        };
+        let mut item = self.restored(id, &message, Task::Send);
+        item.not_before = not_before;
+        let until = (not_before > self.now()).then_some(not_before);
+        self.queue(item, until);
+    }
+
+    /// Takes up what was read back of a key.
+    fn take_back(&mut self, key: KeyHash, records: Result<Vec<Record>, String>, ctx: &mut Context<Self>) {
+        let taken = records.and_then(|records| self.take_up_again(key, records));
+        match taken {
+            Ok(()) => self.left.reading(key, false),
+            Err(why) => {
+                tracing::error!(
+                    event = "payload_missing", topic = %self.route.topic, why, "cannot read records again that were left behind a waiting key"
+                );
+                ctx.run_later(READ_AGAIN, move |act, _| act.left.reading(key, false));
+            }
+        }
+    }
+
+    fn take_up_again(&mut self, key: KeyHash, records: Vec<Record>) -> Result<(), String> {
+        self.forget_folded();
+        let mut messages = Vec::with_capacity(records.len());
+        let mut ids = Vec::with_capacity(records.len());
+        for record in records {
+            let known = match self.resolve.resolve(&record) {
+                Resolved::Filtered => None,
+                Resolved::Message(known) => Some((known, None)),
+                Resolved::Invalid(known, reason) => Some((known, Some(reason))),
+            };
+            ids.extend(known.as_ref().map(|(known, _)| known.id));
+            messages.push((record, known));
+        }
+        let mut found = Vec::with_capacity(ids.len());
+        self.remembered.look_up(self.route.at, &ids, &mut found)?;
+        let mut found = found.into_iter();
+        for (record, known) in messages {
+            let offset = record.offset;
+            // Whether it is called delivered may be being decided: it is read again then.
+            let claimed = known
+                .as_ref()
+                .is_some_and(|(known, _)| self.is_claimed(&known.id));
+            if claimed || self.stands() || self.left.first(key, 1) != [Place::Topic(offset)] {
+                break;
+            }
+            self.left.pop(key);
+            let Some((known, invalid)) = known else {
+                self.window.finish_silently(offset, offset + 1);
+                continue;
+            };
+            let finished = found.next().flatten().is_some();
+            if self.window.is_finished(offset) || self.is_duplicate(offset, &known, finished) {
+                continue;
+            }
+            self.admit(record, known, invalid);
+        }
+        self.forget_marks();
+        Ok(())
+    }
+}
+
+/// Reads records of keys, the offsets of each rising. At least one record of the first key; of what follows as much as
+/// fits into so many bytes.
+pub(super) fn read_places(
+    log: &dyn Log,
+    input: PartitionId,
+    wanted: &[(KeyHash, Vec<Offset>)],
+    bytes: usize,
+) -> Vec<Back> {
+    let mut room = bytes;
+    let mut back = Vec::with_capacity(wanted.len());
+    for (key, offsets) in wanted {
+        let least = usize::from(back.is_empty());
+        back.push((*key, read_offsets(log, input, offsets, least, &mut room)));
+    }
+    back
+}
+
+/// So many offsets that lie within so many are read in one go.
+const CLOSE: (usize, u64) = (8, 64);
+
+fn read_offsets(
+    log: &dyn Log,
+    input: PartitionId,
+    offsets: &[Offset],
+    least: usize,
+    room: &mut usize,
+) -> Result<Vec<Record>, String> {
+    let mut records = Vec::with_capacity(offsets.len());
+    let mut chunk = Vec::new();
+    let mut rest = offsets;
+    while let Some(first) = rest.first().copied() {
+        if *room == 0 && records.len() >= least {
+            break;
+        }
+        let close = rest
+            .get(CLOSE.0)
+            .is_some_and(|o| o.saturating_sub(first) < CLOSE.1);
+        chunk.clear();
+        log.read(input, first, if close { CHUNK_LEAST } else { 1 }, &mut chunk)
+            .map_err(|e| e.to_string())?;
+        if chunk.first().is_none_or(|record| record.offset != first) {
+            return Err(format!("no record at offset {first}"));
+        }
+        for record in chunk.drain(..) {
+            if rest.first() == Some(&record.offset) {
+                rest = &rest[1..];
+                *room = room.saturating_sub(record.held_bytes() + ITEM_OVERHEAD);
+                records.push(record);
+            }
+        }
+    }
+    Ok(records)
+}
