@@ -13,7 +13,6 @@ use std::collections::HashSet;
 struct Way {
     name: &'static str,
     tls: bool,
-    reqwest: bool,
 }
 
 /// The main way, with its resident size and bytes.
@@ -21,7 +20,6 @@ pub fn plain(bench: &mut Bench) -> Result<Vec<Row>, Failed> {
     let way = Way {
         name: "own connections",
         tls: false,
-        reqwest: false,
     };
     one(bench, &way, bench.size(1_000_000))
 }
@@ -31,17 +29,6 @@ pub fn tls(bench: &mut Bench) -> Result<Vec<Row>, Failed> {
     let way = Way {
         name: "TLS",
         tls: true,
-        reqwest: false,
-    };
-    one(bench, &way, bench.size(300_000))
-}
-
-/// With `client = "reqwest"`.
-pub fn reqwest(bench: &mut Bench) -> Result<Vec<Row>, Failed> {
-    let way = Way {
-        name: "reqwest path",
-        tls: false,
-        reqwest: true,
     };
     one(bench, &way, bench.size(300_000))
 }
@@ -57,7 +44,6 @@ fn one(bench: &mut Bench, way: &Way, messages: u32) -> Result<Vec<Row>, Failed> 
     let setup = Setup {
         concurrency: bench.in_flight,
         tls: way.tls,
-        partner: if way.reqwest { "client = \"reqwest\"" } else { "" }.into(),
         ..Setup::default()
     };
     let folder = Folder::new(&setup, &bench.partner, &bench.places)?;
@@ -103,7 +89,7 @@ fn one(bench: &mut Bench, way: &Way, messages: u32) -> Result<Vec<Row>, Failed> 
         us / hyper
     );
     let what = format!("CPU per delivery, {name}");
-    let mut rows = vec![match way.tls || way.reqwest {
+    let mut rows = vec![match way.tls {
         true => Row::beside(what, figure, against),
         false => Row::held(
             what,
@@ -135,7 +121,7 @@ fn one(bench: &mut Bench, way: &Way, messages: u32) -> Result<Vec<Row>, Failed> 
         "0, 0",
         arrivals.len() == distinct.len() && distinct.len() == messages as usize,
     ));
-    if !way.tls && !way.reqwest {
+    if !way.tls {
         rows.push(Row::held(
             "resident, most in that run",
             format!("{:.0} MiB", whole.peak_mib),

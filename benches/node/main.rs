@@ -91,11 +91,6 @@ const SCENARIOS: &[(&str, &str, Scenario)] = &[
     ),
     ("cost-tls", "the same over TLS", cost::tls),
     (
-        "cost-reqwest",
-        "the same with client = \"reqwest\"",
-        cost::reqwest,
-    ),
-    (
         "start",
         "first delivery after a start, after kill -9",
         start::start,

@@ -32,6 +32,11 @@ fn serve(mut stream: TcpStream, asked: &Asked, answer: &dyn Fn(&str) -> &'static
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut buffer) {
         got.extend_from_slice(&buffer[..n]);
+        if got[0] == 0x16 {
+            // Somebody begins to speak TLS.
+            let _gone = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+            return;
+        }
         let text = String::from_utf8_lossy(&got).to_ascii_lowercase();
         let Some((head, body)) = text.split_once("\r\n\r\n") else {
             continue;
@@ -123,6 +128,38 @@ fn each_redirect_is_an_attempt_of_its_own() {
     );
     let told = rig.ok(&["message", "m0"]);
     assert!(told.contains("attempt 2"), "the second attempt was taken: {told}");
+}
+
+/// A server that takes connections and speaks no TLS: neither a test of the partner nor its status calls that well.
+#[test]
+fn a_partner_whose_handshake_fails_is_not_called_well() {
+    let (address, _) = server(|_| OK);
+    let rig = Rig::new(&format!(
+        "[partners.p]\nurl = \"https://{address}/hook\"\ntimeout = {{ connect = \"5s\" }}\n\
+         [topics.t]\npartner = \"p\"\npartitions = 1\nid = \"json:/id\"\n"
+    ));
+    rig.import("t", lines(0..1, 1));
+    let mut node = rig.start(&[]);
+    node.wait_for_admin();
+    let tested = rig.call(&["partners", "test", "p"]);
+    let said = String::from_utf8_lossy(&tested.stdout).into_owned();
+    assert_eq!(tested.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("takes no connection") && said.contains("tls: "),
+        "{said}"
+    );
+    node.until("a failed attempt", || {
+        rig.ok(&["partners", "show", "p"])
+            .lines()
+            .any(|l| l.starts_with("last failed") && l.contains("tls: "))
+    });
+    let status = rig.list(&["partners", "list"]);
+    assert!(
+        status[0]["connect_failure"]
+            .as_str()
+            .is_some_and(|why| why.contains("tls: ")),
+        "{status:?}"
+    );
 }
 
 #[test]

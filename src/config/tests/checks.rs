@@ -133,6 +133,19 @@ fn contradictions_are_refused() {
         "partners.p.headers.content-length",
         "client itself",
     );
+    let folder = tempfile::tempdir().unwrap();
+    let garbage = folder.path().join("ca.pem");
+    for (content, wanted) in [
+        ("garbage", "holds no certificate in PEM"),
+        (
+            "-----BEGIN CERTIFICATE-----\nZ2FyYmFnZQ==\n-----END CERTIFICATE-----\n",
+            "no certificate in PEM",
+        ),
+    ] {
+        std::fs::write(&garbage, content).unwrap();
+        let text = partner(&format!("ca = '{}'", garbage.display()));
+        refuses(&text, "partners.p.ca", wanted);
+    }
     refuses(
         &partner("ca = '/nonexistent.pem'"),
         "partners.p.ca",

@@ -481,3 +481,37 @@ impl Http1 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    /// What the kernel had taken in before the reset is read, although a write has failed by then.
+    #[test]
+    fn a_write_that_fails_leaves_what_there_is_to_read() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut server, _) = listener.accept().await.unwrap();
+            server.write_all(b"413").await.unwrap();
+            server.set_zero_linger().unwrap();
+            drop(server);
+            let mut socket = Socket::new(client);
+            let wire = Arc::clone(&socket.wire);
+            // The first write may still be taken, or tell of the reset.
+            socket.write_all(&[0; 100]).await.unwrap();
+            socket.write_all(&[0; 100]).await.unwrap();
+            assert!(wire.broken.load(Relaxed) && wire.written() <= 100);
+            let mut got = [0; 3];
+            socket.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"413");
+            // And then nothing more comes.
+            assert!(!matches!(socket.read(&mut got).await, Ok(1..)));
+        });
+    }
+}

@@ -532,7 +532,13 @@ impl HttpSink {
             let http1 = alone.begin(now);
             let before = http1.written();
             let answered = within(deadline, pin!(http1.exchange(message))).await;
+            let nothing_written = http1.written() == before;
             let response = match answered {
+                // It is not this request's: that lies in hyper still, or was thrown away behind a failed write.
+                Some(Ok(_)) if nothing_written => {
+                    let why = "an answer came before anything was written";
+                    return Outcome::NeverWritten(Failure::Connect(why.to_owned()));
+                }
                 Some(Ok(response)) => response,
                 Some(Err(Failed::NotWritten(back))) => {
                     // It is closed; the next turn replaces it.
@@ -551,7 +557,7 @@ impl HttpSink {
                     };
                     return self.broken(&e, &read);
                 }
-                None if http1.written() == before => {
+                None if nothing_written => {
                     let why = format!("nothing could be written within {timeout:?}");
                     return Outcome::NeverWritten(Failure::Connect(why));
                 }

@@ -416,6 +416,8 @@ fn a_refusal_on_a_used_connection_stands() {
 fn the_socket_is_looked_at_right_before_a_request_is_written() {
     run(async {
         let (told, heard) = std::sync::mpsc::channel();
+        let (close, may_close) = std::sync::mpsc::channel::<()>();
+        let may_close = shared(may_close);
         let read = Arc::new(AtomicUsize::new(0));
         let there = Arc::clone(&read);
         let address = raw(move |mut stream, n| {
@@ -423,6 +425,7 @@ fn the_socket_is_looked_at_right_before_a_request_is_written() {
                 there.fetch_add(1, Ordering::SeqCst);
                 say(&mut stream, OK);
                 if n == 0 {
+                    may_close.lock().recv().unwrap();
                     drop(stream);
                     told.send(()).unwrap();
                     return;
@@ -434,6 +437,7 @@ fn the_socket_is_looked_at_right_before_a_request_is_written() {
         // No turn of the runtime between the end of the connection and the next request.
         let request = sink.prepare(&delivery("x")).unwrap();
         let connection = sink.connect(&request).await.ok().unwrap();
+        close.send(()).unwrap();
         heard.recv().unwrap();
         let sent = sink.send(connection, request, &mut || true).await;
         assert!(
@@ -537,6 +541,38 @@ fn an_early_refusal_is_heard_before_the_reset_behind_it() {
     });
 }
 
+/// What was said before a byte of the request was written is another's answer, even if the write that fails then
+/// is not told.
+#[test]
+fn an_answer_to_nothing_is_nobodys() {
+    run(async {
+        let (go, may_go) = std::sync::mpsc::channel::<()>();
+        let (told, done) = std::sync::mpsc::channel();
+        let may_go = shared(may_go);
+        let address = raw(move |mut stream, _| {
+            may_go.lock().recv().unwrap();
+            say(&mut stream, "HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n");
+            reset(stream);
+            told.send(()).unwrap();
+        });
+        let sink = sink(&partner(&format!("http://{address}/")));
+        let request = sink.prepare(&delivery("x")).unwrap();
+        let connection = sink.connect(&request).await.ok().unwrap();
+        // Between the last look at the socket and the first byte.
+        let sent = sink
+            .send(connection, request, &mut || {
+                go.send(()).unwrap();
+                done.recv().unwrap();
+                true
+            })
+            .await;
+        let Sent::NeverWritten(answer) = sent else {
+            panic!("{sent:?}")
+        };
+        assert_eq!(answer.verdict, Verdict::TryLater, "{answer:?}");
+    });
+}
+
 /// A write that fails is no answer: where none lies in the socket the outcome stays unknown.
 #[test]
 fn a_reset_while_the_body_is_written_is_doubt() {
@@ -561,7 +597,7 @@ fn a_reset_while_the_body_is_written_is_doubt() {
 #[test]
 fn a_timer_is_believed_only_after_the_socket_had_its_say() {
     run(async {
-        let over = Instant::now();
+        let over = Instant::now() - Duration::from_secs(1);
         let mut polls = 0;
         let late = std::future::poll_fn(|_| {
             polls += 1;
