@@ -484,6 +484,34 @@ fn a_full_disk_stops_the_work_and_loses_nothing() {
     assert_eq!((seen.requests, seen.order_violations), (40_100, 0), "{seen:?}");
 }
 
+/// Segments made smaller under a record that is larger than a quarter of them: what becomes of it can be kept, and it is
+/// sent once.
+#[test]
+fn a_record_larger_than_the_segments_of_today_is_kept() {
+    let behaviour = Behaviour::default().changed(&json!({"rules": ["id=large 413"]}));
+    let mock = partner(behaviour.expect("a behaviour"));
+    let rig = Rig::new(&big_segments(&mock, ""));
+    let pad = "x".repeat(6 << 20);
+    send(
+        &rig,
+        "t",
+        format!(r#"{{"id":"large","user":"u","seq":1,"pad":"{pad}"}}"#),
+    );
+    rig.configure(&format!("[log]\nsegment = \"1MiB\"\n{}", config(&mock, "", "")));
+    for _ in 0..3 {
+        let drained = rig.drain();
+        assert_eq!(drained.counts(), (0, 1, 0), "{}", drained.said);
+    }
+    assert_eq!(counts(&mock).requests, 1);
+    mock.control("partner", &json!({"rules": []}))
+        .expect("it takes all");
+    rig.ok(&["dead", "replay", "--all", "--because", "mended"]);
+    assert_eq!(rig.drain().counts(), (1, 0, 0));
+    let seen = counts(&mock);
+    assert_eq!((seen.requests, seen.applied), (2, 1), "{seen:?}");
+    assert!(seen.bytes_in > 12 << 20, "{}", seen.bytes_in);
+}
+
 /// What the admin port answers, with its status line.
 fn ask(address: &str, path: &str) -> String {
     use std::io::{Read, Write};
@@ -506,7 +534,7 @@ fn ask(address: &str, path: &str) -> String {
 fn a_disk_that_stays_full_ends_nothing() {
     let seconds = setting("SLUICEGATE_FULL_DISK_SECONDS", 0);
     let long = seconds > 0;
-    let messages = 200 * (seconds + 15);
+    let messages = 200 * (seconds + 20);
     let mock = partner(Behaviour::default());
     let rig = Rig::new("");
     let quick = "[log]\nsegment = \"4MiB\"\n[ledger]\ncheckpoint_every = \"200ms\"\n\
@@ -567,6 +595,15 @@ fn a_disk_that_stays_full_ends_nothing() {
     node.until("it delivers while the disk is full", || {
         counts(&mock).ids > sent + 100
     });
+    // It ends in order, and comes up again.
+    node.signal(rustix::process::Signal::TERM);
+    assert_eq!(node.end(), Some(0), "{}", node.said());
+    assert!(node.said().contains("checkpoint_failed"), "{}", node.said());
+    let mut node = rig.start(&[]);
+    node.wait_for_admin();
+    let sent = counts(&mock).ids;
+    node.until("it delivers again", || counts(&mock).ids > sent + 50);
+    node.until("it says so again", || !status()["ledger"]["behind"].is_null());
     std::fs::remove_file(&ballast).expect("room again");
     let room = std::time::Instant::now();
     node.until("it is well again", || {

@@ -68,13 +68,14 @@ use writer::{Job, Writer, batch_cost};
 #[derive(Clone)]
 pub struct EmbeddedOptions {
     /// Bytes of one preallocated segment; 16 KiB to 1 GiB. Default 64 MiB. Another size than before is fine: files
-    /// of the old size go as they fall free.
+    /// of the old size go as they fall free, and what was taken with larger segments gets one as large as it needs.
     pub segment_bytes: u64,
     /// Least time between the beginnings of two commits under load. Default 1 ms: a commit costs some 60 µs of
     /// CPU whatever is in it. An append that comes alone does not wait.
     pub commit_gap: Duration,
-    /// Largest batch, in bytes of its encoded records and their heads; at most a quarter of a segment. One that may
-    /// use the reserve may be a quarter larger. Default 16 MiB.
+    /// Largest batch, in bytes of its encoded records and their heads; at most a quarter of a segment. Default 16 MiB.
+    /// One that may use the reserve may be a quarter larger than with the largest segments there are: it keeps a record
+    /// that was taken when they were larger than now.
     pub max_frame: usize,
     /// Batches wait in memory for the writer up to this many bytes, then appends get [`LogError::Busy`].
     /// Default 64 MiB.
@@ -100,7 +101,7 @@ impl Default for EmbeddedOptions {
         Self {
             segment_bytes: 64 * 1024 * 1024,
             commit_gap: Duration::from_millis(1),
-            max_frame: 16 * 1024 * 1024,
+            max_frame: MAX_FRAME,
             queue_bytes: 64 * 1024 * 1024,
             bulk_bytes: 8 * 1024 * 1024,
             reserve: 2,
@@ -125,10 +126,18 @@ impl EmbeddedOptions {
     fn bounded(mut self) -> Self {
         self.segment_bytes = self.segment_bytes.clamp(16 * 1024, 1024 * 1024 * 1024) / 4096 * 4096;
         self.reserve = self.reserve.max(2);
-        self.max_frame = self.max_frame.min((self.segment_bytes / 4) as usize);
+        self.max_frame = self
+            .max_frame
+            .min((self.segment_bytes / 4) as usize)
+            .min(MAX_FRAME);
         self
     }
 }
+
+/// Largest batch with segments of any size.
+const MAX_FRAME: usize = 16 * 1024 * 1024;
+/// Largest batch that may use the reserve: it keeps one of the largest records, whatever segments are like now.
+const KEPT_LIMIT: usize = MAX_FRAME + MAX_FRAME / 4;
 
 /// See the module. Dropping it closes it.
 pub struct EmbeddedLog {
@@ -297,11 +306,11 @@ impl Log for EmbeddedLog {
     }
 
     fn append(&self, batch: Batch, done: Done) {
-        let mut limit = self.shared.options.max_frame;
-        if batch.reserve {
-            // The outcome that keeps a record is a little larger than the record, which was as large as allowed.
-            limit += limit / 4;
-        }
+        // The outcome that keeps a record is a little larger than the record, which was as large as allowed then.
+        let limit = match batch.reserve {
+            true => KEPT_LIMIT,
+            false => self.shared.options.max_frame,
+        };
         let bytes = batch_cost(&batch);
         let job = match self.shared.check() {
             Err(error) => Job::Refused(error, done),

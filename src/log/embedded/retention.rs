@@ -207,12 +207,18 @@ impl Shared {
     fn copy_forward(&self) -> Result<bool, LogError> {
         let live = self.living();
         let size = self.options.segment_bytes;
+        // Segments of other sizes count as they are: one that was made for a single large frame is full of it.
+        let sizes: BTreeMap<u64, u64> = (self.segments.read().iter())
+            .map(|(number, segment)| (*number, segment.size))
+            .collect();
+        let size_of = |number: &u64| sizes.get(number).copied().unwrap_or(size);
         let living: u64 = live.values().sum();
-        let dead = (live.len() as u64 * size).saturating_sub(living);
+        let all: u64 = live.keys().map(size_of).sum();
+        let dead = all.saturating_sub(living);
         let Some((number, bytes)) = live.into_iter().min_by_key(|(number, bytes)| (*bytes, *number)) else {
             return Ok(false);
         };
-        if bytes * 2 > size || dead <= living + size {
+        if bytes * 2 > size_of(&number) || dead <= living + size {
             return Ok(false);
         }
         let Some(segment) = self.segments.read().get(&number).cloned() else {

@@ -180,18 +180,32 @@ impl Shared {
             let slot = spares.next_slot;
             spares.next_slot += 1;
             drop(spares);
-            // No spare was ready: its room is taken now, without zeros, which would make everybody wait. The
-            // reserve comes first: whoever is held to it must not take the room that it needs.
-            let path = disk::slot_path(&self.dir, slot);
-            let made = self.disk.allocate(&path, self.options.segment_bytes, 0, |_| true);
-            match made {
-                Ok(Some(file)) => self.spares.lock().ready.push_back(Spare {
-                    slot,
-                    file: Arc::new(file),
-                }),
-                Ok(None) => return Err(self.no_room("making a segment was given up".into())),
-                Err(e) => return Err(self.no_room(e.to_string())),
-            }
+            // No spare was ready: its room is taken now. The reserve comes first: whoever is held to it must not take
+            // the room that it needs.
+            let spare = self.make_slot(slot, self.options.segment_bytes)?;
+            self.spares.lock().ready.push_back(spare);
+        }
+    }
+
+    /// A file of a size of its own, which no spare has.
+    fn make_spare(&self, size: u64) -> Result<Spare, LogError> {
+        let mut spares = self.spares.lock();
+        let slot = spares.next_slot;
+        spares.next_slot += 1;
+        drop(spares);
+        self.make_slot(slot, size)
+    }
+
+    /// Takes room for a segment, without zeros, which would make everybody wait.
+    fn make_slot(&self, slot: u32, size: u64) -> Result<Spare, LogError> {
+        let path = disk::slot_path(&self.dir, slot);
+        match self.disk.allocate(&path, size, 0, |_| true) {
+            Ok(Some(file)) => Ok(Spare {
+                slot,
+                file: Arc::new(file),
+            }),
+            Ok(None) => Err(self.no_room("making a segment was given up".into())),
+            Err(e) => Err(self.no_room(e.to_string())),
         }
     }
 }
@@ -455,7 +469,7 @@ impl Writer {
             let Some(level) = open.map(|t| t.job.level()).min() else {
                 return Ok(());
             };
-            let error = match self.roll(level) {
+            let error = match self.roll(level, bytes, sections) {
                 Ok(()) => {
                     self.shared.care.nudge();
                     return Ok(());
@@ -478,22 +492,31 @@ impl Writer {
         }
     }
 
-    /// Begins the next segment: its head first, then the footer of the one that is full, then frames. So a
-    /// segment with a footer always has a successor, and opening can tell a lost one.
-    fn roll(&mut self, level: Level) -> Result<(), LogError> {
+    /// Begins the next segment, with room for a frame of so many bytes and sections: its head first, then the footer of
+    /// the one that is full, then frames. So a segment with a footer always has a successor, and opening can tell a
+    /// lost one.
+    ///
+    /// A frame that fits into no segment of the usual size gets one as large as it needs: the outcome that keeps a
+    /// record from before segments were made smaller, or a copy of it, must not be refused for good.
+    fn roll(&mut self, level: Level, bytes: usize, sections: usize) -> Result<(), LogError> {
         let shared = &self.shared;
-        let spare = shared.take_spare(level)?;
         let number = self.active.segment.number + 1;
         let catalogue = shared.catalogue(self.active.next_frame);
         let head = encode_head(shared.journal, number, &catalogue);
-        let size = shared.options.segment_bytes;
-        if head.len() as u64 > size / 3 {
-            shared.spares.lock().ready.push_front(spare);
+        let usual = shared.options.segment_bytes;
+        if head.len() as u64 > usual / 3 {
             return Err(shared.no_room(format!(
-                "the catalogue takes {} bytes of a segment of {size}",
+                "the catalogue takes {} bytes of a segment of {usual}",
                 head.len()
             )));
         }
+        let frame = align8((FRAME_HEAD + bytes) as u64) + footer_room(sections);
+        let needed = (disk::after(head.len()) + frame).next_multiple_of(4096);
+        let spare = match needed > usual {
+            true => shared.make_spare(needed)?,
+            false => shared.take_spare(level)?,
+        };
+        let size = needed.max(usual);
         let path = disk::slot_path(&shared.dir, spare.slot);
         let made = shared.disk.write(&spare.file, &head, 0);
         made.and_then(|()| shared.disk.sync(&spare.file))

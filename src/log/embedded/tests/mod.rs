@@ -210,6 +210,67 @@ fn files_of_another_size_are_used_up() {
     assert!(numbers(&log, p, 0).into_iter().eq(0..120));
 }
 
+/// Segments are made smaller than what the log has taken: an outcome that keeps a large record is written all the same,
+/// copied forward, and read after every opening; new records as large are refused.
+#[test]
+fn what_was_taken_with_larger_segments_can_be_kept_with_smaller_ones() {
+    let dir = folder();
+    let larger = EmbeddedOptions {
+        segment_bytes: 1024 * 1024,
+        ..tiny()
+    };
+    let log = open(dir.path(), &larger).expect("opens");
+    let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
+    let lane = log.create_topic("lane", &spec(1)).expect("made").partitions[0];
+    append(&log, one(p, 0, 200_000)).expect("taken");
+    drop(log);
+    let kept = |n: u64| {
+        let mut batch = one(lane, n, 220_000);
+        batch.reserve = true;
+        batch
+    };
+    let log = open(dir.path(), &tiny()).expect("opens");
+    assert!(matches!(
+        append(&log, one(p, 1, 200_000)),
+        Err(LogError::TooLarge { .. })
+    ));
+    for n in 0..3 {
+        append(&log, kept(n)).expect("kept");
+        append(&log, one(p, n + 1, 100)).expect("taken");
+    }
+    drop(log);
+    for _ in 0..2 {
+        let log = open(dir.path(), &tiny()).expect("opens");
+        let first = log.bounds(lane).expect("there").first;
+        assert!(numbers(&log, lane, first).into_iter().eq(0..3));
+        // The large record of the input is still alive when its segment is given up.
+        for n in 0..60 {
+            append(&log, one(lane, 100 + n, 1_000)).expect("taken");
+        }
+        log.trim(lane, log.bounds(lane).expect("there").next - 1)
+            .expect("trimmed");
+        (0..10).for_each(|_| log.run_retention().expect("done"));
+        append(&log, kept(3)).expect("kept");
+        log.trim(lane, log.bounds(lane).expect("there").next - 1)
+            .expect("trimmed");
+        (0..10).for_each(|_| log.run_retention().expect("done"));
+        let mut records = Vec::new();
+        log.read(p, 0, 1, &mut records).expect("readable");
+        assert!(records[0].value.len() >= 200_000);
+        let last = log.bounds(lane).expect("there").next - 1;
+        log.read(lane, last, 1, &mut records).expect("readable");
+        assert!(records.last().is_some_and(|r| r.value.len() >= 220_000));
+        append(&log, kept(0)).expect("kept");
+        log.trim(lane, last + 1).expect("trimmed");
+        drop(log);
+        let log = open(dir.path(), &tiny()).expect("opens");
+        append(&log, kept(1)).expect("kept");
+        append(&log, kept(2)).expect("kept");
+        log.trim(lane, log.bounds(lane).expect("there").next - 3)
+            .expect("trimmed");
+    }
+}
+
 /// Appends one after the other; what was acknowledged, with its place.
 pub(super) fn acknowledged(log: &EmbeddedLog, batch: Batch) -> Option<Appended> {
     append(log, batch).ok()
