@@ -33,6 +33,16 @@ pub struct Tried {
     pub retry_after: Option<Duration>,
 }
 
+/// When a message of an earlier life is tried again that is not to be before `not_before`: a clock that was ahead then
+/// must not make it wait longer than any wait can be.
+pub fn believed(not_before: Time, now: Time, retry: &RetryConfig) -> Time {
+    // The partner's wish is spread by a tenth.
+    let asked = retry
+        .longest_retry_after
+        .saturating_add(retry.longest_retry_after / 10);
+    not_before.min(now.plus(retry.longest.saturating_add(asked)))
+}
+
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -240,5 +250,19 @@ mod tests {
             next(&retry, tried(3), START, 1),
             Next::GiveUp(GiveUp::Attempts { made: 3 })
         );
+    }
+
+    /// A life whose clock was a month ahead has noted waits; the clock is right again.
+    #[test]
+    fn a_wait_noted_by_a_clock_that_was_ahead_is_no_longer_than_a_wait_can_be() {
+        let retry = RetryConfig::default();
+        let now = Time(1_790_000_000_000_000);
+        let month = Duration::from_secs(30 * 86_400);
+        let longest = retry.longest + retry.longest_retry_after + retry.longest_retry_after / 10;
+        assert_eq!(believed(now.plus(month), now, &retry), now.plus(longest));
+        for wait in [Duration::ZERO, Duration::from_secs(1), longest] {
+            assert_eq!(believed(now.plus(wait), now, &retry), now.plus(wait));
+        }
+        assert_eq!(believed(now.minus(month), now, &retry), now.minus(month));
     }
 }

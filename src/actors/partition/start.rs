@@ -2,6 +2,7 @@
 
 use super::super::item::{Item, Task};
 use super::PartitionActor;
+use crate::core::backoff::believed;
 use crate::core::doubt::Doubt;
 use crate::core::ledger::fold::{LaneState, Message, MessageState};
 use crate::core::ranges::RangeSet;
@@ -71,7 +72,8 @@ impl<S: Sink> PartitionActor<S> {
     /// that is read: in the order of their offsets, so that each key goes on where it stood (I4).
     pub(super) fn take_over(&mut self, start: Start) {
         let now = self.now();
-        let hold = self.route.partner.config.on_doubt == crate::config::OnDoubt::Hold;
+        let config = self.route.partner.config.clone();
+        let (hold, retry) = (config.on_doubt == crate::config::OnDoubt::Hold, &config.retry);
         let mut messages = start.messages;
         messages.sort_by_key(|(_, m)| m.offset);
         // Keys that something stands in front of already: what comes after it stands behind it, whatever its time.
@@ -85,7 +87,8 @@ impl<S: Sink> PartitionActor<S> {
                         cause: DoubtCause::Crash,
                         attempts: message.attempts,
                         first_try: message.first_try,
-                        slot,
+                        // A clock that was ahead then holds no look-up back.
+                        slot: slot.min(now),
                         timeout: Duration::from_millis(u64::from(timeout_ms)),
                         // The folder's lock says that the process that sent it is gone: no lease to wait for.
                         taken_over: Some((now, Duration::ZERO)),
@@ -103,12 +106,14 @@ impl<S: Sink> PartitionActor<S> {
                     self.leave_in_ledger(id, &message, not_before);
                 }
                 MessageState::Later { not_before } if message.payload.is_some() => {
+                    let not_before = believed(not_before, now, retry);
                     let mut item = self.restored(id, &message, Task::Send);
                     item.not_before = not_before;
                     let until = begun.insert(message.key).then_some(not_before);
                     self.queue(item, until);
                 }
                 MessageState::Later { not_before } => {
+                    let not_before = believed(not_before, now, retry);
                     let left = LeftBehind {
                         round: message.round,
                         attempts: message.attempts,

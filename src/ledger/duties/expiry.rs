@@ -44,16 +44,26 @@ impl Duties {
     }
 
     /// Writes the end of every input down, when it is time.
-    pub(super) fn sample(&self, now: Time, inputs: &[Input], writer: &dyn Writer) -> Result<(), DutyError> {
+    pub(super) fn sample(
+        &mut self,
+        now: Time,
+        inputs: &[Input],
+        writer: &dyn Writer,
+    ) -> Result<(), DutyError> {
         let interval = self.rules.sample_interval();
         let due: Vec<&Input> = self.keeper.with_state(|state| {
-            let last = |at| Some(state.partitions.get(at)?.samples.last()?.0);
-            // A sample from the future: the clock was set back. Then the next one is as good as the first.
+            // The one written last, not the latest: where the clock was set back, the latest stays in the future for as
+            // long as the clock was wrong, and one sample every interval is enough then too.
+            let last = |at| match self.sampled.get(at) {
+                Some(last) => Some(*last),
+                None => Some(state.partitions.get(at)?.samples.last()?.0),
+            };
             let is_due = |at| last(at).is_none_or(|last| now < last || now.since(last) >= interval);
             inputs.iter().filter(|input| is_due(&input.at)).collect()
         });
         // One that is due alone (a new route) is written alone; after that they go together.
         let mut samples = Vec::with_capacity(due.len());
+        let sampled: Vec<(RoutePartition, Time)> = due.iter().map(|input| (input.at, now)).collect();
         for input in due {
             let end = self.log.bounds(input.input)?.next;
             samples.push(Body::Sample(Sample {
@@ -62,10 +72,11 @@ impl Duties {
                 end,
             }));
         }
-        match samples.is_empty() {
-            true => Ok(()),
-            false => writer.write(Box::new(move |_| Ok(samples))),
+        if !samples.is_empty() {
+            writer.write(Box::new(move |_| Ok(samples)))?;
+            self.sampled.extend(sampled);
         }
+        Ok(())
     }
 
     /// Lets buckets go that are due, oldest first.

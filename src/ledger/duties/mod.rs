@@ -179,6 +179,8 @@ pub struct Duties {
     /// The last one could not be written: the next try.
     checkpoint_again: Option<Time>,
     next_look: Time,
+    /// When this life sampled each input last.
+    sampled: BTreeMap<RoutePartition, Time>,
     /// Up to where was looked up, as far as what came of it is durable by now.
     looked_up: BTreeMap<RoutePartition, expiry::LookedUp>,
     /// The lane's start was looked at in vain: not again before the lane may be trimmed to here.
@@ -196,6 +198,7 @@ impl Duties {
             last_checkpoint: None,
             checkpoint_again: None,
             next_look: Time::ZERO,
+            sampled: BTreeMap::new(),
             looked_up: BTreeMap::new(),
             trim_again: 0,
         }

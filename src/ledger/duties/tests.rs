@@ -731,3 +731,31 @@ fn a_checkpoint_that_cannot_be_written_is_put_off() {
     assert_eq!((keeper.behind(), keeper.refuses()), (None, None));
     assert!(keeper.checkpointed() > 60);
 }
+
+/// The clock is set back over a restart: one sample an interval, not one at every turn.
+#[test]
+fn a_clock_set_back_costs_no_more_samples() {
+    let mut world = World::new(5);
+    world.open();
+    let samples = |world: &World| {
+        let entries = world.entries.borrow();
+        entries
+            .iter()
+            .filter(|e| matches!(e.body, Body::Sample(_)))
+            .count()
+    };
+    world.now.set(START.plus(HOUR * 24 * 30));
+    assert!(world.turn());
+    assert_eq!(samples(&world), 2);
+    world.life = None;
+    world.now.set(START);
+    world.open();
+    for _ in 0..50 {
+        world.now.set(world.now.get().plus(Duration::from_millis(250)));
+        assert!(world.turn());
+    }
+    assert_eq!(samples(&world), 4, "one for each input");
+    world.now.set(world.now.get().plus(rules().sample_interval()));
+    assert!(world.turn());
+    assert_eq!(samples(&world), 6);
+}
