@@ -221,6 +221,8 @@ impl LedgerParts {
 
     /// Holds the lane, folds what is still on its way, and writes what is then made.
     async fn step(&self, make: Make, feed: &mut InHand) -> Result<(), DutyError> {
+        // A store that takes nothing is owed no more than it is: the duty comes again.
+        self.keeper.catch_up()?;
         let hold = self.lane.hold();
         while self.lane.in_log() > 0 {
             // Every batch that was handed to the log is answered, or the log has failed and the process ends.
@@ -319,5 +321,157 @@ impl Actor for LedgerActor {
                 ctx.stop();
             });
         ctx.spawn(ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lifeline::End;
+    use super::*;
+    use crate::config::Config;
+    use crate::core::ledger::entry::{Body, Genesis, Intent, Outcome, OutcomeKind};
+    use crate::core::ledger::fold::LaneState;
+    use crate::core::types::{KeyHash, LifeId, MessageId, RouteId, Tenure, Time};
+    use crate::dedup::{DedupOptions, DedupStore};
+    use crate::ledger::lane::LanePort;
+    use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+    use crate::log::{Log, TopicSpec};
+
+    const AT: RoutePartition = RoutePartition {
+        route: RouteId(5),
+        partition: 0,
+    };
+
+    fn id(n: u64) -> MessageId {
+        let mut id = [7; 16];
+        id[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        MessageId(id)
+    }
+
+    fn intent(n: u64) -> Body {
+        Body::Intent(Intent {
+            at: AT,
+            id: id(n),
+            key: KeyHash(n),
+            offset: n,
+            round: 1,
+            attempt: 1,
+            first_try: Time(1_790_000_000_000_000),
+            slot: Time(1_790_000_000_000_000),
+            budgets: Default::default(),
+            life: LifeId(1),
+            lease_ms: 1_000,
+            timeout_ms: 1_000,
+        })
+    }
+
+    fn delivered(n: u64) -> Body {
+        Body::Outcome(Outcome {
+            at: AT,
+            id: id(n),
+            offset: n,
+            round: 1,
+            attempts: 1,
+            when: Time(1_790_000_000_000_000),
+            life: LifeId(1),
+            status: 200,
+            kind: OutcomeKind::Delivered {
+                readable: bytes::Bytes::new(),
+            },
+        })
+    }
+
+    /// The store of delivered IDs cannot write: intents are refused, outcomes become durable, the actor lives. Once it
+    /// can write again all that was held back is folded, and attempts go on.
+    #[test]
+    fn a_store_that_takes_nothing_stops_attempts_and_nothing_else() {
+        let scene = async {
+            let dir = tempfile::tempdir().expect("a folder");
+            let log = EmbeddedLog::open(&dir.path().join("log"), EmbeddedOptions::small()).expect("opens");
+            let log: Arc<dyn Log> = Arc::new(log);
+            let spec = TopicSpec {
+                partitions: 1,
+                retention: None,
+                retention_bytes: None,
+            };
+            let partition = log.create_topic("__ledger", &spec).expect("made").partitions[0];
+            let options = DedupOptions {
+                memtable: 16,
+                cache: 1 << 20,
+                ..DedupOptions::new(7)
+            };
+            let (store, _) = DedupStore::open(&dir.path().join("dedup"), options).expect("opens");
+            // Where a file stands no folder of a bucket can be made.
+            let blocked = dir.path().join("dedup/bucket-0");
+            std::fs::write(&blocked, b"").expect("written");
+            let ledger = dir.path().join("ledger");
+            let keeper = Arc::new(Keeper::new(LaneState::default(), 0, store, ledger, 7));
+            let fatal = Box::new(|error| panic!("the log failed: {error}"));
+            let clock = Clock::start();
+            let (lane, feed) = Lane::new(log, partition, Tenure(0), LifeId(1), clock, fatal);
+            let (effects, _inlet) = super::super::effects::channel();
+            let parts = LedgerParts {
+                keeper: keeper.clone(),
+                lane: lane.clone(),
+                feed: Feed::new(feed),
+                inputs: Inputs::default(),
+                rules: DutyRules::of(&Config::for_test("data")),
+                clock,
+                metrics: Arc::new(Metrics::new()),
+                effects,
+            };
+            let ended: Arc<Lock<Option<End>>> = Arc::default();
+            let end = ended.clone();
+            LedgerActor::new(parts, Lifeline::new(move |e| *end.lock() = Some(e))).start();
+            let port = LanePort::open(lane.clone());
+            let again = || tokio::time::sleep(Duration::from_millis(1));
+            port.outcome(Body::Genesis(Genesis {
+                ledger: 7,
+                group: "g".into(),
+                lanes: 1,
+                lane: 0,
+                recipe: 1,
+            }));
+            // These are on the wire when the store fills up.
+            for n in 0..5 {
+                let number = port.intent(intent(n));
+                port.durable(number).await.expect("taken");
+            }
+            let mut sent = 5;
+            loop {
+                let number = port.intent(intent(sent));
+                if let Err(why) = port.durable(number).await {
+                    assert!(why.to_string().contains("dedup store"), "{why}");
+                    break;
+                }
+                port.outcome(delivered(sent));
+                sent += 1;
+                again().await;
+            }
+            assert!(sent > 40, "two tables and one more took {sent}");
+            assert!(lane.is_refused() && keeper.refuses().is_some());
+            (0..5).for_each(|n| _ = port.outcome(delivered(n)));
+            while port.outcomes_durable() < port.last_outcome() {
+                again().await;
+            }
+            assert!(lane.backlog() > 0, "they wait to be folded");
+            assert_eq!(*ended.lock(), None);
+            std::fs::remove_file(&blocked).expect("removed");
+            while lane.backlog() > 0 || lane.is_refused() {
+                again().await;
+            }
+            assert_eq!(keeper.refuses(), None);
+            let number = port.intent(intent(sent + 1));
+            port.durable(number).await.expect("attempts go on");
+            let ids: Vec<MessageId> = (0..sent).map(id).collect();
+            let mut found = Vec::new();
+            keeper.look_up(AT, &ids, &mut found).expect("answers");
+            assert!(found.iter().all(Option::is_some));
+            assert_eq!(*ended.lock(), None);
+        };
+        actix_rt::System::new().block_on(async {
+            let scene = tokio::time::timeout(Duration::from_secs(120), scene);
+            scene.await.expect("it ends");
+        });
     }
 }

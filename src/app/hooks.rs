@@ -19,6 +19,7 @@ use crate::core::ledger::fold::LaneState;
 use crate::core::types::{RouteId, Time};
 use crate::ledger::desk::standing::settings;
 use crate::ledger::keeper::Keeper;
+use crate::ledger::lane::Lane;
 use crate::log::Log;
 use crate::telemetry::metrics::{Counter, Metrics};
 use actix::prelude::*;
@@ -71,6 +72,8 @@ pub struct NodeHooks {
     pub cap: Arc<NodeCap>,
     /// Any share of the memory: for the node's sum.
     pub memory: Option<MemoryShare>,
+    /// The lane: what is written and not folded is held too.
+    pub lane: Lane,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The log.
@@ -204,7 +207,8 @@ impl Hooks for NodeHooks {
             status.node.state = if starting { "starting" } else { "draining" }.to_owned();
         }
         status.node.in_flight = self.cap.in_flight() as u64;
-        status.node.memory_held = self.memory.as_ref().map_or(0, MemoryShare::node_held);
+        status.node.memory_held =
+            self.memory.as_ref().map_or(0, MemoryShare::node_held) + self.lane.backlog_bytes();
         status.node.restarts = self.metrics.restarts();
         status.node.intake_paused = match self.log.refuses().or_else(|| self.keeper.refuses()) {
             Some(why) => Some(why),

@@ -151,6 +151,7 @@ pub fn plans(
                     position_every: config.ledger.position_every,
                     waiting_after: config.ledger.waiting_after,
                     backlog: BACKLOG,
+                    backlog_bytes: config.node.memory / BACKLOG_SHARE,
                 },
                 sample: config.logging.sample,
                 figures: Arc::new(RouteFigures::default()),
@@ -185,8 +186,10 @@ pub fn inputs(config: &Config, plans: &[RoutePlan]) -> Vec<InputFigures> {
     plans.iter().map(input).collect()
 }
 
-/// Entries durable and not folded at which reading pauses: some 50 MB.
+/// Entries written and not folded at which reading pauses.
 const BACKLOG: u64 = 500_000;
+/// And the share of `node.memory` that they may hold: a quarter.
+const BACKLOG_SHARE: u64 = 4;
 
 #[cfg(test)]
 mod tests {

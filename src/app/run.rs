@@ -220,7 +220,7 @@ impl Node {
             .await;
         }
         let shares = MemoryShare::divide(self.config.node.memory, homes.len());
-        let hooks = self.hooks(&arbiters, &homes, shares.first());
+        let hooks = self.hooks(&arbiters, &homes, shares.first(), lane.clone());
         let (outlet, inlet) = effects::channel();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
         actix_rt::spawn(inlet.run(move |effects| effects::hand_to(&handles, &effects)));
@@ -378,7 +378,13 @@ impl Node {
         Ok(self.summary(ended))
     }
 
-    fn hooks(&self, arbiters: &[Arbiter], homes: &Homes, memory: Option<&MemoryShare>) -> Arc<NodeHooks> {
+    fn hooks(
+        &self,
+        arbiters: &[Arbiter],
+        homes: &Homes,
+        memory: Option<&MemoryShare>,
+        lane: Lane,
+    ) -> Arc<NodeHooks> {
         let beat = |arbiter: &Arbiter| (arbiter.handle(), Arc::new(AtomicU64::new(self.clock.now().0)));
         let rate = |name: &String| (name.clone(), Rate::of(self.metrics.partner(name).delivered));
         Arc::new(NodeHooks {
@@ -388,6 +394,7 @@ impl Node {
             arbiters: arbiters.iter().map(beat).collect(),
             cap: NodeCap::new(self.config.actors.requests),
             memory: memory.cloned(),
+            lane,
             metrics: self.metrics.clone(),
             log: self.opened.log.clone(),
             keeper: self.opened.keeper.clone(),

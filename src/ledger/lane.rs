@@ -16,7 +16,7 @@
 //!
 //! Intents are refused too while the lane's owner says so ([`Lane::refuse`]): the store of delivered IDs takes nothing.
 //!
-//! What is kept counts in [`Lane::backlog`], and readers pause while that is high (I6).
+//! What is kept counts in [`Lane::backlog`] and [`Lane::backlog_bytes`], and readers pause while either is high (I6).
 //!
 //! A [`Hold`] stops all ports for a moment: what they are given gathers, nothing is lost. The lane's owner then folds
 //! what is still on its way and writes what must be true of the lane's very end: entries carried before a trim.
@@ -66,7 +66,7 @@ impl Committed {
     pub fn folded(self, lane: &Lane) {
         let entries = self.entries.len() as u64;
         lane.shared.in_log.fetch_sub(entries, Ordering::Relaxed);
-        lane.shared.backlog.fetch_sub(entries, Ordering::Relaxed);
+        lane.shared.forget(entries, self.receipt.bytes);
         self.receipt
             .port
             .folded
@@ -79,6 +79,8 @@ struct Receipt {
     port: Arc<port::Shared>,
     /// Number of the last outcome of its port up to here.
     outcomes: u64,
+    /// Bytes that the entries were counted with.
+    bytes: u64,
 }
 
 /// A lane that this process owns. Cheap to clone; make one [`LanePort`] an arbiter from it.
@@ -96,6 +98,8 @@ struct LaneShared {
     feed: mpsc::UnboundedSender<Committed>,
     /// Entries appended and not folded yet. Bounded by [`Lane::backlog`] being asked before records are read.
     backlog: AtomicU64,
+    /// Bytes that they hold, about.
+    backlog_bytes: AtomicU64,
     /// Those of them that were handed to the log.
     in_log: AtomicU64,
     /// Whether the ports keep what they have. Read for as long as it takes to hand something over.
@@ -105,6 +109,14 @@ struct LaneShared {
     refused: Mutex<Option<String>>,
     is_refused: AtomicBool,
     fatal: Box<dyn Fn(LogError) + Send + Sync>,
+}
+
+impl LaneShared {
+    /// So many entries are folded, or were refused.
+    fn forget(&self, entries: u64, bytes: u64) {
+        self.backlog.fetch_sub(entries, Ordering::Relaxed);
+        self.backlog_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Lane {
@@ -127,6 +139,7 @@ impl Lane {
             clock,
             feed,
             backlog: AtomicU64::new(0),
+            backlog_bytes: AtomicU64::new(0),
             in_log: AtomicU64::new(0),
             held: RwLock::new(false),
             ports: Mutex::default(),
@@ -156,6 +169,12 @@ impl Lane {
     /// pause while it is high (I6).
     pub fn backlog(&self) -> u64 {
         self.shared.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that [`Lane::backlog`] holds, about: entries that keep a payload are as large as that, twice, since the log
+    /// needs them encoded.
+    pub fn backlog_bytes(&self) -> u64 {
+        self.shared.backlog_bytes.load(Ordering::Relaxed)
     }
 
     /// Entries handed to the log and not folded yet.

@@ -454,6 +454,7 @@ impl World {
                         position_every: Duration::from_millis(50),
                         waiting_after: scenario.waiting_after,
                         backlog: 10_000,
+                        backlog_bytes: 64 << 20,
                     },
                     lifeline: Lifeline::new(|_| {}),
                 };

@@ -16,6 +16,7 @@ use crate::core::types::{KeyHash, MessageId, Offset, RoutePartition, Time};
 use crate::ledger::keeper::Keeper;
 use crate::log::LogError;
 use crate::sink::{AnswerDetail, Delivery, Sink};
+use crate::telemetry::every::Every;
 use actix::prelude::*;
 use std::rc::Rc;
 use std::time::Duration;
@@ -57,6 +58,7 @@ pub trait Remembered: Send + Sync {
 
 /// Before a message is looked at again that an order is about: its entry is being written.
 const CLAIMED_WAIT: Duration = Duration::from_millis(5);
+static READ_FAILED: Every = Every::new(Duration::from_secs(10));
 /// Before a failed read is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
@@ -76,6 +78,14 @@ impl Remembered for Keeper {
     fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
         self.with_state(|state| state.partitions.get(&at).map_or(1, |p| p.next_round(&id)))
     }
+}
+
+/// Records that were read and are to be looked up.
+struct Sorted {
+    /// Each with what is wrong with it, if something is.
+    messages: Vec<(Record, Known, Option<String>)>,
+    /// One past the last record.
+    expected: Offset,
 }
 
 /// Whether a message is passed over instead of being sent.
@@ -116,20 +126,7 @@ impl<S: Sink> PartitionActor<S> {
         let taken = read.into_actor(self).map(move |result, act, ctx| match result {
             Ok(Ok((records, next))) => {
                 act.expected = records.len();
-                match act.take_up(from, records, next) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        act.read_later(CLAIMED_WAIT, ctx);
-                        return;
-                    }
-                    Err(why) => {
-                        act.read_again(&why, ctx);
-                        return;
-                    }
-                }
-                act.reading = false;
-                act.start_work(ctx);
-                act.read_on(ctx);
+                act.look_up(from, records, next, ctx);
             }
             Ok(Err(error)) => act.read_failed(error, ctx),
             Err(error) => act.give_up(error, ctx),
@@ -152,7 +149,9 @@ impl<S: Sink> PartitionActor<S> {
     }
 
     fn read_again(&mut self, why: &str, ctx: &mut Context<Self>) {
-        tracing::error!(event = "read_failed", topic = %self.route.topic, why, "cannot take up records; trying again");
+        if let Some(suppressed) = READ_FAILED.speak(&self.route.topic) {
+            tracing::error!(event = "read_failed", topic = %self.route.topic, why, suppressed, "cannot take up records; trying again");
+        }
         self.read_later(READ_AGAIN, ctx);
     }
 
@@ -168,11 +167,52 @@ impl<S: Sink> PartitionActor<S> {
         ctx.stop();
     }
 
-    /// Takes up records that were read: look-up, then queue or finish. False: not all of them yet, an order about one
-    /// is being decided.
-    fn take_up(&mut self, from: Offset, records: Vec<Record>, next: Offset) -> Result<bool, String> {
+    /// Asks what became of records that were read, away from the arbiter: a look-up may read from the disk, and open
+    /// what is closed. Then takes them up.
+    fn look_up(&mut self, from: Offset, records: Vec<Record>, next: Offset, ctx: &mut Context<Self>) {
         self.forget_folded();
-        let mut found = Vec::new();
+        let (ids, sorted) = self.sort_out(from, records);
+        if ids.is_empty() {
+            return self.looked_up(sorted, Vec::new(), next, ctx);
+        }
+        // What is finished meanwhile the look-up may not know yet: it stays in flight until the answer is here.
+        self.looking = true;
+        let (remembered, at) = (self.remembered.clone(), self.route.at);
+        let look = async move {
+            let look = blocking::off(move || {
+                let mut found = Vec::with_capacity(ids.len());
+                remembered.look_up(at, &ids, &mut found).map(|()| found)
+            });
+            look.await
+        };
+        let taken = look.into_actor(self).map(move |result, act, ctx| {
+            act.looking = false;
+            match result {
+                Ok(Ok(found)) => act.looked_up(sorted, found, next, ctx),
+                Ok(Err(why)) => act.read_again(&why, ctx),
+                Err(error) => act.give_up(error, ctx),
+            }
+        });
+        ctx.spawn(taken);
+    }
+
+    fn looked_up(
+        &mut self,
+        sorted: Sorted,
+        found: Vec<Option<FinishedState>>,
+        next: Offset,
+        ctx: &mut Context<Self>,
+    ) {
+        if !self.take_up(sorted, found, next) {
+            return self.read_later(CLAIMED_WAIT, ctx);
+        }
+        self.reading = false;
+        self.start_work(ctx);
+        self.read_on(ctx);
+    }
+
+    /// Says what records are that were read: the IDs to be looked up, and the messages, in one order.
+    fn sort_out(&mut self, from: Offset, records: Vec<Record>) -> (Vec<MessageId>, Sorted) {
         let mut ids = Vec::with_capacity(records.len());
         let mut messages = Vec::with_capacity(records.len());
         let mut expected = from;
@@ -199,10 +239,15 @@ impl<S: Sink> PartitionActor<S> {
                 }
             }
         }
-        self.remembered.look_up(self.route.at, &ids, &mut found)?;
-        self.window.finish_silently(expected, next);
+        (ids, Sorted { messages, expected })
+    }
+
+    /// Takes up records that were looked up: queue or finish. False: not all of them yet, an order about one is being
+    /// decided.
+    fn take_up(&mut self, sorted: Sorted, found: Vec<Option<FinishedState>>, next: Offset) -> bool {
+        self.window.finish_silently(sorted.expected, next);
         self.next_read = next;
-        for ((record, known, verdict), found) in messages.into_iter().zip(found) {
+        for ((record, known, verdict), found) in sorted.messages.into_iter().zip(found) {
             let offset = record.offset;
             if self.taken_over.get(&known.id) == Some(&offset) {
                 // Its doubt is queued already, and finishes this offset.
@@ -213,7 +258,7 @@ impl<S: Sink> PartitionActor<S> {
                 // Whether it is called delivered is being decided: it is read again, and looked up again, then.
                 self.next_read = offset;
                 self.count_left();
-                return Ok(false);
+                return false;
             }
             if self.is_duplicate(offset, &known, found.is_some()) {
                 continue;
@@ -231,7 +276,7 @@ impl<S: Sink> PartitionActor<S> {
         }
         self.count_left();
         self.forget_marks();
-        Ok(true)
+        true
     }
 
     /// Whether an order about this message, of which nothing is in flight, is being decided.

@@ -74,6 +74,8 @@ pub struct PartitionSettings {
     pub waiting_after: Duration,
     /// Entries of the lane that may be durable and not folded before reading pauses.
     pub backlog: u64,
+    /// Bytes that they may hold.
+    pub backlog_bytes: u64,
 }
 
 /// Everything a partition's actor is built from; its parent keeps what it takes to build it again.
@@ -139,6 +141,8 @@ pub struct PartitionActor<S: Sink> {
     holding: HashMap<MessageId, KeyHash>,
     next_read: Offset,
     reading: bool,
+    /// What was read is being looked up.
+    looking: bool,
     /// Records that the last read brought.
     expected: usize,
     /// Payloads of what waits long are being read.
@@ -197,6 +201,7 @@ impl<S: Sink> PartitionActor<S> {
             holding: HashMap::new(),
             start: Some(start),
             reading: false,
+            looking: false,
             expected: 0,
             copying: false,
             draining: false,
@@ -371,8 +376,12 @@ impl<S: Sink> PartitionActor<S> {
         self.queues.wait_until(item.place, item, at, now);
     }
 
-    /// Forgets which messages are in flight once the look-up knows them.
+    /// Forgets which messages are in flight once the look-up knows them. Not while one is being made: it may have been
+    /// answered before they were folded.
     fn forget_folded(&mut self) {
+        if self.looking {
+            return;
+        }
         let folded = self.route.partner.port.folded();
         while let Some((number, _)) = self.unfolded.front() {
             if *number > folded {
@@ -393,6 +402,7 @@ impl<S: Sink> PartitionActor<S> {
             && self.queues.ready()
                 < READY_ENOUGH.max(places(&self.settings, self.route.partner.config.concurrency))
             && self.route.partner.port.lane().backlog() < self.settings.backlog
+            && self.route.partner.port.lane().backlog_bytes() < self.settings.backlog_bytes
     }
 
     /// Whether what would be read next has been taken up by an earlier life: it fills a gap between finished ranges,

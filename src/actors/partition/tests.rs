@@ -151,6 +151,8 @@ impl Resolve for ByKey {
 struct Memory {
     state: Mutex<LaneState>,
     finished: Mutex<std::collections::HashMap<MessageId, FinishedState>>,
+    /// What the next look-up does once it has its answer, and before it gives it.
+    slow: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Remembered for Memory {
@@ -162,6 +164,10 @@ impl Remembered for Memory {
     ) -> Result<(), String> {
         let finished = self.finished.lock();
         out.extend(ids.iter().map(|id| finished.get(id).copied()));
+        drop(finished);
+        if let Some(slow) = self.slow.lock().take() {
+            slow();
+        }
         Ok(())
     }
 
@@ -464,6 +470,7 @@ impl World {
             position_every: Duration::from_millis(20),
             waiting_after: self.waiting_after,
             backlog: 100_000,
+            backlog_bytes: 64 << 20,
         };
         let parts = PartitionParts {
             route: route.clone(),
@@ -617,6 +624,60 @@ async fn a_retry_keeps_the_order_of_its_key_and_blocks_no_other() {
     assert_eq!(state.partitions[&AT].position, 70);
 }
 
+/// A look-up that waits for the disk holds nobody back on its arbiter; and what is finished after it was answered, and
+/// before the answer is there, is not sent again.
+#[actix_rt::test]
+async fn a_slow_look_up_holds_nobody_back_and_misses_nothing() {
+    use std::sync::atomic::AtomicBool;
+    let mut world = World::new();
+    let takes = Arc::new(AtomicBool::new(false));
+    let plan = takes.clone();
+    world.append([(None, 1)]);
+    let living = world.begin(partner(), move |_, _| match plan.load(Ordering::Relaxed) {
+        true => Reply::Take,
+        false => Reply::TryLater,
+    });
+    let seen = world.partner.clone();
+    living.until(|_| !seen.lock().seen.is_empty()).await;
+    // The same message comes by once more; it is in flight, and the memory does not know it.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (began, stood) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (tell, timed_out) = (began.clone(), stood.clone());
+    *living.memory.slow.lock() = Some(Box::new(move || {
+        tell.store(true, Ordering::Release);
+        timed_out.store(
+            wait.recv_timeout(Duration::from_secs(20)).is_err(),
+            Ordering::Release,
+        );
+    }));
+    world.append([(None, 1)]);
+    living.until(|_| began.load(Ordering::Acquire)).await;
+    // It is delivered and folded while the look-up still waits, and an order has the actor forget what is folded.
+    takes.store(true, Ordering::Relaxed);
+    living
+        .until(|l| l.memory.finished.lock().contains_key(&id_of(1)))
+        .await;
+    assert!(
+        living
+            .command(Action::Mark {
+                at: AT,
+                id: id_of(99),
+                offset: 0,
+            })
+            .await
+    );
+    let sent = seen.lock().seen.len();
+    go.send(()).expect("the look-up waits");
+    living.idle().await;
+    assert_eq!(seen.lock().seen.len(), sent, "it is not sent again");
+    assert!(
+        !stood.load(Ordering::Acquire),
+        "the look-up held the arbiter back"
+    );
+    living.stop().await;
+    assert_eq!(world.position(), 2);
+}
+
 #[actix_rt::test]
 async fn records_without_key_and_duplicates_in_flight() {
     let mut world = World::new();
@@ -725,6 +786,79 @@ async fn a_doubt_of_an_earlier_life_is_parked_before_its_key_goes_on() {
         (&MessageState::Parked, true)
     );
     assert_eq!(state.partitions[&AT].position, 14);
+}
+
+/// Retries noted by a life whose clock was a month ahead: with and without their payload in the ledger they go on as
+/// soon as any retry would.
+#[actix_rt::test]
+async fn retries_noted_by_a_clock_that_was_ahead_are_not_waited_for() {
+    use crate::core::ledger::entry::{Kept, Outcome, OutcomeKind, Waiting};
+    let mut world = World::new();
+    world.append((0..4).map(|n| (Some(format!("k{n}")), n)));
+    world.lives = 1;
+    let month = Duration::from_secs(30 * 86_400);
+    let ahead = Clock::start().now().plus(month);
+    for n in 1..=2 {
+        let key = crate::core::message_id::key_hash(format!("k{n}").as_bytes());
+        let intent = crate::core::ledger::entry::Intent {
+            at: AT,
+            id: id_of(n),
+            key,
+            offset: n,
+            round: 1,
+            attempt: 1,
+            first_try: ahead,
+            slot: ahead,
+            budgets: Default::default(),
+            life: LifeId(1),
+            lease_ms: 10_000,
+            timeout_ms: 10_000,
+        };
+        let later = Outcome {
+            at: AT,
+            id: id_of(n),
+            offset: n,
+            round: 1,
+            attempts: 1,
+            when: ahead,
+            life: LifeId(1),
+            status: 503,
+            kind: OutcomeKind::Later {
+                not_before: ahead.plus(month),
+                first_try: ahead,
+                key,
+                reason: String::new(),
+            },
+        };
+        let mut bodies = vec![Body::Intent(intent), Body::Outcome(later)];
+        if n == 2 {
+            bodies.push(Body::Waiting(Waiting {
+                at: AT,
+                id: id_of(n),
+                offset: n,
+                round: 1,
+                attempts: 1,
+                when: ahead,
+                not_before: ahead.plus(month),
+                kept: Box::new(Kept {
+                    key,
+                    value: bytes::Bytes::from_static(b"2"),
+                    ..Kept::default()
+                }),
+            }));
+        }
+        bodies
+            .into_iter()
+            .for_each(|body| append_entry(&world.log, world.lane, &world.memory, body));
+    }
+    let mut config = partner();
+    config.retry.longest_retry_after = Duration::from_millis(20);
+    let life = world.live(config, |_, _| Reply::Take);
+    tokio::time::timeout(Duration::from_secs(60), life)
+        .await
+        .expect("nothing waits for next month");
+    assert_eq!(world.partner.lock().seen.len(), 4);
+    assert_eq!(world.position(), 4);
 }
 
 #[test]

@@ -82,6 +82,9 @@ struct Entries {
     asked: Vec<u32>,
     outcomes: u64,
     intents: u64,
+    /// Bytes that they are counted with, and those of the intents among them.
+    bytes: u64,
+    asked_bytes: u64,
 }
 
 impl std::fmt::Debug for Entries {
@@ -91,8 +94,8 @@ impl std::fmt::Debug for Entries {
 }
 
 impl Entries {
-    /// Takes the intents out; says how many there were.
-    fn without_intents(&mut self) -> u64 {
+    /// Takes the intents out; says how many there were, and with how many bytes they were counted.
+    fn without_intents(&mut self) -> (u64, u64) {
         let asked = std::mem::take(&mut self.asked);
         for (place, _) in &mut self.told {
             *place -= asked.iter().filter(|a| **a < *place).count() as u32;
@@ -103,8 +106,15 @@ impl Entries {
             n += 1;
             !is_intent
         });
-        asked.len() as u64
+        let bytes = std::mem::take(&mut self.asked_bytes);
+        self.bytes -= bytes;
+        (asked.len() as u64, bytes)
     }
+}
+
+/// Bytes that an entry holds until it is folded: itself with what it points to, and its encoded form.
+fn held_bytes(encoded: &[u8]) -> u64 {
+    (size_of::<Entry>() + 2 * encoded.len()) as u64
 }
 
 /// A batch under construction, or waiting for its turn.
@@ -133,8 +143,11 @@ impl Gathered {
 
     fn push(&mut self, partition: PartitionId, now: Time, encoded: &[u8], entry: Entry, is_intent: bool) {
         self.batch.push(partition, now, None, encoded, &[]);
+        let bytes = held_bytes(encoded);
+        self.sent.bytes += bytes;
         if is_intent {
             self.sent.asked.push(self.sent.entries.len() as u32);
+            self.sent.asked_bytes += bytes;
         }
         self.sent.entries.push(entry);
     }
@@ -304,6 +317,8 @@ impl Core {
         let state = &mut *self.state.borrow_mut();
         state.scratch.clear();
         codec::encode(&entry, &mut state.scratch);
+        let held = held_bytes(&state.scratch);
+        self.lane.shared.backlog_bytes.fetch_add(held, Ordering::Relaxed);
         let full = |g: &Gathered| !g.is_empty() && g.batch.bytes() + state.scratch.len() > BATCH_BYTES;
         if state.gathered.back().is_none_or(full) {
             state.gathered.push_back(Gathered::default());
@@ -403,8 +418,8 @@ impl Core {
     }
 
     fn refuse(&self, mut sent: Entries, error: LogError) -> Gathered {
-        let intents = sent.without_intents();
-        self.lane.shared.backlog.fetch_sub(intents, Ordering::Relaxed);
+        let (intents, bytes) = sent.without_intents();
+        self.lane.shared.forget(intents, bytes);
         self.shared
             .refuse(sent.intents + 1 - intents, sent.intents, error);
         self.again(sent, &mut self.state.borrow_mut().scratch)
@@ -434,12 +449,12 @@ fn answered(
 ) {
     let lane = &lane.shared;
     let mut committed = Vec::new();
-    let (mut base, mut durable, mut told) = (0, None, Vec::new());
+    let (mut base, mut durable, mut told, mut bytes) = (0, None, Vec::new(), 0);
     match result {
         Ok(appended) => {
             base = appended.bases.first().map_or(0, |b| b.1);
             durable = Some((sent.outcomes, sent.intents));
-            (committed, told) = (sent.entries, sent.told);
+            (committed, told, bytes) = (sent.entries, sent.told, sent.bytes);
         }
         // A log that failed: nothing may act on it any more.
         Err(error) if !matches!(error, LogError::Busy { .. } | LogError::NoRoom { .. }) => {
@@ -450,10 +465,10 @@ fn answered(
                 .fetch_sub(sent.entries.len() as u64, Ordering::Relaxed);
             let mut pause = BUSY_WAIT;
             if matches!(error, LogError::NoRoom { .. }) {
-                let asked = sent.without_intents();
+                let (asked, bytes) = sent.without_intents();
                 // Without the intents outcomes may use the reserve; once that is gone too, time must pass.
                 pause = if asked > 0 { Duration::ZERO } else { NO_ROOM_WAIT };
-                lane.backlog.fetch_sub(asked, Ordering::Relaxed);
+                lane.forget(asked, bytes);
                 if asked > 0 {
                     port.refuse(sent.intents + 1 - asked, sent.intents, error);
                 }
@@ -466,6 +481,7 @@ fn answered(
     let receipt = Receipt {
         port: port.clone(),
         outcomes: durable.map_or_else(|| port.outcomes.load(Ordering::Acquire), |d| d.0),
+        bytes,
     };
     for (place, told) in told {
         told(base + u64::from(place));

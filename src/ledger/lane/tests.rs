@@ -143,6 +143,38 @@ fn a_lane_that_refuses_takes_outcomes_alone() {
     });
 }
 
+/// What waits is counted in bytes, payloads and all, wherever it waits; and nothing of it remains once it is folded.
+#[test]
+fn what_waits_counts_with_its_bytes() {
+    run(async {
+        let mut bench = bench(EmbeddedOptions {
+            queue_bytes: 1000,
+            ..small()
+        });
+        let go = bench.fill_queue();
+        let port = LanePort::open(bench.lane.clone());
+        let large = || Body::Unknown {
+            kind: 200,
+            bytes: vec![0; 50_000].into(),
+        };
+        (0..4).for_each(|_| _ = port.outcome(large()));
+        let refused = port.intent(numbered(9));
+        port.flush();
+        let held = bench.lane.backlog_bytes();
+        assert!((400_000..410_000).contains(&held), "{held}");
+        bench.lane.refuse(Some("full".into()));
+        go.send(()).expect("the callback waits");
+        port.durable(refused).await.expect_err("refused");
+        let mut taken = 0;
+        while taken < 4 {
+            let committed = bench.feed.recv().await.expect("the port is there");
+            taken += committed.entries.len();
+            committed.folded(&bench.lane);
+        }
+        assert_eq!((bench.lane.backlog(), bench.lane.backlog_bytes()), (0, 0));
+    });
+}
+
 /// What a busy log does not take is kept, outcomes and intents, and is appended again in its order.
 #[test]
 fn a_busy_log_is_asked_again() {
@@ -326,6 +358,36 @@ fn the_largest_record_can_be_kept() {
         port.flush();
         let committed = bench.feed.recv().await.expect("the port is there");
         assert_eq!(committed.entries.len(), 1);
+    });
+}
+
+/// A position with as many finished ranges as there may be is larger than a quarter of the smallest segment.
+#[test]
+fn a_position_of_many_ranges_is_taken() {
+    run(async {
+        let mut bench = bench(small());
+        let port = LanePort::open(bench.lane.clone());
+        let finished: Vec<(u64, u64)> = (1..100_000).map(|n| (n * 1_000, n * 1_000 + 500)).collect();
+        for position in 0..3 {
+            port.outcome(Body::Position(crate::core::ledger::entry::Position {
+                at: crate::core::types::RoutePartition {
+                    route: crate::core::types::RouteId(1),
+                    partition: 0,
+                },
+                leader_epoch: 0,
+                position,
+                finished: finished.clone(),
+                high_water: 100_000_000,
+            }));
+            port.flush();
+            let committed = bench.feed.recv().await.expect("the port is there");
+            let Body::Position(taken) = &committed.entries[0].body else {
+                panic!("{committed:?}")
+            };
+            assert_eq!((taken.position, taken.finished.len()), (position, finished.len()));
+            committed.folded(&bench.lane);
+        }
+        assert!(bench.failed.lock().is_none());
     });
 }
 
