@@ -11,9 +11,12 @@ use crate::ledger::restore::{self, Expected, Report, RestoreError};
 use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use crate::log::{Batch, Log, LogError, PartitionId, TopicSpec};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The ledger's topic.
 pub const LEDGER_TOPIC: &str = "__ledger";
+/// A clock may be put right by so much without a word.
+const CLOCK_SLIP: Duration = Duration::from_secs(60);
 /// Who works on the ledger of one machine.
 const GROUP: &str = "embedded";
 /// Version of the recipes of IDs (`core::message_id`).
@@ -147,6 +150,13 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
     if restored.report.store_fell_back {
         let fed = restored.report.store;
         tracing::warn!(event = "dedup_fell_back", %fed, "part of the store of delivered IDs was damaged or taken away; the ledger has given it back");
+    }
+    let now = clock.now();
+    if let Some(last) = restored.state.owner.as_ref().map(|owner| owner.at)
+        && now.plus(CLOCK_SLIP) < last
+    {
+        // What a clock that was ahead has written stays as it is; whoever looks for its traces should know when.
+        tracing::warn!(event = "clock_behind", %now, last_start = %last, "this machine's clock is behind the last start of this node: one of the two was wrong");
     }
     let keeper = Keeper::new(restored.state, restored.last_entry_crc, store, dir, ledger);
     // Only now, when ledger and views are known to fit each other: a start that is refused leaves the lane as it is,

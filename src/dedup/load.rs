@@ -137,10 +137,7 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
     }
     if !loaded.manifest.of_runs {
         loaded.upto = of_0_1(&loaded.manifest, tail.as_ref()).ok_or_else(|| {
-            damaged(
-                "the records behind the last full table are missing, and its version does not say which"
-                    .into(),
-            )
+            damaged("its newest records are missing in part, and its version does not say which".into())
         })?;
         (loaded.manifest.watermark, loaded.manifest.entry) = (0, 0);
         loaded.manifest.of_runs = true;
@@ -217,10 +214,11 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
 }
 
 /// Up to where a store of 0.1 has everything. Its manifest may have said more than the runs hold, for what stood in the
-/// tail file then. So only whole frames of that file count: they begin where the runs end. None: nothing can be told.
+/// tail file then. So only the frames of that file count: they begin where the runs end. None: nothing can be told; also
+/// where a frame is not whole, for what was carried out of an older bucket may have stood in it.
 fn of_0_1(manifest: &Manifest, tail: Option<&tail::Tail>) -> Option<Mark> {
     match tail {
-        Some(tail) if tail.frames > 0 => Some(tail.upto),
+        Some(tail) if tail.frames > 0 && tail.cut == 0 => Some(tail.upto),
         _ if manifest.watermark == 0 => Some(Mark::default()),
         _ => None,
     }

@@ -534,7 +534,7 @@ fn ask(address: &str, path: &str) -> String {
 fn a_disk_that_stays_full_ends_nothing() {
     let seconds = setting("SLUICEGATE_FULL_DISK_SECONDS", 0);
     let long = seconds > 0;
-    let messages = 200 * (seconds + 20);
+    let messages = 200 * (seconds + if long { 90 } else { 20 });
     let mock = partner(Behaviour::default());
     let rig = Rig::new("");
     let quick = "[log]\nsegment = \"4MiB\"\n[ledger]\ncheckpoint_every = \"200ms\"\n\
