@@ -1,7 +1,11 @@
 //! `check`: every mistake in the configuration at once, and the effective configuration.
 
 use super::{CliError, Exit, Global, Out};
+use crate::clock::Clock;
 use crate::config::{self, Finding, Loaded, PartnerConfig, Severity};
+use crate::core::mask::Masker;
+use crate::sink::http::HttpSink;
+use crate::sink::secrets::Secrets;
 use crate::telemetry::text::counted;
 use serde::Serialize;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -45,6 +49,10 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         Ok(loaded) => loaded,
         Err(findings) => return mistakes(out, &findings),
     };
+    let unstartable = unstartable(&loaded);
+    if !unstartable.is_empty() {
+        return mistakes(out, &unstartable);
+    }
     let connect = if args.connect {
         connect_all(&loaded)
     } else {
@@ -64,6 +72,47 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     }
     out.finish()?;
     Ok(if refused > 0 { Exit::Failed } else { Exit::Done })
+}
+
+/// What would keep `run` from making the partners: their templates are filled, their certificates read. Partners
+/// whose secrets are not here are left out, a configuration may be checked where they are not.
+fn unstartable(loaded: &Loaded) -> Vec<Finding> {
+    let sources = loaded.secret_sources().ok();
+    let secrets = sources.and_then(|sources| Secrets::load(&sources).ok());
+    let partners = loaded.config.partners.values();
+    partners
+        .filter_map(|partner| {
+            let secrets = match &secrets {
+                Some(secrets) => secrets.clone(),
+                None if names_no_secret(partner) => Secrets::none(),
+                None => return None,
+            };
+            let error = HttpSink::try_new(partner, &secrets, Clock::start()).err()?;
+            let masker = Masker::new(&partner.mask, &secrets.values());
+            Some(Finding {
+                severity: Severity::Error,
+                key: format!("partners.{}", partner.name),
+                value: None,
+                file: None,
+                line: None,
+                message: masker.text(&format!("cannot be prepared: {error}")),
+                hint: None,
+            })
+        })
+        .collect()
+}
+
+fn names_no_secret(partner: &PartnerConfig) -> bool {
+    let headers = partner.headers.iter().map(|(_, value)| value);
+    let verify = partner
+        .verify
+        .iter()
+        .flat_map(|v| std::iter::once(&v.url).chain(v.headers.iter().map(|(_, value)| value)));
+    std::iter::once(&partner.url)
+        .chain(headers)
+        .chain(&partner.body)
+        .chain(verify)
+        .all(|template| !template.contains("secret"))
 }
 
 fn mistakes(mut out: Out, findings: &[Finding]) -> Result<Exit, CliError> {
@@ -225,6 +274,45 @@ mod tests {
             },
             &global,
         )
+    }
+
+    /// What is called right starts: the partners are made as `run` makes them.
+    #[test]
+    fn what_would_not_start_is_a_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("k");
+        let ca = dir.path().join("ca.pem");
+        std::fs::write(&ca, "garbage").unwrap();
+        let with = |partner: &str| {
+            format!(
+                "[secrets]\nk = {{ file = '{}' }}\n[topics.t]\npartner = 'p'\n[partners.p]\n{partner}",
+                secret.display()
+            )
+        };
+        let in_url = with("url = \"http://user:{{ secret('k') | urlencode }}@127.0.0.1/x\"");
+        for value in ["p/a@s", "a:b?c#d%41", "plain"] {
+            std::fs::write(&secret, value).unwrap();
+            assert_eq!(check(&in_url, false).unwrap(), Exit::Done, "{value}");
+        }
+        let refused = |text: &str| check(text, false).unwrap_err().exit();
+        let as_host = with("url = \"http://{{ secret('k') }}/x\"");
+        std::fs::write(&secret, "not a host/").unwrap();
+        assert_eq!(refused(&as_host), Exit::Usage);
+        let garbage = with(&format!("url = 'https://127.0.0.1/'\nca = '{}'", ca.display()));
+        assert_eq!(refused(&garbage), Exit::Usage);
+        // A broken secret is found where it is read, before any partner.
+        std::fs::write(&secret, "good\n\n").unwrap();
+        let found = config::load_text("actors.toml", &in_url).unwrap().warnings;
+        assert!(
+            found
+                .iter()
+                .any(|f| f.key == "secrets.k" && f.message.contains("a line break")),
+            "{found:?}"
+        );
+        // Without its secrets a configuration can still be checked.
+        std::fs::remove_file(&secret).unwrap();
+        assert_eq!(check(&in_url, false).unwrap(), Exit::Done);
+        assert_eq!(refused(&garbage), Exit::Usage);
     }
 
     #[test]

@@ -8,9 +8,11 @@ use super::{CliError, Exit, Global, Out, door};
 use crate::app::route_rules;
 use crate::clock::Clock;
 use crate::config::{Config, PartnerRef, TopicConfig};
+use crate::core::mask::Masker;
 use crate::core::message_id::IdScope;
 use crate::core::record::{Headers, Record};
 use crate::core::resolve::{Known, Resolved, Resolver, Rules};
+use crate::core::shown::shown_id;
 use crate::core::types::TopicId;
 use crate::sink::Delivery;
 use crate::sink::http::HttpSink;
@@ -202,10 +204,12 @@ fn render(
         .ok_or_else(|| failed("it is not in the configuration".into()))?;
     let scope = IdScope::new(&topic.name, TopicId(0), 0, partner);
     let resolver = Resolver::try_new(scope, &topic.name, 0, rules).map_err(|e| failed(e.to_string()))?;
+    let masker = Masker::new(&settings.mask, &secrets.values());
     let rendered = |known: Option<&Known>, result| Rendered {
         topic: topic.name.clone(),
         partner: partner.to_owned(),
-        id: known.map(|k| String::from_utf8_lossy(&k.readable).into_owned()),
+        // As lists show it: by its hash where a part of it is masked.
+        id: known.map(|k| shown_id(&topic.id, &k.readable, &masker).unwrap_or_else(|| k.id.to_string())),
         result,
     };
     let known = match resolver.resolve(record) {
@@ -299,6 +303,20 @@ deliver = [{ partner = 'acme', when = \"value.kind == 'a'\" }, { partner = 'othe
         for all in [text, json] {
             assert!(!all.contains("planted-secret"), "{all}");
         }
+    }
+
+    #[test]
+    fn an_id_that_lists_hide_is_hidden_here_too() {
+        let shown = rendered("acme", r#"{"id":"jane.doe@example.org","user":"u7","kind":"a"}"#);
+        assert_eq!(shown.id.as_ref().map(String::len), Some(32));
+        assert!(
+            !shown
+                .to_string()
+                .split("\n\n")
+                .next()
+                .unwrap()
+                .contains("jane.doe")
+        );
     }
 
     #[test]

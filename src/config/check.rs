@@ -632,6 +632,10 @@ pub(super) fn missing_secrets(
                 secrets::SecretError::NotText(_) => {
                     "a secret is text; encode what is not, as base64 for example".to_owned()
                 }
+                secrets::SecretError::Unusable { .. } => {
+                    "write it again, without what does not belong to it (printf %s, no editor's marks)"
+                        .to_owned()
+                }
                 secrets::SecretError::Unreadable { cause, .. } => format!("{cause}; `run` needs it"),
             };
             check.report(severity, &section, key, None, e.to_string(), &hint);

@@ -2,7 +2,7 @@
 //! shown, because it holds only the name; a literal in a place where credentials or personal data stand is not.
 //! Names and forms are those of [`crate::core::mask`], which does not know templates.
 
-use crate::core::mask::{MASK, Masker, is_telling};
+use crate::core::mask::{MASK, Masker, is_telling, shows_literal};
 
 /// Whether a text has parts that the record or a secret fills in.
 pub(super) fn is_template(text: &str) -> bool {
@@ -11,7 +11,7 @@ pub(super) fn is_template(text: &str) -> bool {
 
 /// A header's value as it may be shown.
 pub(super) fn header(name: &str, value: &str) -> String {
-    if is_telling(name) && !is_template(value) {
+    if !is_template(value) && !shows_literal(name, value) {
         MASK.into()
     } else {
         url(value)
@@ -105,6 +105,8 @@ mod tests {
             "Bearer {{ secret('a') }}"
         );
         assert_eq!(header("x-version", "3"), "3");
+        assert_eq!(header("x-lit", "planted-literal-17"), "***");
+        assert_eq!(header("accept", "application/json"), "application/json");
         assert_eq!(
             url("https://u:pw@h/p?a=1&token=xyz"),
             "https://***@h/p?a=1&token=***"

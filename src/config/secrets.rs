@@ -44,6 +44,14 @@ pub enum SecretError {
     /// It is there, but no text.
     #[error("{0} is not UTF-8 text")]
     NotText(String),
+    /// It is text that no header and no URL can carry: the sign of a file that was written wrongly.
+    #[error("{from} holds {what}")]
+    Unusable {
+        /// The file or variable.
+        from: String,
+        /// What is wrong with it, without a word of it.
+        what: &'static str,
+    },
     /// The file cannot be read.
     #[error("cannot read {file}")]
     Unreadable {
@@ -57,6 +65,9 @@ pub enum SecretError {
 
 /// Reads one secret now: variables from `env`, files from disk (so a file changed meanwhile gives its new content). A
 /// line end at its end is not part of it.
+///
+/// A value with a line break, another control character or a byte order mark is refused: every request with it would
+/// fail, or carry a wrong credential. A key in PEM form keeps its lines.
 ///
 /// # Errors
 /// [`SecretError`]; none of them shows anything of the secret.
@@ -82,10 +93,29 @@ pub fn read(source: &SecretSource, env: impl Fn(&str) -> Option<OsString>) -> Re
         .strip_suffix('\n')
         .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
     if text.is_empty() {
-        Err(SecretError::Empty(from))
-    } else {
-        Ok(Secret::new(text))
+        return Err(SecretError::Empty(from));
     }
+    match unusable(text) {
+        Some(what) => Err(SecretError::Unusable { from, what }),
+        None => Ok(Secret::new(text)),
+    }
+}
+
+/// What a secret holds that keeps it from being used.
+fn unusable(text: &str) -> Option<&'static str> {
+    let is_pem = text.starts_with("-----BEGIN ");
+    for c in text.chars() {
+        return Some(match c {
+            '\n' | '\r' if is_pem => continue,
+            '\t' => continue,
+            '\n' | '\r' => "a line break within the secret, or more than one at its end",
+            '\0' => "a NUL character",
+            '\u{feff}' => "a byte order mark",
+            c if c.is_control() => "a control character",
+            _ => continue,
+        });
+    }
+    None
 }
 
 /// One variable of the process environment, for [`read`].
@@ -103,6 +133,42 @@ pub fn process_env() -> impl Iterator<Item = (String, String)> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    /// A rotation that went wrong: what cannot be sent is no new value.
+    #[test]
+    fn what_no_header_can_carry_is_refused() {
+        let read_text = |text: &str| {
+            let env = |_: &str| Some(OsString::from(text));
+            read(&SecretSource::Env("K".into()), env)
+        };
+        for (text, what) in [
+            ("good\n\n", "a line break"),
+            ("good\r\n\n", "a line break"),
+            ("go\nod", "a line break"),
+            ("\ngood", "a line break"),
+            ("go\0od", "a NUL character"),
+            ("\u{feff}good\n", "a byte order mark"),
+            ("go\u{7f}od", "a control character"),
+            ("go\u{1b}[0m", "a control character"),
+        ] {
+            let told = read_text(text).unwrap_err();
+            assert!(matches!(told, SecretError::Unusable { .. }));
+            let told = told.to_string();
+            assert!(
+                told.starts_with("environment variable K holds ") && told.contains(what),
+                "{told}"
+            );
+            assert!(!told.contains("good") && !told.contains("od"), "{told}");
+        }
+        for text in ["good", "good\n", "good\r\n", "good ", "a\tb", "gööd"] {
+            assert_eq!(
+                read_text(text).unwrap().expose(),
+                text.trim_end_matches(['\r', '\n'])
+            );
+        }
+        let pem = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----";
+        assert_eq!(read_text(pem).unwrap().expose(), pem);
+    }
 
     #[test]
     fn a_secret_comes_from_environment_or_file_and_is_not_shown() {

@@ -5,10 +5,12 @@
 use super::expr::{Expr, ExprError, RecordScope, Vocabulary};
 use super::identity::{Content, HeadersOf, Id, Identified, Recipe};
 use super::ledger::entry::{BudgetDraw, SkipMatch, SkipRule};
+use super::mask::Masker;
 use super::message_id::{IdScope, budget_by, key_hash};
 use super::pointer::{Extracted, PointerError, Pointers, Unreadable};
 use super::readable_id;
 use super::record::{IMPORT_ID_HEADER, Record};
+use super::shown::last_name;
 use super::turnstile::Draws;
 use super::types::{KeyHash, MessageId, Time};
 use crate::config::{IdMissing, IdSource, KeyMissing, KeySource};
@@ -306,13 +308,25 @@ impl Resolver {
         };
         match (named, unknown) {
             (Some(name), _) if name.text == *partner => Ok(None),
-            (Some(name), Some(all)) if !all.iter().any(|p| *p == name.text) => {
-                Ok(Some(format!("no_partner: there is no partner `{}`", name.text)))
-            }
+            (Some(name), Some(all)) if !all.iter().any(|p| *p == name.text) => Ok(Some(
+                match is_name(&name.text) && !Masker::default().hides(last_name(pointer)) {
+                    true => format!("no_partner: there is no partner `{}`", name.text),
+                    false => format!("no_partner: the text at {pointer} is no partner's name"),
+                },
+            )),
             (None, Some(_)) => Ok(Some(format!("no_partner: nothing at {pointer} names a partner"))),
             _ => Err(NotOurs),
         }
     }
+}
+
+/// Whether a text may be a partner's name, and so be shown: what else a record says may be anybody's secret (I9).
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && text.bytes().any(|b| b.is_ascii_alphabetic())
 }
 
 /// The record is another route's.
@@ -472,6 +486,21 @@ mod tests {
             matches!(resolve(named("a", Some(both)), lost), Resolved::Invalid(_, why) if why.contains("`c`"))
         );
         assert_eq!(resolve(named("b", None), lost), Resolved::Filtered);
+        // What a record says in the place of a name is not shown, unless it may be one.
+        let long = "x".repeat(65);
+        for secret in [
+            "jane.doe@example.org",
+            "SECRET NAME",
+            "447700900123",
+            &long,
+            "a/b",
+        ] {
+            let value = serde_json::json!({ "id": 1, "to": secret }).to_string();
+            let Resolved::Invalid(_, why) = resolve(named("a", Some(both)), &value) else {
+                panic!("{secret}")
+            };
+            assert_eq!(why, "no_partner: the text at /to is no partner's name");
+        }
     }
 
     #[test]

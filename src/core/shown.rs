@@ -48,19 +48,23 @@ pub fn masked_key(source: &KeySource, key: &str, masker: &Masker) -> String {
     }
 }
 
-/// A readable ID as it may be shown; none if a part of it is masked: then only the hash can name the message.
-pub fn shown_id(sources: &[IdSource], readable: &[u8], masker: &Masker) -> Option<String> {
-    let hidden = |source: &IdSource| match source {
+/// Whether messages whose ID has these parts are named by their hash only.
+pub fn hides_id(sources: &[IdSource], masker: &Masker) -> bool {
+    sources.iter().any(|source| match source {
         IdSource::Json(pointer) => masker.hides(last_name(pointer)),
         IdSource::Header(name) | IdSource::Query(name) => masker.hides(name),
         IdSource::Key | IdSource::Hash | IdSource::Position => false,
-    };
+    })
+}
+
+/// A readable ID as it may be shown; none if a part of it is masked: then only the hash can name the message.
+pub fn shown_id(sources: &[IdSource], readable: &[u8], masker: &Masker) -> Option<String> {
     let text = text(readable);
-    (!text.is_empty() && !sources.iter().any(hidden) && masker.text(&text) == text).then_some(text)
+    (!text.is_empty() && !hides_id(sources, masker) && masker.text(&text) == text).then_some(text)
 }
 
 /// The name of the field that a JSON pointer ends at.
-fn last_name(pointer: &str) -> &str {
+pub(super) fn last_name(pointer: &str) -> &str {
     pointer.rsplit('/').next().unwrap_or(pointer)
 }
 

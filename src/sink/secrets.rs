@@ -175,6 +175,30 @@ mod tests {
         assert!(!format!("{secrets:?}{told:?}").contains("value"));
     }
 
+    /// A rotation that went wrong must not make a dead letter of every message.
+    #[test]
+    fn a_broken_value_keeps_the_old_one_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "good").unwrap();
+        let secrets = Secrets::load(&from_file(&path)).unwrap();
+        let version = secrets.version();
+        for broken in ["new\n\n", "new\r\n\n", "ne\nw", "ne\0w", "\u{feff}new\n", "\n"] {
+            std::fs::write(&path, broken).unwrap();
+            let found = secrets.reload();
+            assert_eq!((found.changed.len(), found.errors.len()), (0, 1), "{broken:?}");
+            let told = found.errors[0].to_string();
+            assert!(
+                told.starts_with("secret `acme`: ") && told.contains("token") && !told.contains("new"),
+                "{told}"
+            );
+            assert_eq!(secrets.get("acme").as_deref(), Some("good"));
+        }
+        assert_eq!(secrets.version(), version);
+        std::fs::write(&path, "new\n").unwrap();
+        assert_eq!(secrets.reload().changed, ["acme"]);
+    }
+
     #[test]
     fn all_that_is_missing_is_named_at_once() {
         let sources = BTreeMap::from([

@@ -235,6 +235,7 @@ impl<S: Sink> PartitionActor<S> {
                 }
                 Resolved::Invalid(known, reason) => {
                     ids.push(known.id);
+                    let reason = self.route.partner.sink.masker().text(&reason);
                     messages.push((record, known, Some(reason)));
                 }
             }

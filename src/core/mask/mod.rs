@@ -2,8 +2,9 @@
 //!
 //! Three things are masked, each replaced by `***`:
 //!
-//! 1. the **known secrets** of the configuration, wherever they occur: as they stand, percent-encoded, escaped as in
-//!    JSON, in base64; also the piece that is left where a text was cut in the middle of one;
+//! 1. the **known secrets** of the configuration, wherever they occur: as they stand, percent-encoded or escaped as in
+//!    JSON or HTML in whatever degree, in base64 (also as a part: `Basic base64(user:secret)`); also the piece that is
+//!    left where a text was cut in the middle of one;
 //! 2. what stands under a **telling name** ([`is_telling`], plus the partner's `mask`): query parameters, form
 //!    fields, JSON fields (also JSON inside a JSON string), headers, XML elements;
 //! 3. what **looks like it** by its form, whatever its name: credentials in a URL, `Bearer` and `Basic` tokens, JSON
@@ -12,12 +13,13 @@
 //! It works on text, not on parsed documents: answers come cut, broken and mixed. When in doubt it masks. What it
 //! cannot know is personal data under an innocent name: that is what the partner's `mask` is for.
 
+mod encoded;
 mod names;
 mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use names::is_telling;
+pub use names::{is_telling, shows_literal};
 
 use memchr::memmem;
 use serde_json::Value as Json;
@@ -39,6 +41,8 @@ pub struct Masker {
     names: Vec<String>,
     /// Every form of every secret, the longest first.
     secrets: Vec<Box<[u8]>>,
+    /// The part of a secret's base64 that what stands around it does not change.
+    cores: Vec<Box<[u8]>>,
 }
 
 impl fmt::Debug for Masker {
@@ -54,6 +58,7 @@ impl Masker {
     /// Masks these names beside the telling ones (letter case and separators do not matter), and these values.
     pub fn new(names: &[String], secrets: &[Arc<str>]) -> Self {
         let mut forms: Vec<Box<[u8]>> = Vec::new();
+        let mut cores: Vec<Box<[u8]>> = Vec::new();
         for secret in secrets {
             let lines = secret
                 .lines()
@@ -63,6 +68,7 @@ impl Masker {
                 .chain(lines)
                 .filter(|t| t.len() >= SHORTEST_SECRET)
             {
+                cores.extend(encoded::base64_cores(text.as_bytes()));
                 let escaped = Json::from(text).to_string();
                 let percent: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
                 for form in [
@@ -88,6 +94,7 @@ impl Masker {
         Self {
             names,
             secrets: forms,
+            cores,
         }
     }
 
@@ -100,6 +107,15 @@ impl Masker {
     pub fn text(&self, text: &str) -> String {
         let mut spans = Vec::new();
         self.known(text.as_bytes(), &mut spans);
+        if !self.secrets.is_empty() {
+            encoded::base64_runs(text.as_bytes(), &self.cores, &mut spans);
+            for view in encoded::views(text.as_bytes()) {
+                let mut inside = Vec::new();
+                self.known(&view.bytes, &mut inside);
+                encoded::base64_runs(&view.bytes, &self.cores, &mut inside);
+                spans.extend(inside.into_iter().map(|span| view.back(span)));
+            }
+        }
         scan::named(text, |name| self.hides(name), &mut spans);
         scan::formed(text, &mut spans);
         if spans.is_empty() {

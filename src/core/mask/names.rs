@@ -127,6 +127,41 @@ pub fn is_telling(name: &str) -> bool {
     false
 }
 
+/// Headers whose value says what kind of message it is, never who sends it.
+const HARMLESS_HEADERS: [&str; 16] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "host",
+    "origin",
+    "prefer",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-requested-with",
+];
+
+/// Longest value that is too short for a credential worth the name.
+const SHORT: usize = 7;
+
+/// Whether a header's value that is written out in the configuration may be shown. Any other one might be a
+/// credential, whatever its header is called: partners invent names. Versions, dates and short words may be seen.
+pub fn shows_literal(name: &str, value: &str) -> bool {
+    if is_telling(name) {
+        return false;
+    }
+    let is_version = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | ':' | 'v');
+    HARMLESS_HEADERS.iter().any(|h| name.eq_ignore_ascii_case(h))
+        || value.len() <= SHORT
+        || (value.len() <= 24 && value.chars().all(is_version))
+}
+
 /// Letters and digits alone, in lower case: `X-Api_Key` and `xApiKey` are one name.
 pub(super) fn squeezed(name: &str) -> String {
     name.chars()

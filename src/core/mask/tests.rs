@@ -105,6 +105,43 @@ fn known_secrets_in_every_form() {
     assert_eq!(m.text("s3cr3t/Value+1s3cr3t/Value+1"), "***");
 }
 
+/// A partner echoes a credential as its own software writes it.
+#[test]
+fn known_secrets_in_any_encoding() {
+    let m = masker();
+    let secret = "s3cr3t/Value+1";
+    for user in ["", "u", "us", "user", "user:", "a much longer name:"] {
+        for behind in ["", "x", "xy", "xyz"] {
+            let text = base64(format!("{user}{secret}{behind}").as_bytes());
+            for text in [
+                text.trim_end_matches('=').to_owned(),
+                text.replace('+', "-").replace('/', "_"),
+                text,
+            ] {
+                assert_eq!(
+                    m.text(&format!("got {text}, sorry")),
+                    "got ***, sorry",
+                    "{user} {behind}"
+                );
+            }
+        }
+    }
+    for text in [
+        "s3cr3t/Value%2B1",
+        "s3cr3t%2fValue+1",
+        "%73%33cr3t%2FValue%2b1",
+        r"s3cr3t\/Value+1",
+        r"s3cr3t\u002fValue\u002B1",
+        r"s3cr3t\x2fValue+1",
+        "s3cr3t&#x2F;Value&#43;1",
+    ] {
+        assert_eq!(m.text(&format!("sent {text} there")), "sent *** there", "{text}");
+    }
+    // Cut within an encoding.
+    assert_eq!(m.text(r"sent s3cr3t\/Val"), "sent ***");
+    assert_eq!(m.text("a 50% & b \\ c &amp; d"), "a 50% & b \\ c &amp; d");
+}
+
 #[test]
 fn names() {
     for name in [
@@ -133,6 +170,28 @@ fn names() {
         "status", "shipping", "tokyo", "monkey", "zipper", "message", "reason", "keyboard", "opinion", "id",
     ] {
         assert!(!is_telling(name), "{name}");
+    }
+}
+
+/// Partners invent names for headers that carry credentials.
+#[test]
+fn a_literal_header_shows_only_what_is_plainly_harmless() {
+    for (name, value) in [
+        ("x-lit", "planted-literal-17"),
+        ("x-partner", "Zm9vYmFyYmF6"),
+        ("authorization", "x"),
+        ("x-account", "acme-production"),
+    ] {
+        assert!(!shows_literal(name, value), "{name}");
+    }
+    for (name, value) in [
+        ("Content-Type", "application/vnd.acme.v2+json; charset=utf-8"),
+        ("user-agent", "a long name of a client/1.0"),
+        ("x-version", "3"),
+        ("x-api-version", "2024-01-01"),
+        ("x-source", "batch"),
+    ] {
+        assert!(shows_literal(name, value), "{name}");
     }
 }
 

@@ -6,6 +6,7 @@ use super::view::{View, scope_of};
 use crate::api::messages::{CountRow, DedupStats, parse_time};
 use crate::api::{ApiError, DedupRow, DedupState, Filter, Page};
 use crate::core::ledger::fold::{Finished, FinishedState, MessageState};
+use crate::core::mask::MASK;
 use crate::core::message_id::IdScope;
 use crate::core::readable_id::meanings;
 use crate::core::shown::text;
@@ -61,6 +62,23 @@ fn row_of(view: &View, found: &Finished) -> DedupRow {
         round: None,
         marked: found.state == FinishedState::Marked,
         topic_id: None,
+    }
+}
+
+impl Desk {
+    /// A row as it may be shown; exports alone have every ID as it stands.
+    fn veiled_dedup(&self, view: &View, at: RoutePartition, mut row: DedupRow) -> DedupRow {
+        let hash = row.hex.clone().unwrap_or_default();
+        let id = row.hex.as_deref().and_then(|hex| hex.parse().ok());
+        let position = id
+            .zip(row.offset)
+            .and_then(|(id, offset)| self.position(view, at, id, offset));
+        row.id = match position {
+            Some(position) => position,
+            None if row.id == hash => hash,
+            None => self.shown_name(&row.topic, &row.partner, &row.id).unwrap_or(hash),
+        };
+        row
     }
 }
 
@@ -124,13 +142,16 @@ impl Desk {
                 };
                 if let Some(row) = row {
                     knowing.insert(candidate.at.route);
-                    rows.push(row);
+                    rows.push(self.veiled_dedup(view, candidate.at, row));
                 }
             }
             for route in routes.difference(&knowing) {
                 let (topic, partner) = view.names(*route);
                 rows.push(DedupRow {
-                    id: asked.clone(),
+                    // Nothing is known of it: where IDs are hidden, so is one that somebody asks for.
+                    id: self
+                        .shown_name(topic, partner, asked)
+                        .unwrap_or_else(|| MASK.to_owned()),
                     topic: topic.to_owned(),
                     partner: partner.to_owned(),
                     ..DedupRow::default()
@@ -176,7 +197,8 @@ impl Desk {
                 page.more = true;
                 return ControlFlow::Break(());
             }
-            page.rows.push(row_of(view, &found));
+            page.rows
+                .push(self.veiled_dedup(view, found.at, row_of(view, &found)));
             ControlFlow::Continue(())
         })?;
         Ok(page)

@@ -39,7 +39,7 @@ use crate::api::{ApiError, Filter, Order, Page, Query, Reply, SkipRow};
 use crate::config::Config;
 use crate::core::ledger::entry::SkipMatch;
 use crate::core::ledger::fold::LaneState;
-use crate::core::mask::Masker;
+use crate::core::mask::{MASK, Masker};
 use crate::core::shown;
 use crate::core::types::Time;
 use std::collections::BTreeMap;
@@ -149,7 +149,7 @@ impl Desk {
             })),
             Query::DedupList { filter } => Ok(Reply::Dedup(self.dedup_list(view, filter, now)?)),
             Query::DedupStats => Ok(Reply::DedupStats(self.dedup_stats(view)?)),
-            Query::Skips => Ok(Reply::Skips(skip_rows(view))),
+            Query::Skips => Ok(Reply::Skips(self.skip_rows(view))),
         }
     }
 
@@ -172,25 +172,33 @@ fn named(filter: &Filter) -> Result<(), ApiError> {
     }
 }
 
-fn skip_rows(view: &View) -> Vec<SkipRow> {
-    let text = |bytes: &bytes::Bytes| shown::text(bytes);
-    view.skips
-        .values()
-        .map(|rule| {
-            let (key, id) = match &rule.matches {
-                SkipMatch::Key(key) => (Some(text(key)), None),
-                SkipMatch::Id(id) => (None, Some(text(id))),
-            };
-            SkipRow {
-                rule: rule.rule,
-                topic: rule.topic.clone(),
-                partner: rule.partner.clone(),
-                key,
-                id,
-                reason: rule.reason.clone(),
-                made: rule.made.to_string(),
-                expires: rule.expires.map(|t| t.to_string()),
-            }
-        })
-        .collect()
+impl Desk {
+    fn skip_rows(&self, view: &View) -> Vec<SkipRow> {
+        view.skips
+            .values()
+            .map(|rule| {
+                let partner = rule.partner.as_deref().unwrap_or_default();
+                let (key, id) = match &rule.matches {
+                    SkipMatch::Key(key) => (
+                        Some(self.veiled_key(&rule.topic, partner, &shown::text(key))),
+                        None,
+                    ),
+                    SkipMatch::Id(id) => {
+                        let shown = self.shown_name(&rule.topic, partner, &shown::text(id));
+                        (None, Some(shown.unwrap_or_else(|| MASK.to_owned())))
+                    }
+                };
+                SkipRow {
+                    rule: rule.rule,
+                    topic: rule.topic.clone(),
+                    partner: rule.partner.clone(),
+                    key,
+                    id,
+                    reason: rule.reason.clone(),
+                    made: rule.made.to_string(),
+                    expires: rule.expires.map(|t| t.to_string()),
+                }
+            })
+            .collect()
+    }
 }

@@ -95,6 +95,12 @@ impl Desk {
                 "{count} messages match now, {expected} were expected"
             )));
         }
+        for item in &mut making.prepared.items {
+            let named = &mut item.named;
+            named.id = self
+                .shown_name(&named.topic, &named.partner, &named.id)
+                .unwrap_or_else(|| item.id.to_string());
+        }
         making.summarize(request.dry_run);
         Ok(making.prepared)
     }

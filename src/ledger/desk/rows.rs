@@ -1,15 +1,16 @@
 //! Rows about kept messages: the fold says where a message stands, the ledger entry with its payload says the rest.
 
 use super::Desk;
-use super::view::{Picked, View};
+use super::view::{Picked, View, scope_of};
 use crate::api::messages::{MessageDetail, MessageRow, ReasonMatch};
 use crate::api::{ApiError, Filter, Page};
-use crate::config::KeySource;
+use crate::config::{IdSource, KeySource};
 use crate::core::ledger::entry::{Body, Entry, Kept, OutcomeKind};
 use crate::core::ledger::fold::MessageState;
+use crate::core::readable_id;
 use crate::core::record::SOURCE_HEADER;
 use crate::core::shown::{key_text, masked_key, shown_id, text};
-use crate::core::types::Time;
+use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 
 /// Behind the reason of a message whose payload was given up: retention's, or the size cap's, doing.
 const DROPPED: &str = "; payload dropped";
@@ -104,6 +105,9 @@ impl Desk {
             if !kept.readable.is_empty() {
                 row.id = text(kept.readable.as_bytes());
             }
+            if let Some(position) = self.position(view, picked.at, picked.id, m.offset) {
+                row.id = position;
+            }
             row.key = key_text(self.key_source(topic), kept.record_key.as_deref(), &kept.value);
             row.reason = text(kept.reason.as_bytes());
             if kept.dropped {
@@ -184,9 +188,37 @@ impl Desk {
     /// A row as it may be shown: rows are matched against filters as they are.
     fn veiled(&self, mut row: MessageRow) -> MessageRow {
         let sources = self.config.section_of(&row.topic).map_or(&[][..], |t| &t.id);
-        row.id = shown_id(sources, row.id.as_bytes(), self.masker(&row.partner)).unwrap_or(row.hex.clone());
+        // A position says nothing of what a record holds.
+        if row.id != readable_id::marked_position(row.offset) {
+            row.id =
+                shown_id(sources, row.id.as_bytes(), self.masker(&row.partner)).unwrap_or(row.hex.clone());
+        }
         row.key = row.key.map(|key| self.veiled_key(&row.topic, &row.partner, &key));
         row
+    }
+
+    /// An ID that was typed or is kept, as it may be shown with this topic and partner; a hash always may.
+    pub(super) fn shown_name(&self, topic: &str, partner: &str, id: &str) -> Option<String> {
+        if id.parse::<MessageId>().is_ok() {
+            return Some(id.to_owned());
+        }
+        let sources = self.config.section_of(topic).map_or(&[][..], |t| &t.id);
+        shown_id(sources, id.as_bytes(), self.masker(partner))
+    }
+
+    /// The name of a message that goes by its position, where others of its topic go by what they say.
+    pub(super) fn position(
+        &self,
+        view: &View,
+        at: RoutePartition,
+        id: MessageId,
+        offset: Offset,
+    ) -> Option<String> {
+        let route = view.routes.get(&at.route)?;
+        let section = self.config.section_of(&route.topic)?;
+        let is_position = scope_of(route, at.partition).position(offset) == id;
+        (is_position && !section.id.contains(&IdSource::Position))
+            .then(|| readable_id::marked_position(offset))
     }
 
     /// How a topic's messages get their key.

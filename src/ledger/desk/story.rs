@@ -9,6 +9,7 @@ use crate::api::messages::{DedupState, RouteStory, Story, StoryLine};
 use crate::api::{ApiError, Filter};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Action, Body, Entry, OutcomeKind};
+use crate::core::mask::MASK;
 use crate::core::shown::{key_text, text};
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use std::collections::{BTreeMap, VecDeque};
@@ -213,6 +214,18 @@ impl Desk {
             if let Some(route) = self.route_story(view, candidate, telling)? {
                 story.routes.push(route);
             }
+        }
+        // With a route that hides its IDs the question names the message by its hash.
+        let hides = |route: &&RouteStory| self.shown_name(&route.topic, &route.partner, &story.id).is_none();
+        if let Some(hex) = story.routes.iter().find(hides).map(|route| route.hex.clone()) {
+            story.id = hex;
+        } else if story.routes.is_empty()
+            && view.places.keys().any(|at| {
+                let (topic, partner) = view.names(at.route);
+                self.shown_name(topic, partner, &story.id).is_none()
+            })
+        {
+            story.id = MASK.to_owned();
         }
         Ok(story)
     }

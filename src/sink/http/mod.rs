@@ -47,7 +47,7 @@ use super::{Answer, Delivery, DoubtCause, Gate, Moved, PrepareError, Sent, SinkS
 use crate::clock::Clock;
 use crate::config::model::{DoubtPolicy, PartnerConfig};
 use crate::core::expr::ExprError;
-use crate::core::mask::Masker;
+use crate::core::mask::{MASK, Masker, shows_literal};
 use crate::core::reach::{self, Bounds};
 use crate::core::redirect::{self, Step};
 use crate::core::verdict::{RuleError, Rules};
@@ -643,10 +643,12 @@ impl HttpSink {
                 .headers()
                 .iter()
                 .map(|(name, value)| {
-                    (
-                        name.to_string(),
-                        masker.header(name.as_str(), &text(value.as_bytes())),
-                    )
+                    let value = text(value.as_bytes());
+                    let shown = match self.plan.is_literal(name) && !shows_literal(name.as_str(), &value) {
+                        true => MASK.to_owned(),
+                        false => masker.header(name.as_str(), &value),
+                    };
+                    (name.to_string(), shown)
                 })
                 .collect(),
             body: masker.bytes(&request.body()),

@@ -133,7 +133,7 @@ impl RequestPlan {
                     why,
                 });
             }
-            headers.push((parsed, templates.compile(&format!("header {name}"), value)?));
+            headers.push((parsed, templates.compile(&format!("header `{name}`"), value)?));
         }
         let bodyless = !config.value_is_body || method == Method::GET || method == Method::HEAD;
         let body = match config.body {
@@ -161,6 +161,11 @@ impl RequestPlan {
         plan.renew(secrets.version())
             .map_err(|e| SinkError::Request(e.0))?;
         Ok(plan)
+    }
+
+    /// Whether a header is written out in the configuration.
+    pub(super) fn is_literal(&self, name: &HeaderName) -> bool {
+        self.headers.iter().any(|(n, t)| n == name && t.is_constant())
     }
 
     /// The origin, if it is the same for every record.
@@ -347,7 +352,7 @@ fn put_target(headers: &mut HeaderMap, target: &Target) {
 fn header_value(name: &HeaderName, text: &str) -> Result<HeaderValue, PrepareError> {
     HeaderValue::from_bytes(text.as_bytes()).map_err(|_| {
         PrepareError(format!(
-            "header {name}: a control character (a line end?) in its value"
+            "the value of header `{name}` holds a control character (a line end?)"
         ))
     })
 }

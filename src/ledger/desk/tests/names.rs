@@ -97,3 +97,136 @@ fn an_unknown_id_is_marked_wherever_it_may_turn_up() {
         "the topic's IDs are texts, also those that look like a hash"
     );
 }
+
+/// Where lists and logs name messages by their hash, so do all answers; only the export has every ID.
+#[test]
+fn ids_of_masked_fields_are_shown_nowhere() {
+    let planted = "jane.doe@example.org";
+    let mut world = World::new();
+    let config = Config::for_test("data")
+        .with_partner(PartnerConfig::new("acme", "http://127.0.0.1:1"))
+        .with_topic(TopicConfig {
+            id: vec![IdSource::Json("/email".into())],
+            key: KeySource::Json("/email".into()),
+            ..TopicConfig::new("orders", "acme")
+        });
+    world.desk = Desk::new(world.lane.clone(), world.lane.clone(), Arc::new(config), &[]);
+    let scope = IdScope::new("orders", TopicId(5), AT.partition, "acme");
+    let kept = |readable: &str| Kept {
+        readable: readable.to_owned(),
+        value: Bytes::from(format!(r#"{{"email":"{readable}"}}"#)),
+        ..Kept::default()
+    };
+    let outcome = |offset, id, kind| {
+        Body::Outcome(Outcome {
+            at: AT,
+            id,
+            offset,
+            round: 1,
+            attempts: 1,
+            when: NOW,
+            life: LifeId(1),
+            status: 200,
+            kind,
+        })
+    };
+    let readable = Bytes::from_static(planted.as_bytes());
+    world.write(outcome(
+        1,
+        scope.id(&[planted.as_bytes()]),
+        OutcomeKind::Delivered { readable },
+    ));
+    let dead = format!("dead.{planted}");
+    world.write(outcome(
+        2,
+        scope.id(&[dead.as_bytes()]),
+        OutcomeKind::Dead(Box::new(kept(&dead))),
+    ));
+    world.write(outcome(
+        3,
+        scope.position(3),
+        OutcomeKind::Dead(Box::new(kept("3"))),
+    ));
+    let ask = |world: &World, query: Query| {
+        let reply = world.desk.ask(&world.state, &query, NOW).unwrap();
+        serde_json::to_string(&reply).unwrap()
+    };
+    let by = |text: &str| Filter::of_id(text);
+    let mut answers = vec![
+        ask(
+            &world,
+            Query::DedupList {
+                filter: Filter::default(),
+            },
+        ),
+        ask(&world, Query::DedupGet { filter: by(planted) }),
+        ask(&world, Query::DedupGet { filter: by(&dead) }),
+        ask(
+            &world,
+            Query::DedupGet {
+                filter: by("unknown@example.org"),
+            },
+        ),
+        ask(
+            &world,
+            Query::Dead {
+                filter: Filter::default(),
+            },
+        ),
+        ask(&world, Query::Story { filter: by(planted) }),
+        ask(
+            &world,
+            Query::Story {
+                filter: by("unknown@example.org"),
+            },
+        ),
+    ];
+    let hash = scope.id(&[planted.as_bytes()]).to_string();
+    assert!(
+        answers[0].contains(&hash) && answers[1].contains(&hash),
+        "{answers:?}"
+    );
+    assert!(answers[5].contains(&hash), "{}", answers[5]);
+    // A message that goes by its position, among those that do not.
+    assert!(answers[4].contains("\"@3\""), "{}", answers[4]);
+    for order in [
+        Order::Drop { filter: by(&dead) },
+        Order::Forget { filter: by(planted) },
+        Order::Mark {
+            filter: by("new@example.org"),
+        },
+    ] {
+        let (_, report) = world.order(order);
+        answers.push(serde_json::to_string(&report).unwrap());
+    }
+    let secret = || Some("skip@example.org".to_owned());
+    for (key, id) in [(secret(), None), (None, secret())] {
+        world.order(Order::SkipAdd {
+            topic: "orders".into(),
+            partner: None,
+            key,
+            id,
+            expires: None,
+        });
+    }
+    answers.push(ask(&world, Query::Skips));
+    assert_eq!(answers.last().unwrap().matches("***").count(), 2, "{answers:?}");
+    for answer in &answers {
+        assert!(!answer.contains("example.org"), "{answer}");
+    }
+    let view = View::of(
+        &world.state,
+        &Desk::pick_for_query(&Query::DedupStats, NOW).unwrap(),
+    )
+    .unwrap();
+    let mut lines = Vec::new();
+    let mut take = |line: String| {
+        lines.push(line);
+        ControlFlow::Continue(())
+    };
+    world
+        .desk
+        .export(&view, &Filter::default(), NOW, &mut take)
+        .unwrap();
+    assert!(lines.concat().contains("example.org"), "{lines:?}");
+}

@@ -191,7 +191,7 @@ fn mistakes_in_templates_are_found_before_any_record() {
     );
     assert_eq!(
         refused(|c| c.headers = vec![("authorization".into(), "Bearer {{ secret('acme') }}".into())]),
-        "header authorization: no secret `acme` in [secrets]"
+        "header `authorization`: no secret `acme` in [secrets]"
     );
     assert!(refused(|c| c.url = "http://a.example/{{ value".into()).starts_with("url: "));
     assert_eq!(
@@ -229,7 +229,7 @@ fn a_record_cannot_smuggle() {
         let told = told.unwrap_err().0;
         assert_eq!(
             told,
-            "header x-user: a control character (a line end?) in its value"
+            "the value of header `x-user` holds a control character (a line end?)"
         );
     }
     let url = |value: &str| {
@@ -468,5 +468,26 @@ fn a_secret_in_the_user_info_is_encoded_whole() {
             header(&request, "authorization"),
             Some(format!("Basic {}", crate::core::mask::base64(b"user:p/a@s:s?#%41")).as_str())
         );
+    }
+}
+
+/// The mask takes what follows `authorization:` for a credential: a reason must not look like one.
+#[test]
+fn the_mask_leaves_the_cause() {
+    let masker = Masker::new(&[], &["s3cret-value".into()]);
+    for (template, value) in [
+        ("Bearer {{ value }}", "x\ny"),
+        ("Bearer {{ value.token }}", "{}"),
+        ("Bearer {{ value.token }}", r#"{"token":1,"token":2}"#),
+    ] {
+        let told = prepared(
+            |c| c.headers = vec![("authorization".into(), template.into())],
+            &delivery(value),
+        )
+        .unwrap_err()
+        .0;
+        let reason = format!("invalid: {told}");
+        assert!(reason.contains("`authorization`"), "{reason}");
+        assert_eq!(masker.text(&reason), reason);
     }
 }

@@ -1,0 +1,141 @@
+//! Known secrets in encodings: a partner echoes them as its own software writes them.
+
+use super::base64;
+use memchr::memmem;
+
+/// Shorter pieces of base64 are not looked for.
+const SHORTEST_CORE: usize = 4;
+
+/// A text decoded, with the way back to where each byte came from.
+pub(super) struct View {
+    pub(super) bytes: Vec<u8>,
+    /// Where each byte begins in the original, and at last where that ends.
+    at: Vec<usize>,
+}
+
+impl View {
+    /// The place in the original.
+    pub(super) fn back(&self, (start, end): (usize, usize)) -> (usize, usize) {
+        (self.at[start], self.at[end])
+    }
+}
+
+/// The text with one kind of escapes taken back, for each kind that it holds.
+pub(super) fn views(text: &[u8]) -> Vec<View> {
+    let kinds: [(u8, Decode); 3] = [(b'%', percent), (b'\\', backslash), (b'&', entity)];
+    let present = kinds
+        .into_iter()
+        .filter(|(sign, _)| memchr::memchr(*sign, text).is_some());
+    present.map(|(sign, decode)| view(text, sign, decode)).collect()
+}
+
+/// What an escape stands for, in UTF-8.
+type Escaped = ([u8; 4], usize);
+
+/// Takes back the escape that a text begins with; how long it is.
+type Decode = fn(&[u8]) -> Option<(Escaped, usize)>;
+
+fn view(text: &[u8], sign: u8, decode: Decode) -> View {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut at = Vec::with_capacity(text.len() + 1);
+    let mut from = 0;
+    while from < text.len() {
+        let found = (text[from] == sign).then(|| decode(&text[from..])).flatten();
+        match found {
+            Some(((utf8, n), len)) => {
+                bytes.extend_from_slice(&utf8[..n]);
+                at.extend(std::iter::repeat_n(from, n));
+                from += len;
+            }
+            None => {
+                bytes.push(text[from]);
+                at.push(from);
+                from += 1;
+            }
+        }
+    }
+    at.push(text.len());
+    View { bytes, at }
+}
+
+fn utf8(c: char) -> Escaped {
+    let mut out = [0; 4];
+    let n = c.encode_utf8(&mut out).len();
+    (out, n)
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+fn percent(text: &[u8]) -> Option<(Escaped, usize)> {
+    let byte = hex(text.get(1..3)?)?;
+    Some((([byte as u8, 0, 0, 0], 1), 3))
+}
+
+/// Escapes of JSON and its kin.
+fn backslash(text: &[u8]) -> Option<(Escaped, usize)> {
+    let c = match text.get(1)? {
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => return Some((utf8(char::from_u32(hex(text.get(2..6)?)?)?), 6)),
+        b'x' => return Some((utf8(char::from_u32(hex(text.get(2..4)?)?)?), 4)),
+        c if c.is_ascii_punctuation() => char::from(*c),
+        _ => return None,
+    };
+    Some((utf8(c), 2))
+}
+
+/// Character references of HTML and XML.
+fn entity(text: &[u8]) -> Option<(Escaped, usize)> {
+    let end = memchr::memchr(b';', &text[..text.len().min(12)])?;
+    let c = match &text[1..end] {
+        b"amp" => '&',
+        b"lt" => '<',
+        b"gt" => '>',
+        b"quot" => '"',
+        b"apos" => '\'',
+        [b'#', b'x' | b'X', digits @ ..] => char::from_u32(hex(digits)?)?,
+        [b'#', digits @ ..] => char::from_u32(std::str::from_utf8(digits).ok()?.parse().ok()?)?,
+        _ => return None,
+    };
+    Some((utf8(c), end + 1))
+}
+
+/// The letters of base64 that stand for a text alone, at each of the three places where it may begin in a group of
+/// three bytes; in both alphabets.
+pub(super) fn base64_cores(text: &[u8]) -> Vec<Box<[u8]>> {
+    let mut cores = Vec::new();
+    for before in 0..3 {
+        let mut padded = vec![0; before];
+        padded.extend_from_slice(text);
+        let letters = base64(&padded);
+        // A letter is six bits: those that hold a bit of what stands before or behind are left out.
+        let first = (before * 8).div_ceil(6);
+        let end = padded.len() * 8 / 6;
+        let Some(core) = letters.get(first..end).filter(|core| core.len() >= SHORTEST_CORE) else {
+            continue;
+        };
+        cores.push(core.as_bytes().into());
+        if core.contains(['+', '/']) {
+            cores.push(core.replace('+', "-").replace('/', "_").into_bytes().into());
+        }
+    }
+    cores
+}
+
+/// Whole runs of base64 that hold one of the cores.
+pub(super) fn base64_runs(text: &[u8], cores: &[Box<[u8]>], spans: &mut Vec<(usize, usize)>) {
+    let belongs = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_' | b'=');
+    for core in cores {
+        for at in memmem::find_iter(text, &**core) {
+            let start = text[..at].iter().rposition(|b| !belongs(b)).map_or(0, |i| i + 1);
+            let end = text[at..]
+                .iter()
+                .position(|b| !belongs(b))
+                .map_or(text.len(), |n| at + n);
+            spans.push((start, end));
+        }
+    }
+}
