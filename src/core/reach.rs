@@ -102,19 +102,20 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// Whether records choose the host of a URL template: it has a placeholder before the end of the authority.
-pub fn record_names_host(template: &str) -> bool {
+/// What a URL template says of its host, whatever the record: scheme and authority, with the slash behind them. None
+/// where a placeholder stands before the authority's end.
+pub fn host_of_template(template: &str) -> Option<&str> {
     let text = template.trim_start();
-    let Some(at) = ["{{", "{%"].iter().filter_map(|open| text.find(open)).min() else {
-        return false;
-    };
-    let before = &text[..at];
-    let Some((_, rest)) = before.split_once("://") else {
-        return true;
-    };
+    let placeholder = ["{{", "{%"].iter().filter_map(|open| text.find(open)).min();
+    let authority = text.find("://")? + 3;
     // A path ends the authority for good. A question mark or a hash too, but what follows `http://host?` is rare
     // enough to be treated with care.
-    !rest.contains('/')
+    match (text[authority..].find('/'), placeholder) {
+        (Some(slash), Some(at)) if authority + slash > at => None,
+        (Some(slash), _) => Some(&text[..=authority + slash]),
+        (None, Some(_)) => None,
+        (None, None) => Some(text),
+    }
 }
 
 #[cfg(test)]
@@ -210,18 +211,22 @@ mod tests {
 
     #[test]
     fn who_names_the_host() {
-        for (template, record) in [
-            ("http://a.example/hook", false),
-            ("http://a.example/{{ value.u }}", false),
-            ("https://a.example:8443/x?{{ key }}", false),
-            ("{{ value }}", true),
-            ("{% if x %}http://a/{% endif %}", true),
-            ("http://{{ value.host }}/x", true),
-            ("http://a.example{{ value.u }}", true),
-            ("http://a.example:{{ value.port }}/", true),
-            ("http://a.example?{{ value.u }}", true),
+        for (template, host) in [
+            ("http://a.example/hook", Some("http://a.example/")),
+            ("http://a.example", Some("http://a.example")),
+            (" http://a.example/{{ value.u }}", Some("http://a.example/")),
+            (
+                "https://a.example:8443/x?{{ key }}",
+                Some("https://a.example:8443/"),
+            ),
+            ("{{ value }}", None),
+            ("{% if x %}http://a/{% endif %}", None),
+            ("http://{{ value.host }}/x", None),
+            ("http://a.example{{ value.u }}", None),
+            ("http://a.example:{{ value.port }}/", None),
+            ("http://a.example?{{ value.u }}", None),
         ] {
-            assert_eq!(record_names_host(template), record, "{template}");
+            assert_eq!(host_of_template(template), host, "{template}");
         }
     }
 }

@@ -152,9 +152,16 @@ impl Stream {
         let deadline = Instant::now() + timeout;
         let (response, mut stream) = match sender.send_request(request, body.is_empty()) {
             Ok(begun) => begun,
-            Err(e) => return Tried::Over(Outcome::NeverWritten(Failure::Connect(format!("http2: {e}")))),
+            Err(e) => {
+                connection.over.set(true);
+                return Tried::Over(Outcome::NeverWritten(Failure::Connect(format!("http2: {e}"))));
+            }
         };
         let failed = |e: &h2::Error| {
+            // What ends one stream says nothing of the others; anything else ends the connection for new ones.
+            if !e.is_reset() {
+                connection.over.set(true);
+            }
             if refused_unseen(e) || connection.wire.written() == before {
                 return Outcome::NeverWritten(Failure::Connect(format!("http2: {e}")));
             }

@@ -45,7 +45,7 @@ use super::secrets::Secrets;
 use super::template::TemplateError;
 use super::{Answer, Delivery, DoubtCause, Gate, Moved, PrepareError, Sent, SinkStats, Verdict};
 use crate::clock::Clock;
-use crate::config::model::{DoubtPolicy, PartnerConfig};
+use crate::config::model::{DoubtPolicy, PartnerConfig, VerifyConfig};
 use crate::core::expr::ExprError;
 use crate::core::mask::{MASK, Masker, shows_literal};
 use crate::core::reach::{self, Bounds};
@@ -132,6 +132,8 @@ pub struct HttpSink {
     request_timeout: Duration,
     answer_limit: usize,
     redirects: u32,
+    /// Where all requests go, unless records say where.
+    host: Option<Rc<origin::Origin>>,
     /// Origins that redirects may lead to besides their own.
     redirect_to: Vec<Rc<origin::Origin>>,
 }
@@ -253,11 +255,18 @@ impl HttpSink {
             tls.alpn_protocols.clear();
             Arc::new(tls)
         };
-        let by_record = reach::record_names_host(&partner.url)
-            || partner
-                .verify
-                .as_ref()
-                .is_some_and(|v| reach::record_names_host(&v.url));
+        let plan = RequestPlan::try_new(&plan, secrets)?;
+        let verify = partner.verify.as_ref();
+        let look_up = verify.map(|v| LookUp::try_new(partner, v, secrets)).transpose()?;
+        // A secret in the authority is the operator's word, too.
+        let host = match plan.fixed_origin() {
+            Some(origin) => Some(origin),
+            None => reach::host_of_template(&partner.url)
+                .and_then(|host| Target::parse(host).ok())
+                .map(|target| target.origin),
+        };
+        let looks_anywhere = |v: &VerifyConfig| reach::host_of_template(&v.url).is_none();
+        let by_record = host.is_none() || verify.is_some_and(looks_anywhere);
         let dialer = Dialer {
             tls,
             tls_to_proxy,
@@ -275,7 +284,8 @@ impl HttpSink {
         let doubt = &partner.doubt;
         let resends = [doubt.crash, doubt.timeout, doubt.gateway].contains(&DoubtPolicy::Resend);
         Ok(Self {
-            plan: RequestPlan::try_new(&plan, secrets)?,
+            plan,
+            host,
             pool: Pool::new(PoolConfig {
                 dialer,
                 connect_timeout: partner.connect_timeout,
@@ -284,11 +294,7 @@ impl HttpSink {
                 title_case: partner.title_case_headers,
                 many_fields: rules.uses_document(),
             }),
-            look_up: partner
-                .verify
-                .as_ref()
-                .map(|v| LookUp::try_new(partner, v, secrets))
-                .transpose()?,
+            look_up,
             reading: Reading {
                 rules,
                 heed: Heed {
@@ -661,10 +667,10 @@ impl HttpSink {
     /// What went wrong, in words.
     pub async fn test(&self) -> Result<String, String> {
         let masker = self.masker();
-        let Some(origin) = self.plan.fixed_origin() else {
+        let Some(origin) = &self.host else {
             return Ok("the URL depends on the record: nothing to connect to".to_owned());
         };
-        let found = self.pool.try_out(&origin).await;
+        let found = self.pool.try_out(origin).await;
         found
             .map(|f| masker.text(&f))
             .map_err(|e| masker.text(&format!("connect: {e}")))

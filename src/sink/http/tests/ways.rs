@@ -612,3 +612,46 @@ fn http2_without_tls_is_spoken_at_once() {
         assert_eq!(answer.verdict, Verdict::Delivered, "{answer:?}");
     });
 }
+
+/// A partner that closes its connection (GOAWAY) after each answer, as before a deployment.
+#[test]
+fn a_connection_that_goes_away_is_no_doubt_and_is_replaced() {
+    run(async {
+        let certs = certificates("localhost");
+        let acceptor = tokio_rustls::TlsAcceptor::from(server_config(&certs, &[b"h2"]));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                loop {
+                    let (tcp, _) = listener.accept().await.unwrap();
+                    let stream = acceptor.accept(tcp).await.unwrap();
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    tokio::spawn(async move {
+                        while let Some(Ok((_, mut respond))) = connection.accept().await {
+                            let response = Response::builder().status(200).body(()).unwrap();
+                            respond.send_response(response, true).unwrap();
+                            connection.graceful_shutdown();
+                        }
+                    });
+                }
+            });
+        });
+        let sink = sink(&h2_config(&certs, address));
+        for _ in 0..5 {
+            let (sent, _) = attempt(&sink, &delivery("x")).await;
+            assert!(
+                matches!(&sent, Sent::Answered(a) if a.verdict == Verdict::Delivered)
+                    || matches!(&sent, Sent::NeverWritten(a) if a.verdict == Verdict::TryLater),
+                "{sent:?}"
+            );
+        }
+        assert!(sink.stats().connected >= 2, "{:?}", sink.stats());
+    });
+}
