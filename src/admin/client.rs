@@ -1,8 +1,8 @@
 //! The client that commands use: plain HTTP to the admin port of one node. TLS is the business of a proxy in front.
 
 use crate::api::{
-    ApiError, Filter, ImportReport, ImportRequest, OrderReport, OrderRequest, PartnerTest, Problem, Query,
-    Reply, SendReply, SendRequest, Status,
+    ApiError, Filter, ImportReport, ImportRequest, NodeIdentity, OrderReport, OrderRequest, PartnerTest,
+    Problem, Query, Reply, SendReply, SendRequest, Status,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -88,6 +88,14 @@ impl Client {
         &self.address
     }
 
+    /// Which node it is.
+    pub async fn identity(&self) -> Result<NodeIdentity, ClientError> {
+        self.get("/api/node").await
+    }
+    /// What stands out in the records of its topics.
+    pub async fn hints(&self) -> Result<Vec<String>, ClientError> {
+        self.get("/api/hints").await
+    }
     /// The node as it stands.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("/api/status").await

@@ -21,8 +21,8 @@ pub use server::{AdminError, AdminOptions, AdminServer, serve};
 pub use upload::{Upload, UploadReader};
 
 use crate::api::{
-    ApiError, Filter, Health, ImportReport, ImportRequest, OrderReport, OrderRequest, PartnerTest, Query,
-    Reply, SendReply, SendRequest, Status,
+    ApiError, Filter, Health, ImportReport, ImportRequest, NodeIdentity, OrderReport, OrderRequest,
+    PartnerTest, Query, Reply, SendReply, SendRequest, Status,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -45,6 +45,14 @@ pub enum Exported {
 
 /// What a running node answers. The actors behind it live on other threads: every method only sends and waits.
 pub trait NodeApi: Send + Sync + 'static {
+    /// Which node it is.
+    fn identity(&self) -> Answer<NodeIdentity> {
+        Box::pin(std::future::ready(Ok(NodeIdentity::default())))
+    }
+    /// What stands out in the records of topics.
+    fn hints(&self) -> Answer<Vec<String>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
     /// The node as it stands.
     fn status(&self) -> Answer<Status>;
     /// A question about messages, IDs or rules.

@@ -5,6 +5,8 @@
 //! | `GET /healthz`, `/readyz` | alive, ready: 200 or 503, and why |
 //! | `GET /metrics` | OpenMetrics text |
 //! | `GET /` | the page |
+//! | `GET /api/node` | which node it is |
+//! | `GET /api/hints` | topics whose records have an obvious ID that is not used |
 //! | `GET /api/status`, `/api/partners` | the node as it stands |
 //! | `GET /api/message?id=` | what became of a message |
 //! | `GET /api/doubt`, `/api/dead` | lists; the query string is the filter |
@@ -214,6 +216,14 @@ fn admin_router(node: Node, guard: Guard) -> Router {
         .route(
             "/api/status",
             get(|State(n): State<Node>| async move { json(n.status()).await }),
+        )
+        .route(
+            "/api/node",
+            get(|State(n): State<Node>| async move { json(n.identity()).await }),
+        )
+        .route(
+            "/api/hints",
+            get(|State(n): State<Node>| async move { json(n.hints()).await }),
         )
         .route("/api/partners", get(partners))
         .route("/api/partners/{name}/test", post(test_partner))

@@ -214,6 +214,20 @@ pub struct PartnerTest {
     pub detail: String,
 }
 
+/// Which node it is that answers: what a command compares with the configuration at hand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeIdentity {
+    /// `node.id`.
+    pub id: String,
+    /// Its folder, absolute.
+    pub data: String,
+    /// UUID of the journal in that folder, hex.
+    pub journal: String,
+    /// The configuration files that it was started with, absolute.
+    #[serde(default)]
+    pub files: Vec<String>,
+}
+
 /// Whether a node is alive, or ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {

@@ -10,14 +10,15 @@ use crate::actors::effects::{Awaiting, Carried, claim};
 use crate::actors::memory::MemoryShare;
 use crate::admin::{Answer, Exported, Lines, NodeApi, Upload};
 use crate::api::{
-    ApiError, Filter, Health, ImportReport, ImportRequest, OrderReport, OrderRequest, PartnerTest, Query,
-    Reply, SendReply, SendRequest, Status,
+    ApiError, Filter, Health, ImportReport, ImportRequest, NodeIdentity, OrderReport, OrderRequest,
+    PartnerTest, Query, Reply, SendReply, SendRequest, Status,
 };
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::ledger::entry::{Action, Body};
 use crate::core::ledger::fold::LaneState;
 use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
+use crate::intake::hints;
 use crate::intake::import::Importer;
 use crate::intake::serve;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
@@ -33,6 +34,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
@@ -226,6 +228,8 @@ pub struct LiveParts {
     pub writer: LaneWriter,
     /// How long an order's answer is waited for: [`LONGEST_WRITE`] but in tests.
     pub longest_write: Duration,
+    /// The configuration files that the node was started with, absolute.
+    pub files: Vec<PathBuf>,
     /// What the node holds in memory, to be counted in.
     pub memory: Option<MemoryShare>,
     /// The metrics.
@@ -425,6 +429,28 @@ impl Carrier for Inner {
 }
 
 impl NodeApi for LiveNode {
+    fn identity(&self) -> Answer<NodeIdentity> {
+        self.off(|node| {
+            let data = &node.parts.config.node.data;
+            let journal = crate::log::embedded::journal_of(&data.join("log"));
+            let files = node.parts.files.iter();
+            Ok(NodeIdentity {
+                id: node.parts.config.node.id.clone(),
+                data: data
+                    .canonicalize()
+                    .unwrap_or_else(|_| data.clone())
+                    .display()
+                    .to_string(),
+                journal: journal.map(|uuid| format!("{uuid:032x}")).unwrap_or_default(),
+                files: files.map(|file| file.display().to_string()).collect(),
+            })
+        })
+    }
+
+    fn hints(&self) -> Answer<Vec<String>> {
+        self.off(|node| Ok(hints::of_topics(node.parts.log.as_ref(), &node.parts.config)))
+    }
+
     fn status(&self) -> Answer<Status> {
         self.off(|node| Ok(node.status()))
     }
@@ -649,6 +675,7 @@ mod tests {
                 lane: opened.lane,
                 keeper: opened.keeper.clone(),
                 writer: writer.clone(),
+                files: Vec::new(),
                 memory: MemoryShare::divide(1 << 30, 1).first().cloned(),
                 metrics: Arc::new(Metrics::new()),
                 longest_write: Duration::from_millis(200),

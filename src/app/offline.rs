@@ -50,6 +50,11 @@ pub struct Offline {
 }
 
 impl Offline {
+    /// What stands out in the records of its topics.
+    pub fn hints(&self, config: &Config) -> Vec<String> {
+        crate::intake::hints::of_topics(self.opened.log.as_ref(), config)
+    }
+
     /// Opens the folder of `config.node.data`. `secrets` are masked wherever they turn up.
     ///
     /// # Errors

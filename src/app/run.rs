@@ -28,6 +28,7 @@ use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::Metrics;
 use actix::prelude::*;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -98,6 +99,8 @@ pub enum Ended {
 pub struct NodeParts {
     /// Its configuration.
     pub config: Config,
+    /// The files that it was read from.
+    pub files: Vec<PathBuf>,
     /// Reads it once more, at SIGHUP; none: SIGHUP is not listened for.
     pub again: Option<Again>,
     /// Where the secrets come from that it uses.
@@ -154,6 +157,7 @@ fn open_patiently(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
 struct Node {
     config: Arc<Config>,
     present: Present,
+    files: Vec<PathBuf>,
     again: Option<Again>,
     token: Option<Secret>,
     logging: Option<Logging>,
@@ -171,6 +175,11 @@ impl Node {
         Self {
             present: Arc::new(parking_lot::Mutex::new(config.clone())),
             config,
+            files: parts
+                .files
+                .iter()
+                .filter_map(|file| file.canonicalize().ok())
+                .collect(),
             again: parts.again,
             token: parts.token,
             logging: parts.logging,
@@ -421,6 +430,7 @@ impl Node {
             keeper: self.opened.keeper.clone(),
             writer,
             longest_write: LONGEST_WRITE,
+            files: self.files.clone(),
             memory: hooks.memory.clone(),
             metrics: self.metrics.clone(),
             logging: self.logging.clone(),

@@ -83,6 +83,7 @@ impl World {
     /// A life until nothing waits.
     fn live(&self) -> Result<Summary, RunError> {
         let parts = NodeParts {
+            files: Vec::new(),
             again: None,
             config: self.config(),
             secrets: Default::default(),

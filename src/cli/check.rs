@@ -1,9 +1,12 @@
 //! `check`: every mistake in the configuration at once, and the effective configuration.
 
-use super::{CliError, Exit, Global, Out};
+use super::{CliError, Exit, Global, Out, door};
+use crate::admin::Client;
+use crate::app;
 use crate::clock::Clock;
 use crate::config::{self, Finding, Loaded, PartnerConfig, Severity};
 use crate::core::mask::Masker;
+use crate::intake::hints::of_topics;
 use crate::sink::http::HttpSink;
 use crate::sink::secrets::Secrets;
 use crate::telemetry::text::counted;
@@ -31,6 +34,9 @@ struct Answer<'a> {
     effective: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     connect: Vec<Connect>,
+    /// What stands out in the records of topics.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hints: Vec<String>,
 }
 
 /// Whether a partner's address took a connection.
@@ -53,6 +59,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     if !unstartable.is_empty() {
         return mistakes(out, &unstartable);
     }
+    let hints = hints(&loaded, global);
     let connect = if args.connect {
         connect_all(&loaded)
     } else {
@@ -66,9 +73,10 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
             findings: &loaded.warnings,
             effective,
             connect,
+            hints,
         })?;
     } else {
-        tell(&mut out, &args, &loaded, &connect)?;
+        tell(&mut out, &args, &loaded, &connect, &hints)?;
     }
     out.finish()?;
     Ok(if refused > 0 { Exit::Failed } else { Exit::Done })
@@ -115,6 +123,36 @@ fn names_no_secret(partner: &PartnerConfig) -> bool {
         .all(|template| !template.contains("secret"))
 }
 
+/// What stands out in the records of topics, where a node of this configuration runs or its folder can be opened. The
+/// check is about the configuration: it does not fail because of the records.
+fn hints(loaded: &Loaded, global: &Global) -> Vec<String> {
+    let config = &loaded.config;
+    let running = Client::new(
+        &config.listen.admin.to_string(),
+        global.token().map(|t| t.expose().to_owned()),
+    )
+    .ok();
+    let asked = running.and_then(|client| {
+        let ask = async {
+            door::must_be_ours(&client, config, &global.files()).await.ok()?;
+            client.hints().await.ok()
+        };
+        door::runtime().ok()?.block_on(ask)
+    });
+    asked.unwrap_or_else(|| {
+        if !config.node.data.join("log").is_dir() {
+            return Vec::new();
+        }
+        let Ok(log) = app::open_log(config) else {
+            return Vec::new();
+        };
+        let hints = of_topics(log.as_ref(), config);
+        // Nothing was written.
+        let _ = log.close();
+        hints
+    })
+}
+
 fn mistakes(mut out: Out, findings: &[Finding]) -> Result<Exit, CliError> {
     if out.is_json() {
         out.object(&Answer {
@@ -122,6 +160,7 @@ fn mistakes(mut out: Out, findings: &[Finding]) -> Result<Exit, CliError> {
             findings,
             effective: None,
             connect: Vec::new(),
+            hints: Vec::new(),
         })?;
     }
     let json = out.is_json();
@@ -138,7 +177,13 @@ fn mistakes(mut out: Out, findings: &[Finding]) -> Result<Exit, CliError> {
     )))
 }
 
-fn tell(out: &mut Out, args: &Args, loaded: &Loaded, connect: &[Connect]) -> Result<(), CliError> {
+fn tell(
+    out: &mut Out,
+    args: &Args,
+    loaded: &Loaded,
+    connect: &[Connect],
+    hints: &[String],
+) -> Result<(), CliError> {
     if args.effective {
         out.line(loaded.effective())?;
     } else {
@@ -157,6 +202,9 @@ fn tell(out: &mut Out, args: &Args, loaded: &Loaded, connect: &[Connect]) -> Res
     out.flush()?;
     for warning in &loaded.warnings {
         eprintln!("{warning}");
+    }
+    for hint in hints {
+        eprintln!("note: {hint}");
     }
     let refused: Vec<_> = connect
         .iter()

@@ -2,11 +2,13 @@
 
 use super::{CliError, Global};
 use crate::admin::client::{Client, ClientError};
+use crate::api::NodeIdentity;
 use crate::app::{self, OpenError};
 use crate::config::{Config, TopicConfig};
 use crate::intake;
 use crate::log::{Log, LogError};
 use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,11 @@ impl Door {
         loop {
             if listens(&address) {
                 let token = global.token().map(|t| t.expose().to_owned());
-                return Client::new(&address, token).map(Door::Node).map_err(refused);
+                let client = Client::new(&address, token).map_err(refused)?;
+                if global.admin.is_none() {
+                    runtime()?.block_on(must_be_ours(&client, &global.load()?.config, &global.files()))?;
+                }
+                return Ok(Door::Node(client));
             }
             if global.admin.is_some() {
                 return Err(CliError::failed(format!("no node answers at {address}")).mend(
@@ -48,6 +54,63 @@ impl Door {
                 }
                 _ => return Err(CliError::failed("cannot open the node's folder").caused_by(error)),
             }
+        }
+    }
+}
+
+/// Refuses a node that is not the one of the configuration at hand. Its address is the default, or was copied along with
+/// the file: another node may well have it, and would take records and orders that are not for it.
+pub async fn must_be_ours(client: &Client, config: &Config, files: &[PathBuf]) -> Result<(), CliError> {
+    // What cannot be asked (an older node, a token that is missing) is the business of the request itself.
+    let Ok(there) = client.identity().await else {
+        return Ok(());
+    };
+    let here = Here::of(config, files);
+    if here.is(&there) {
+        return Ok(());
+    }
+    let address = client.address();
+    Err(CliError::usage(format!("the node that answers at {address} is another one"))
+        .at(format!("it is `{}` with the folder {}, not with {}", there.id, there.data, here.data))
+        .mend(format!(
+            "give the node of this configuration a listen.admin of its own, or say --admin {address} to mean the other one"
+        )))
+}
+
+/// What a command knows of its own node.
+#[derive(Debug, Default)]
+struct Here {
+    data: String,
+    journal: Option<String>,
+    files: Vec<String>,
+}
+
+impl Here {
+    fn of(config: &Config, files: &[PathBuf]) -> Self {
+        let absolute = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
+        let text = |path: &Path| {
+            absolute(path)
+                .unwrap_or_else(|_| path.to_owned())
+                .display()
+                .to_string()
+        };
+        Self {
+            data: text(&config.node.data),
+            journal: crate::log::embedded::journal_of(&config.node.data.join("log"))
+                .map(|uuid| format!("{uuid:032x}")),
+            files: files.iter().map(|file| text(file)).collect(),
+        }
+    }
+
+    /// Whether that is the own node. The folders' journals decide where both are known; else the same folder or the same
+    /// file says that it is. A node that says nothing of itself is believed.
+    fn is(&self, there: &NodeIdentity) -> bool {
+        if there.data.is_empty() {
+            return true;
+        }
+        match &self.journal {
+            Some(journal) if !there.journal.is_empty() => *journal == there.journal,
+            _ => self.data == there.data || self.files.iter().any(|file| there.files.contains(file)),
         }
     }
 }
@@ -104,4 +167,33 @@ pub fn section(config: &Config, topic: &str) -> Result<TopicConfig, CliError> {
 pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
     built.map_err(|e| CliError::failed("cannot start a runtime").caused_by(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_the_own_one_by_its_journal_else_by_folder_or_file() {
+        let there = NodeIdentity {
+            id: "n".into(),
+            data: "/a/data".into(),
+            journal: "j1".into(),
+            files: vec!["/a/actors.toml".into()],
+        };
+        let here = |data: &str, journal: Option<&str>, file: &str| Here {
+            data: data.into(),
+            journal: journal.map(str::to_owned),
+            files: vec![file.into()],
+        };
+        // Started from another place, or in a container: the same folder under another name.
+        assert!(here("/b/data", Some("j1"), "/b/actors.toml").is(&there));
+        // Two projects, the second never started.
+        assert!(!here("/b/data", None, "/b/actors.toml").is(&there));
+        assert!(!here("/b/data", Some("j2"), "/a/actors.toml").is(&there));
+        // A relative folder, seen from elsewhere; a folder that this user may not read.
+        assert!(here("/c/data", None, "/a/actors.toml").is(&there));
+        assert!(here("/a/data", None, "/b/actors.toml").is(&there));
+        assert!(here("/b/data", None, "/b/actors.toml").is(&NodeIdentity::default()));
+    }
 }

@@ -27,7 +27,18 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         partner: args.partner,
         ..Filter::of_id(args.id)
     };
-    let Reply::Story(story) = node::with(global, |node| node.query(&Query::Story { filter }))? else {
+    let (reply, hints) = node::with(global, |node| {
+        let reply = node.query(&Query::Story { filter })?;
+        let unknown = matches!(&reply, Reply::Story(story) if story.routes.is_empty());
+        // An older node has none; the answer stands without them.
+        let hints = if unknown {
+            node.hints().unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        Ok((reply, hints))
+    })?;
+    let Reply::Story(story) = reply else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);
@@ -37,6 +48,9 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         lines(&story).into_iter().try_for_each(|line| out.line(line))?;
     }
     out.finish()?;
+    for hint in hints {
+        eprintln!("note: {hint}");
+    }
     Ok(if story.routes.is_empty() {
         Exit::Failed
     } else {

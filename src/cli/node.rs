@@ -9,10 +9,11 @@ use crate::admin::{Client, ClientError};
 use crate::api::{ApiError, Filter, OrderReport, OrderRequest, PartnerTest, Query, Reply, Status};
 use crate::app::{Offline, OfflineError};
 use crate::config::{self, Loaded};
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
@@ -22,6 +23,9 @@ pub struct Node {
     client: Client,
     /// Set where the folder may be opened if nobody answers.
     loaded: Option<Box<Loaded>>,
+    /// The configuration files, and whether the node was asked if it is theirs.
+    files: Vec<PathBuf>,
+    is_ours: Cell<bool>,
     /// The folder, once it is open.
     folder: OnceCell<Offline>,
 }
@@ -57,6 +61,8 @@ impl Node {
             runtime,
             client,
             loaded,
+            files: global.files(),
+            is_ours: Cell::new(false),
             folder: OnceCell::new(),
         })
     }
@@ -73,6 +79,13 @@ impl Node {
     {
         if let Some(folder) = self.folder.get() {
             return stopped(folder);
+        }
+        if let Some(loaded) = &self.loaded
+            && !self.is_ours.get()
+        {
+            self.runtime
+                .block_on(door::must_be_ours(&self.client, &loaded.config, &self.files))?;
+            self.is_ours.set(true);
         }
         let patience = door::Patience::begin();
         loop {
@@ -99,6 +112,19 @@ impl Node {
         self.ask(
             |client| async move { client.status().await },
             |folder| Ok(folder.status()),
+        )
+    }
+
+    /// What stands out in the records of its topics.
+    pub fn hints(&self) -> Result<Vec<String>, CliError> {
+        self.ask(
+            |client| async move { client.hints().await },
+            |folder| {
+                Ok(self
+                    .loaded
+                    .as_ref()
+                    .map_or_else(Vec::new, |loaded| folder.hints(&loaded.config)))
+            },
         )
     }
 

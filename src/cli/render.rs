@@ -118,6 +118,8 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
                 .lock()
                 .read_to_end(&mut value)
                 .map_err(|e| CliError::failed("cannot read the value").at("stdin").caused_by(e))?;
+            // As `send` reads it.
+            value.truncate(super::send::without_line_end(&value).len());
             value
         }
         given => given.as_bytes().to_vec(),

@@ -36,6 +36,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     };
     let parts = app::NodeParts {
         config,
+        files: global.files(),
         again: Some(Box::new(again)),
         secrets,
         token,

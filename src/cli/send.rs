@@ -5,14 +5,20 @@ use super::{CliError, Exit, Global, Out};
 use crate::api::{SendReply, SendRequest};
 use crate::intake::send::{SendError, send, with_id};
 use crate::intake::topic_spec;
-use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `send`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The record's value; - reads it from stdin, @FILE from a file
-    #[arg(value_name = "VALUE")]
-    pub value: String,
+    #[arg(value_name = "VALUE", required_unless_present_any = ["file", "literal"])]
+    pub value: Option<String>,
+    /// File that holds the value; - is stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "value")]
+    pub file: Option<PathBuf>,
+    /// The value as it stands behind --, also where it begins with @ or is -
+    #[arg(last = true, value_name = "TEXT", conflicts_with_all = ["value", "file"])]
+    pub literal: Option<String>,
     /// Topic to write to
     #[arg(long, value_name = "NAME")]
     pub topic: String,
@@ -29,10 +35,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
+    let value = value(&args)?;
     let mut request = SendRequest {
         topic: args.topic.clone(),
         key: args.key,
-        value: value(&args.value)?,
+        value,
         headers: args.headers,
         partition: None,
     };
@@ -71,45 +78,84 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
 fn explained(error: SendError) -> CliError {
     match error {
         SendError::Log(e) => CliError::failed("the record was not taken").caused_by(e),
+        full @ SendError::NoRoom(_) => CliError::failed("the record was not taken")
+            .caused_by(full)
+            .mend("make room on the disk of node.data: it goes on by itself"),
         other => CliError::usage("the record was not taken").caused_by(other),
     }
 }
 
-fn value(text: &str) -> Result<String, CliError> {
-    let unreadable = |from: &str, e| CliError::failed("cannot read the value").at(from).caused_by(e);
-    if text == "-" {
-        let mut value = String::new();
-        std::io::stdin()
-            .lock()
-            .read_to_string(&mut value)
-            .map_err(|e: std::io::Error| unreadable("stdin", e))?;
-        return Ok(value);
-    }
-    match text.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path).map_err(|e| unreadable(path, e)),
-        None => Ok(text.to_owned()),
+/// The value, wherever it is.
+fn value(args: &Args) -> Result<String, CliError> {
+    let path = match (&args.literal, &args.file, &args.value) {
+        (Some(text), ..) => return Ok(text.clone()),
+        (_, Some(file), _) => file.as_path(),
+        (.., Some(text)) => match text.strip_prefix('@') {
+            Some(path) => Path::new(path),
+            None if text == "-" => Path::new("-"),
+            None => return Ok(text.clone()),
+        },
+        (None, None, None) => return Err(CliError::usage("there is no value")),
+    };
+    let read = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin().lock())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let mut value = read.map_err(|e| {
+        CliError::failed("cannot read the value")
+            .at(path.display())
+            .caused_by(e)
+            .mend("a value that itself begins with @, or is -, goes behind --")
+    })?;
+    value.truncate(without_line_end(value.as_bytes()).len());
+    Ok(value)
+}
+
+/// What a file holds without the one line end at its end, which is no part of the record: an import of the line gives
+/// the same value.
+pub(super) fn without_line_end(text: &[u8]) -> &[u8] {
+    match text.strip_suffix(b"\n") {
+        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+        None => text,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn read(line: &[&str]) -> Result<String, String> {
+        let parsed = Line::try_parse_from([&["send", "--topic", "t"], line].concat());
+        value(&parsed.map_err(|e| e.to_string())?.args).map_err(|e| e.to_string())
+    }
 
     #[test]
     fn a_value_stands_on_the_line_or_in_a_file() {
         let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("v");
-        std::fs::write(&path, "from a file").expect("write");
-        assert_eq!(value("{}").expect("plain"), "{}");
+        let path = folder.path().join("v").display().to_string();
+        std::fs::write(&path, "from a file\r\n").expect("write");
+        assert_eq!(read(&["{}"]).as_deref(), Ok("{}"));
+        assert_eq!(read(&[&format!("@{path}")]).as_deref(), Ok("from a file"));
+        assert_eq!(read(&["--file", &path]).as_deref(), Ok("from a file"));
+        std::fs::write(&path, "two\n\n").expect("write");
         assert_eq!(
-            value(&format!("@{}", path.display())).expect("file"),
-            "from a file"
+            read(&["--file", &path]).as_deref(),
+            Ok("two\n"),
+            "one line end only"
         );
-        assert!(
-            value("@/nowhere")
-                .expect_err("missing")
-                .to_string()
-                .contains("/nowhere")
-        );
+        // Any text can be sent.
+        for text in ["@alice", "@/etc/hostname", "-", "--topic"] {
+            assert_eq!(read(&["--", text]).as_deref(), Ok(text));
+        }
+        assert!(read(&["@/nowhere"]).expect_err("missing").contains("/nowhere"));
+        assert!(read(&[]).is_err() && read(&["x", "--file", &path]).is_err());
     }
 }

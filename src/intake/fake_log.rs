@@ -29,6 +29,7 @@ struct State {
     topics: Vec<TopicMeta>,
     partitions: Vec<Vec<Record>>,
     breaks: Option<Break>,
+    refuses: Option<String>,
     begun: usize,
     read: HashMap<PartitionId, usize>,
 }
@@ -41,6 +42,10 @@ impl FakeLog {
     /// The next transactions break here.
     pub(crate) fn breaks(&self, at: Break) {
         self.0.lock().breaks = Some(at);
+    }
+    /// From now on there is no room.
+    pub(crate) fn refuse(&self, why: &str) {
+        self.0.lock().refuses = Some(why.to_owned());
     }
     /// Records of a partition that were read so far.
     pub(crate) fn read_count(&self, p: PartitionId) -> usize {
@@ -207,7 +212,7 @@ impl Log for FakeLog {
         LogStats::default()
     }
     fn refuses(&self) -> Option<String> {
-        None
+        self.0.lock().refuses.clone()
     }
     fn close(&self) -> Result<(), LogError> {
         Ok(())

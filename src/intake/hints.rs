@@ -1,8 +1,10 @@
-//! What looks like a message ID or a key in records whose topic does not say. Pure: [`Fields`] is fed with records and
-//! says in the end which field of theirs each record has, and whether its values are all different.
+//! What looks like a message ID or a key in records whose topic does not say. [`Fields`] is pure: it is fed with records
+//! and says in the end which field each of them has, and whether its values are all different.
 //!
 //! Only names of fields come out, never values (I9).
 
+use crate::config::{Config, IdSource, TopicConfig};
+use crate::log::Log;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
@@ -174,6 +176,43 @@ pub fn unused_id(topic: &str, fields: &Fields) -> Option<String> {
          file or sender would be sent again, and no message can be looked up by it. To use it: id = \"{}\" in [topics.{topic}]",
         pointer(id)
     ))
+}
+
+/// Records of a topic that are looked at, and bytes at most.
+const SAMPLE: (usize, usize) = (200, 256 << 10);
+/// Topics that are looked at.
+const TOPICS: usize = 200;
+
+/// Topics whose youngest records have an obvious ID that their section does not use. Reads some records of each topic
+/// that goes by position; what cannot be read has no hint.
+pub fn of_topics(log: &dyn Log, config: &Config) -> Vec<String> {
+    let goes_by_position =
+        |section: &TopicConfig| section.id.iter().all(|source| *source == IdSource::Position);
+    let topics = log
+        .topics()
+        .into_iter()
+        .filter(|topic| !topic.name.starts_with("__"));
+    let wanted = topics.filter(|topic| config.section_of(&topic.name).is_some_and(goes_by_position));
+    let mut hints = Vec::new();
+    for topic in wanted.take(TOPICS) {
+        let mut fields = Fields::default();
+        let mut records = Vec::new();
+        for partition in &topic.partitions {
+            let Ok(bounds) = log.bounds(*partition) else {
+                continue;
+            };
+            let from = bounds.next.saturating_sub(SAMPLE.0 as u64).max(bounds.first);
+            if from < bounds.next && log.read(*partition, from, SAMPLE.1, &mut records).is_ok() {
+                // A read gives whole batches, which may be more than was asked for.
+                records
+                    .drain(..)
+                    .take(SAMPLE.0)
+                    .for_each(|record| fields.note(&record.value));
+            }
+        }
+        hints.extend(unused_id(&topic.name, &fields));
+    }
+    hints
 }
 
 #[cfg(test)]

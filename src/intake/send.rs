@@ -36,6 +36,19 @@ pub enum SendError {
     /// An invalid pointer in the topic's section.
     #[error(transparent)]
     Pointer(#[from] PointerError),
+    /// No room on the disk.
+    #[error("no record is taken at present: {0}")]
+    NoRoom(String),
+    /// It is longer than the log takes.
+    #[error(
+        "the record has {bytes} bytes, and the log takes {limit}: a larger log.segment takes more (a quarter of it)"
+    )]
+    TooLong {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
     /// The log refused.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -72,6 +85,10 @@ pub fn send(
     spec: &TopicSpec,
     request: &SendRequest,
 ) -> Result<SendReply, SendError> {
+    // First of all: on a full disk every other reason would mislead.
+    if let Some(why) = log.refuses() {
+        return Err(SendError::NoRoom(why));
+    }
     let meta = match log.topic(&topic.name) {
         Some(meta) => meta,
         None => log.create_topic(&topic.name, spec)?,
@@ -108,7 +125,13 @@ pub fn send(
             let _ = told.send(result);
         }),
     );
-    let appended = answer.recv().map_err(|_| LogError::Closed)??;
+    let appended = answer
+        .recv()
+        .map_err(|_| LogError::Closed)?
+        .map_err(|e| match e {
+            LogError::TooLarge { bytes, limit } => SendError::TooLong { bytes, limit },
+            other => SendError::Log(other),
+        })?;
     let offset = appended.bases.first().map_or(0, |(_, base)| *base);
     Ok(SendReply {
         topic: meta.name,

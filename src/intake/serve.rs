@@ -44,6 +44,7 @@ pub fn send_record(log: &dyn Log, config: &Config, request: &SendRequest) -> Res
     let topic = section(config, &request.topic)?;
     send(log, &topic, &topic_spec(config, &topic), request).map_err(|e| match &e {
         SendError::Log(log) => refused(&e, log),
+        SendError::NoRoom(_) => ApiError::NoRoom(chain(&e)),
         _ => ApiError::Invalid(chain(&e)),
     })
 }
@@ -144,6 +145,17 @@ mod tests {
         assert_eq!(
             values(&log, "t"),
             ["{\"id\":1}", "{\"id\":3}", "{\"id\":4}", "{}"]
+        );
+        // A full disk is named, however large the record.
+        log.refuse("no room for a new segment");
+        let large = SendRequest {
+            value: "x".repeat(3 << 20),
+            ..record
+        };
+        let refused = send_record(&log, &config, &large).expect_err("full");
+        assert!(
+            matches!(&refused, ApiError::NoRoom(why) if why.contains("no room for a new segment")),
+            "{refused}"
         );
     }
 }

@@ -6,6 +6,7 @@
 mod answers;
 mod common;
 mod input;
+mod intake;
 mod kills;
 mod limits;
 mod partners;

@@ -30,6 +30,7 @@ mod registry;
 mod reject;
 mod repeats;
 mod rows;
+mod sample;
 mod sniff;
 mod source;
 mod split;
@@ -39,6 +40,7 @@ mod utf16;
 
 pub use registry::{Entry, TOPIC as REGISTRY_TOPIC};
 pub use rows::Format;
+pub use sample::{Sample, sample};
 pub use source::Packing;
 
 use super::hints::{self, Fields};
@@ -311,6 +313,16 @@ pub enum ImportError {
     /// The log refused.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl ImportError {
+    fn unclear(unclear: Unclear, name: &str) -> Self {
+        let name = name.to_owned();
+        match unclear {
+            Unclear::Format => Self::Format { name },
+            Unclear::OverLines => Self::OverLines { name },
+        }
+    }
 }
 
 /// Imports files into one log. One for each log and process: it holds the registry, and two imports of the same
@@ -731,13 +743,8 @@ fn shape(path: &Path, options: &ImportOptions) -> Result<Shape, ImportError> {
         .read_to_end(&mut start)
         .map_err(|e| unreadable(name, e))?;
     let whole = (start.len() as u64) < sniff::BEGINNING;
-    sniff::shape(&start, whole, name, options.format, options.delimiter).map_err(|unclear| {
-        let name = name.to_owned();
-        match unclear {
-            Unclear::Format => ImportError::Format { name },
-            Unclear::OverLines => ImportError::OverLines { name },
-        }
-    })
+    sniff::shape(&start, whole, name, options.format, options.delimiter)
+        .map_err(|unclear| ImportError::unclear(unclear, name))
 }
 
 /// What cuts the content into pieces.

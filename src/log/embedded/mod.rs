@@ -44,6 +44,7 @@ mod wire;
 mod writer;
 
 pub use disk::{Fault, FaultHook, Step};
+pub use recovery::journal_of;
 
 use super::{
     Batch, Bounds, Done, Log, LogError, LogStats, LogTransaction, PartitionId, TopicMeta, TopicSpec,

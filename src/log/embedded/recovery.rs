@@ -101,6 +101,13 @@ impl Identity {
     }
 }
 
+/// The UUID of the journal in this folder, read without taking the folder; none where it has none that can be read.
+pub fn journal_of(dir: &Path) -> Option<u128> {
+    Identity::read(&dir.join("journal"))
+        .ok()?
+        .map(|identity| identity.journal)
+}
+
 /// A slot's file and what its head says.
 struct Slot {
     slot: u32,
