@@ -81,7 +81,7 @@ pub enum SinkError {
     #[error("`{0}` is not a request method that can be used")]
     Method(String),
     /// A header.
-    #[error("header {name}: {why}")]
+    #[error("header `{name}`: {why}")]
     Header {
         /// Its name.
         name: String,

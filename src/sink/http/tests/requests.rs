@@ -210,12 +210,12 @@ fn mistakes_in_templates_are_found_before_any_record() {
         let told = refused(|c| c.headers = vec![(name.into(), "1".into())]);
         assert_eq!(
             told,
-            format!("header {name}: this header is set by the client itself")
+            format!("header `{name}`: this header is set by the client itself")
         );
     }
     assert_eq!(
         refused(|c| c.headers = vec![("a b".into(), "1".into())]),
-        "header a b: not a header name"
+        "header `a b`: not a header name"
     );
 }
 
