@@ -52,6 +52,7 @@ fn settings(concurrency: u32) -> BreakerSettings {
         doubts_in_a_row: concurrency,
         concurrency,
         doubts_park: true,
+        doubt_probe: Duration::from_secs(60),
     }
 }
 

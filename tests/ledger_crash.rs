@@ -117,6 +117,7 @@ fn entries(n: u64, out: &mut Vec<Body>) {
                 first_try: when,
                 key: KeyHash(n % 100),
                 reason: "status: 503".into(),
+                counted: true,
             };
             out.extend([outcome(1, later), intent(2), outcome(2, delivered())]);
         }

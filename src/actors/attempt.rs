@@ -15,20 +15,23 @@ use super::item::{Item, Task};
 use super::lines;
 use crate::config::OnDoubt;
 use crate::core::backoff::{self, Next, Tried};
-use crate::core::breaker::AttemptResult;
+use crate::core::breaker::{AttemptResult, Refusal};
 use crate::core::doubt::{self, Action, Doubt, DoubtRules, Progress};
 use crate::core::ledger::codec::{cut, cut_bytes};
 use crate::core::ledger::entry::{Body, Intent, Kept, Outcome, OutcomeKind};
 use crate::core::turnstile::{Draws, Slot};
 use crate::core::types::{MessageId, Time};
 use crate::ledger::lane::LaneError;
-use crate::sink::{Answer, AnswerDetail, Moved, Sent, Sink, Verdict, idempotency_key};
+use crate::sink::{Answer, AnswerDetail, DoubtCause, Moved, Reach, Sent, Sink, Verdict, idempotency_key};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Before looking for room on a full disk again.
 const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
+/// A place that cannot be used for want of descriptors, ports or memory rests so long, and so does its message: the
+/// places that have a connection go on meanwhile.
+const SHORTAGE_WAIT: Duration = Duration::from_millis(500);
 
 /// What comes after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,9 +111,13 @@ async fn send<S: Sink>(
     let clock = partner.clock;
     // Where the partner sent the request on to. Not remembered over a failure: the next attempt asks anew.
     let mut moved: Option<Box<Moved>> = None;
+    let mut gave_way = false;
     loop {
         if !route.is_current(item) {
             return OVERTAKEN;
+        }
+        if !item.was_refused() {
+            partner.gate.stranger();
         }
         let wanted = clock.now();
         if route.is_kept_back(item) {
@@ -122,6 +129,13 @@ async fn send<S: Sink>(
             // time: what waits for long is copied into the ledger with it.
             return After::Again(clock.now());
         };
+        if permit.slot().probe && item.was_refused() && !gave_way && partner.gate.waits_for_stranger() {
+            // Whether the credentials are good for others only another message can tell: one of those that wait. Once,
+            // for all of them may have been refused.
+            gave_way = true;
+            drop(permit);
+            continue;
+        }
         drop(approaching.take());
         if !route.is_current(item) {
             return OVERTAKEN;
@@ -161,6 +175,11 @@ async fn send<S: Sink>(
                     answer: String::new(),
                 };
                 drop(permit);
+                if item.is_unsettled() || unsure {
+                    // An earlier attempt may have been taken, although no further one can be made (I3).
+                    let reason = format!("{}; {}", doubt::ParkReason::Unsettled, detail.reason);
+                    return park(route, item, AnswerDetail { reason, ..detail });
+                }
                 return dead(route, item, detail);
             }
         };
@@ -170,6 +189,17 @@ async fn send<S: Sink>(
         }
         let connection = match connection {
             Ok(connection) => connection,
+            Err(answer) if answer.reach == Some(Reach::Node) => {
+                fall_short(route, &answer);
+                // With the place in hand: so many fewer start while what they need is missing.
+                tokio::time::sleep(SHORTAGE_WAIT).await;
+                permit.finish(AttemptResult::NotMade);
+                if unsure {
+                    // From where it was sent on it must not be sent again.
+                    continue;
+                }
+                return After::Again(clock.now().plus(SHORTAGE_WAIT));
+            }
             Err(answer) => {
                 permit.finish(unmade(&answer));
                 return conclude(route, item, answer, clock.now());
@@ -248,9 +278,22 @@ async fn send<S: Sink>(
                 permit.missed();
                 // The next slot may be a day away: meanwhile a process that ends must not leave a doubt behind.
                 if !unsure {
-                    close_unsent(route, item, clock.now());
+                    let now = clock.now();
+                    close_uncounted(route, item, now, now, "not sent: its start slot was missed");
                 }
                 continue;
+            }
+            Sent::NeverWritten(answer) if answer.reach == Some(Reach::Node) => {
+                written.set(false);
+                fall_short(route, &answer);
+                let again = clock.now().plus(SHORTAGE_WAIT);
+                permit.finish(AttemptResult::NotMade);
+                if unsure {
+                    tokio::time::sleep(SHORTAGE_WAIT).await;
+                    continue;
+                }
+                close_uncounted(route, item, clock.now(), again, "not sent: this node falls short");
+                After::Again(again)
             }
             Sent::NeverWritten(answer) => {
                 written.set(false);
@@ -263,7 +306,7 @@ async fn send<S: Sink>(
                     partner.metrics.start_delay.record(delay);
                 }
                 obey(route, &answer, seq);
-                permit.finish(result_of(&answer));
+                permit.finish(result_of(&answer, item));
                 conclude(route, item, answer, started)
             }
             Sent::Moved(answer, to) => {
@@ -294,6 +337,7 @@ fn sent_on<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer
             first_try: item.first_try,
             key: item.key,
             reason: answer.detail.map(|d| d.reason).unwrap_or_default(),
+            counted: true,
         };
         append(route, item, now, kind);
     }
@@ -308,17 +352,38 @@ fn unmade(answer: &Answer) -> AttemptResult {
     }
 }
 
-/// Closes the intent of an attempt whose slot was missed: nothing was written, and it does not count.
-fn close_unsent<S: Sink>(route: &RouteContext<S>, item: &mut Item, now: Time) {
+/// Says once that this node lacks what a connection needs.
+#[cold]
+fn fall_short<S: Sink>(route: &RouteContext<S>, answer: &Answer) {
+    let partner = &route.partner;
+    if partner.gate.falls_short(partner.clock.now()) {
+        let why = answer.detail.as_deref().map_or("", |d| d.reason.as_str());
+        tracing::error!(
+            event = "node_short", partner = %partner.name, why,
+            "connections cannot be made for want of descriptors, ports or memory: no attempt is counted, it goes on by itself"
+        );
+    }
+}
+
+/// Closes the intent of an attempt that does not count: nothing was written, or the credentials of all messages are
+/// refused. Not after a restart either.
+fn close_uncounted<S: Sink>(
+    route: &RouteContext<S>,
+    item: &mut Item,
+    now: Time,
+    not_before: Time,
+    why: &str,
+) {
     if item.is_unsettled() {
         // An earlier attempt is in doubt still: so is the message, and its intent says so.
         return;
     }
     let kind = OutcomeKind::Later {
-        not_before: now,
+        not_before,
         first_try: item.first_try,
         key: item.key,
-        reason: "not sent: its start slot was missed".to_owned(),
+        reason: why.to_owned(),
+        counted: false,
     };
     item.delivery.attempt += 1;
     append(route, item, now, kind);
@@ -335,6 +400,9 @@ fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) 
 /// Does as the partner asks, before the place of its answer is free for another start.
 fn obey<S>(route: &RouteContext<S>, answer: &Answer, seq: u64) {
     let Some(pace) = &answer.pace else { return };
+    if answer.reach.is_some_and(Reach::spares_partner) {
+        return;
+    }
     route.partner.gate.with(|turnstile, now| {
         if let Some(pause) = pace.pause {
             turnstile.pause_until(now.plus(pause), now);
@@ -346,11 +414,17 @@ fn obey<S>(route: &RouteContext<S>, answer: &Answer, seq: u64) {
 }
 
 /// What an answer says about the partner as a whole.
-fn result_of(answer: &Answer) -> AttemptResult {
+fn result_of(answer: &Answer, item: &Item) -> AttemptResult {
     match answer.verdict {
         Verdict::Delivered | Verdict::Refused => AttemptResult::Answered,
-        Verdict::Pause => AttemptResult::CredentialsRefused,
+        Verdict::Pause if answer.reach == Some(Reach::Partner) => AttemptResult::PausedByRule,
+        Verdict::Pause => AttemptResult::CredentialsRefused {
+            again: item.was_refused(),
+        },
+        Verdict::Unknown(_) if answer.status != 0 => AttemptResult::DoubtAnswered,
         Verdict::Unknown(_) => AttemptResult::Doubt,
+        // A rule says that somebody is there, and that it is about this message or key.
+        Verdict::TryLater if answer.reach.is_some_and(Reach::spares_partner) => AttemptResult::Answered,
         // 425 and 429 come from a partner that is up and says so.
         Verdict::TryLater if answer.status != 0 && answer.status < 500 => AttemptResult::Answered,
         Verdict::TryLater => AttemptResult::Failed,
@@ -363,9 +437,14 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
     let now = partner.clock.now();
     partner.metrics.attempt(answer.verdict).inc();
     partner.metrics.attempt_time.record(now.since(started));
-    item.status = answer.status;
     item.delivery.attempt += 1;
+    item.status = answer.status;
     lines::attempted(route, item, &answer, now.since(started));
+    if answer.reach == Some(Reach::Key)
+        && let Some(pace) = &answer.pace
+    {
+        item.key_rests_until = now.plus(pace.retry_after.max(pace.pause).unwrap_or_default());
+    }
     if answer.verdict == Verdict::Delivered {
         let bound = partner.ledger.readable_id;
         let readable = cut_bytes(&item.delivery.readable, bound);
@@ -392,9 +471,9 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
                 let held = turnstile.outage(now).saturating_sub(item.outage_at_first_try);
                 (held, turnstile.is_answering(now))
             });
-            let pause = u32::from(answer.verdict == Verdict::Pause);
+            let counts = answer.verdict != Verdict::Pause || is_its_own(route, item);
             let tried = Tried {
-                attempts: item.delivery.attempt - pause,
+                attempts: item.delivery.attempt - u32::from(!counts),
                 first_try: item.first_try,
                 held,
                 partner_answers,
@@ -402,19 +481,21 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
             };
             match backoff::next(&partner.config.retry, tried, now, fastrand::u64(..)) {
                 Next::At(not_before) => {
-                    let kind = OutcomeKind::Later {
-                        not_before,
-                        first_try: item.first_try,
-                        key: item.key,
-                        reason: detail.reason,
-                    };
-                    // With an earlier attempt in doubt the intent stays open: this answer says nothing about that one.
-                    if !item.is_unsettled() {
-                        append(route, item, now, kind);
-                    }
-                    if answer.verdict == Verdict::Pause {
+                    if !counts {
                         // It closes its intent and is not counted: refused credentials burn no attempts.
                         item.delivery.attempt -= 1;
+                        close_uncounted(route, item, now, not_before, &detail.reason);
+                    } else if !item.is_unsettled() {
+                        // With an earlier attempt in doubt the intent stays open: this answer says nothing about that
+                        // one.
+                        let kind = OutcomeKind::Later {
+                            not_before,
+                            first_try: item.first_try,
+                            key: item.key,
+                            reason: detail.reason,
+                            counted: true,
+                        };
+                        append(route, item, now, kind);
                     }
                     item.task = Task::Send;
                     After::Again(not_before)
@@ -436,6 +517,17 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
             }
         }
     }
+}
+
+/// Whether a refusal of credentials that has just come in counts as this message's own attempt: others are answered.
+/// Its first refusal, which was not counted while nobody knew, is counted with it.
+fn is_its_own<S: Sink>(route: &RouteContext<S>, item: &mut Item) -> bool {
+    let refusal = route.partner.gate.look(|turnstile| turnstile.breaker().refusal());
+    let suspected = std::mem::replace(&mut item.suspected, refusal == Refusal::Suspected);
+    if refusal == Refusal::Own && suspected {
+        item.delivery.attempt += 1;
+    }
+    refusal == Refusal::Own
 }
 
 /// Deals with an unknown outcome, after a look-up if one was made.
@@ -484,6 +576,7 @@ fn settle<S: Sink>(
         }
         // The intent stays open: after a crash the message is in doubt still, and decided by the policy for that.
         Action::ResendAt(at) => {
+            note_doubt(route, item, doubt.cause);
             item.task = Task::Send;
             item.resend_until = if verified {
                 Time::NEVER
@@ -493,10 +586,16 @@ fn settle<S: Sink>(
             After::Again(at)
         }
         Action::VerifyAt(at, progress) => {
+            note_doubt(route, item, doubt.cause);
             item.task = Task::LookUp(doubt, progress);
             After::Again(at)
         }
     }
+}
+
+/// While this life settles a doubt its cause is remembered, for a partition that is built again.
+fn note_doubt<S>(route: &RouteContext<S>, item: &Item, cause: DoubtCause) {
+    route.doubts.borrow_mut().insert(item.delivery.id, cause);
 }
 
 fn dead<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {
@@ -554,6 +653,9 @@ fn append<S: Sink>(route: &RouteContext<S>, item: &mut Item, when: Time, kind: O
             lines::parked(route, item, kept);
         }
         OutcomeKind::Later { .. } | OutcomeKind::Skipped(_) => {}
+    }
+    if !route.doubts.borrow().is_empty() {
+        route.doubts.borrow_mut().remove(&item.delivery.id);
     }
     let port = &route.partner.port;
     item.outcome = port.outcome(Body::Outcome(Outcome {

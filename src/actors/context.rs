@@ -10,6 +10,7 @@ use crate::core::flood::FloodGuard;
 use crate::core::resolve::Skips;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use crate::ledger::lane::LanePort;
+use crate::sink::DoubtCause;
 use crate::telemetry::metrics::PartnerMetrics;
 use actix::prelude::*;
 use hashbrown::{HashMap, HashSet};
@@ -61,6 +62,9 @@ pub struct RouteContext<S> {
     pub on_wire: RefCell<HashSet<MessageId>>,
     /// What operators' orders say of its messages.
     pub orders: Rc<Orders>,
+    /// Messages of this life that are in doubt and being settled, and why. It outlives the partition's actor, too:
+    /// what one that is built again finds open in the ledger keeps the cause that it had.
+    pub doubts: RefCell<HashMap<MessageId, DoubtCause>>,
     /// Stops the route when its messages die one after the other; all its partitions share it.
     pub flood: Rc<RefCell<FloodGuard>>,
     /// How its messages are named in log lines, and which are sampled.

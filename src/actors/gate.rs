@@ -130,7 +130,12 @@ pub struct PartnerGate {
     ask_at: Cell<Time>,
     /// Tells the keeper of the time that `ask_at` has moved closer.
     pub(super) alarm: Notify,
+    /// Since when, and when last, this node lacked what a connection needs.
+    short: Cell<Option<(Time, Time)>>,
 }
+
+/// A shortage of this node that has not been met for so long is over.
+const SHORT_FOR: Duration = Duration::from_secs(60);
 
 impl PartnerGate {
     /// An open gate. `turn`: slots granted in one go (`actors.permits`).
@@ -159,6 +164,7 @@ impl PartnerGate {
             cap,
             ask_at: Cell::new(Time::NEVER),
             alarm: Notify::new(),
+            short: Cell::new(None),
         })
     }
 
@@ -303,27 +309,62 @@ impl PartnerGate {
         let now = self.clock.now();
         let turned = {
             let turnstile = &mut self.state.borrow_mut().turnstile;
-            let before = turnstile.breaker().is_open().map(|open| open.1);
+            let before = turnstile.breaker().left_alone();
             turnstile.finish(slot, result, now, fastrand::u64(..));
-            let after = turnstile.breaker().is_open();
-            (before != after.map(|open| open.1)).then_some(after)
+            let after = turnstile.breaker().left_alone();
+            (before != after).then_some((before, after))
         };
-        if let Some(open) = turned {
-            self.tell_breaker(open, now);
+        if let Some((before, after)) = turned {
+            self.tell_breaker(before, after, now);
         }
         self.pump();
     }
 
     #[cold]
-    fn tell_breaker(&self, open: Option<(Cause, Time, Time)>, now: Time) {
+    fn tell_breaker(&self, before: Option<(Cause, Time)>, after: Option<(Cause, Time)>, now: Time) {
         let partner = &*self.name;
-        match open {
-            Some((cause, _, until)) => tracing::warn!(
+        match (before, after) {
+            (None, Some((cause, until))) => tracing::warn!(
                 event = "breaker_open", partner, cause = ?cause, probe_in_ms = until.since(now).as_millis() as u64,
-                "the partner is left alone; probes go on"
+                probe_at = %until, "the partner is left alone; probes go on"
             ),
-            None => tracing::info!(event = "breaker_closed", partner, "the partner answers again"),
+            // As rare as the probes are.
+            (Some(_), Some((cause, until))) => tracing::info!(
+                event = "breaker_waits", partner, cause = ?cause, probe_in_ms = until.since(now).as_millis() as u64,
+                probe_at = %until, "the probe was not answered: the partner is left alone until the next one"
+            ),
+            (_, None) => tracing::info!(event = "breaker_closed", partner, "the partner answers again"),
         }
+    }
+
+    /// A message whose credentials were never refused is about to ask for a slot.
+    #[inline]
+    pub fn stranger(&self) {
+        if self.look(|turnstile| turnstile.breaker().wants_stranger()) {
+            let told = self.state.borrow_mut().turnstile.stranger(self.clock.now());
+            if told {
+                self.pump();
+            }
+        }
+    }
+
+    /// Whether somebody waits for a slot while it is open whose credentials the partner refuses.
+    pub fn waits_for_stranger(&self) -> bool {
+        self.look(|turnstile| turnstile.breaker().wants_stranger() && turnstile.waiting() > 0)
+    }
+
+    /// This node lacked something that a connection needs. True: it is news.
+    pub fn falls_short(&self, now: Time) -> bool {
+        let (since, last) = self.short.get().unwrap_or((now, Time::ZERO));
+        let news = now.since(last) > SHORT_FOR;
+        self.short.set(Some((if news { now } else { since }, now)));
+        news
+    }
+
+    /// Since when this node lacks what connections to the partner need, if it does.
+    pub fn short_since(&self, now: Time) -> Option<Time> {
+        let (since, last) = self.short.get()?;
+        (now.since(last) <= SHORT_FOR).then_some(since)
     }
 
     fn miss(&self, slot: &Slot) {

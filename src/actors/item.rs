@@ -41,6 +41,10 @@ pub struct Item {
     pub not_before: Time,
     /// Last status; 0 if none.
     pub status: u16,
+    /// Its credentials were refused once without that being counted: it is, if the refusals turn out to be its own.
+    pub suspected: bool,
+    /// Where it ends without being delivered, the next message of its key waits until then; zero if nothing says so.
+    pub key_rests_until: Time,
     /// The payload was given up to save memory and must be read again.
     pub shed: bool,
     /// Its record counts as finished for the position already (`waiting`, or a later round).
@@ -60,6 +64,11 @@ impl Item {
     /// refuses it under the same Idempotency-Key, nobody knows whether it was taken.
     pub fn is_unsettled(&self) -> bool {
         self.resend_until != Time::NEVER
+    }
+
+    /// Whether its last answer refused the credentials.
+    pub fn was_refused(&self) -> bool {
+        matches!(self.status, 401 | 403 | 407)
     }
 
     /// Bytes it holds now, bookkeeping included (I6).

@@ -177,6 +177,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
                 current: Cell::new(0),
                 on_wire: RefCell::default(),
                 orders,
+                doubts: RefCell::default(),
                 flood,
                 lines: plan.lines(),
                 figures: plan.figures.clone(),

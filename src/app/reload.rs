@@ -109,6 +109,10 @@ fn take_partner(partner: &mut PartnerConfig, new: &PartnerConfig, changes: &mut 
         partner.flood.doubts_in_a_row = new.flood.doubts_in_a_row;
         changes.now.push(format!("partners.{name}.flood.doubts_in_a_row"));
     }
+    if partner.flood.probe != new.flood.probe {
+        partner.flood.probe = new.flood.probe;
+        changes.now.push(format!("partners.{name}.flood.probe"));
+    }
 }
 
 /// Makes what is merged hold on all arbiters.

@@ -198,7 +198,9 @@ impl FloodConfig {
     pub fn for_concurrency(concurrency: usize) -> Self {
         Self {
             dead_in_a_row: 1_000,
-            doubts_in_a_row: u32::try_from(concurrency).unwrap_or(u32::MAX),
+            // One gateway error, or two, say little, however few requests are in flight.
+            doubts_in_a_row: u32::try_from(concurrency).unwrap_or(u32::MAX).max(3),
+            probe: Duration::from_secs(60),
         }
     }
 }

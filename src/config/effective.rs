@@ -311,6 +311,7 @@ impl Writer {
         self.plain("breaker.probes", p.breaker.probes);
         self.plain("flood.dead_in_a_row", p.flood.dead_in_a_row);
         self.plain("flood.doubts_in_a_row", p.flood.doubts_in_a_row);
+        self.time("flood.probe", p.flood.probe);
         self.maybe("retention", p.retention, |d| quoted(&units::duration(d)));
         let mask = (!p.mask.is_empty()).then(|| list(p.mask.iter().map(|name| quoted(name))));
         self.put("mask", mask);
@@ -392,6 +393,14 @@ fn verdict(rule: &VerdictRuleConfig) -> String {
             .iter()
             .map(|after| ("after".to_owned(), quoted(&units::duration(*after)))),
     );
+    pairs.extend(rule.scope.iter().map(|scope| {
+        let word = match scope {
+            RuleScope::Message => "message",
+            RuleScope::Key => "key",
+            RuleScope::Partner => "partner",
+        };
+        ("scope".to_owned(), quoted(word))
+    }));
     table(pairs)
 }
 

@@ -396,6 +396,20 @@ pub struct VerdictRuleConfig {
     pub reason: Option<String>,
     /// For `later`: wait at least so long.
     pub after: Option<Duration>,
+    /// Whom the answer's waits and rate hints concern. Default: the partner's own headers hold the partner, `after`
+    /// holds the message.
+    pub scope: Option<RuleScope>,
+}
+
+/// Whom a verdict rule's answer concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleScope {
+    /// This message alone.
+    Message,
+    /// The messages of its key.
+    Key,
+    /// The partner as a whole.
+    Partner,
 }
 
 /// Verdicts that a rule can give.
@@ -431,8 +445,11 @@ pub struct BreakerConfig {
 pub struct FloodConfig {
     /// So many dead messages in a row of one topic stop the route; 0 = never. Default 1,000.
     pub dead_in_a_row: u32,
-    /// So many doubts in a row open the breaker. Default: the partner's concurrency.
+    /// So many doubts in a row open the breaker. Default: the partner's concurrency, at least 3.
     pub doubts_in_a_row: u32,
+    /// After twice as many doubts in a row as the concurrency, the next probe waits so long, each further one twice
+    /// as long as the one before, up to ten times this. Default 1 min.
+    pub probe: Duration,
 }
 
 /// `[topics.NAME]`

@@ -117,6 +117,7 @@ pub(super) fn partner(r: &mut Reader, mut s: Section<'_>, name: &str) -> Partner
         &mut p.flood.doubts_in_a_row,
         read::count(1),
     );
+    r.read(&mut flood, "probe", &mut p.flood.probe, read::some_time);
     r.finish(&flood);
 
     p.retention = r.maybe(s, "retention", read::some_time);
@@ -319,6 +320,11 @@ fn verdicts(r: &mut Reader, s: &mut Section<'_>) -> Vec<VerdictRuleConfig> {
         ("unknown", RuleVerdict::Unknown),
         ("pause", RuleVerdict::Pause),
     ];
+    const SCOPES: [(&str, RuleScope); 3] = [
+        ("message", RuleScope::Message),
+        ("key", RuleScope::Key),
+        ("partner", RuleScope::Partner),
+    ];
     let path = s.key("verdict");
     let rules = r.maybe(s, "verdict", |node| match &node.data {
         Data::List(rules) => Ok(rules.clone()),
@@ -331,17 +337,29 @@ fn verdicts(r: &mut Reader, s: &mut Section<'_>) -> Vec<VerdictRuleConfig> {
         let is = r.required(&mut rule, "is", read::choice(&VERDICTS));
         let reason = r.maybe(&mut rule, "reason", read::reason);
         let after = r.maybe(&mut rule, "after", read::duration);
+        let scope = r.maybe(&mut rule, "scope", read::choice(&SCOPES));
         r.finish(&rule);
         if let (Some(when), Some(is)) = (when, is) {
             if after.is_some() && is != RuleVerdict::Later {
                 let key = rule.key("after");
                 r.wrong(&key, node, "only a rule with is = \"later\" can wait");
             }
+            let spares = matches!(scope, Some(RuleScope::Message | RuleScope::Key));
+            if spares && matches!(is, RuleVerdict::Unknown | RuleVerdict::Pause) {
+                let key = rule.key("scope");
+                r.wrong(
+                    &key,
+                    node,
+                    "a rule with is = \"pause\" or \"unknown\" always concerns the partner",
+                )
+                .hint("take `scope` out, or let the rule say later or refused");
+            }
             verdicts.push(VerdictRuleConfig {
                 when,
                 is,
                 reason,
                 after,
+                scope,
             });
         }
     }

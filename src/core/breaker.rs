@@ -11,26 +11,45 @@
 //! While it is open no attempts are burnt: messages wait. A *failure* is a sign that the partner is down: a failed
 //! connect, a timeout, a 5xx. A refusal or a 429 is a definite answer: somebody is there.
 //!
-//! Doubts (timeouts after the request was written) are dearer than failures: with `doubt = "park"` each of them is
-//! a message that an operator must look at. So, for a partner that hangs (flood guard, I3):
-//! - a place whose request ended in doubt is not used again until a definite answer comes ([`Breaker::places`]);
-//!   the request may well be running at the partner still. So at most `concurrency` doubts come before it opens;
-//! - then there is one probe at a time, and once `2 x concurrency` doubts have come without a definite answer
-//!   between them, none until [`DOUBT_WINDOW`] after the first; from there `concurrency` in each further window.
+//! Doubts are dearer than failures: with `doubt = "park"` each of them is a message that an operator must look at.
+//! So, for a partner that hangs (flood guard, I3):
+//! - a place whose request ended without any answer is not used again until a definite answer comes
+//!   ([`Breaker::places`]); the request may well be running at the partner still. So at most `concurrency` such
+//!   doubts come before it opens. A doubt that was answered (a gateway's 502) frees its place: one alone means little;
+//! - then there is one probe at a time, and once [`BreakerSettings::cheap_doubts`] doubts (twice the concurrency) have
+//!   come without a definite answer between them, the next probe goes `flood.probe` later, the one after that twice
+//!   as long after, at most [`LONGEST_PROBE`] times as long. A probe that fails without doubt parks nothing, and
+//!   lengthens nothing.
 //!
-//! Neighbours: [`super::turnstile`] owns one for each partner. A restart begins closed: if the partner is still
-//! down it opens again after as many failures (none of which counts as an attempt's age, see
-//! [`super::backoff`]). An operator's pause is not here but in the turnstile.
+//! Refused credentials (401, 403, 407) are the partner's word about all messages, or about one. Which of both, only
+//! other messages can tell. So the first refusal lets one probe at a time through, at once; an answer to any
+//! other message ends the suspicion, and the refused message goes on alone: its further refusals are its own, counted attempts
+//! as long as others are answered ([`Refusal`]). Only when the probes are refused as well, [`REFUSED_ENOUGH`] in a row with
+//! no other answer between them, is the partner paused; further probes follow after [`AUTH_FIRST`], doubled up to
+//! [`AUTH_PROBE`]. If all refusals were of one message, one that was never refused is a probe at once
+//! ([`Breaker::stranger`]).
+//!
+//! Neighbours: [`super::turnstile`] owns one for each partner, [`super::hosts`] one for each host where the URL comes
+//! from the record. A restart begins closed: if the partner is still down it opens again after as many failures (none
+//! of which counts as an attempt's age, see [`super::backoff`]). An operator's pause is not here but in the turnstile.
 
 use super::types::Time;
 use crate::config::model::{DoubtPolicy, PartnerConfig};
 use std::time::Duration;
 
-/// A partner that hangs for so long may park no more than `2 x concurrency` messages.
-pub const DOUBT_WINDOW: Duration = Duration::from_secs(600);
+/// Probes of a partner that hangs are at most so many times `flood.probe` apart.
+pub const LONGEST_PROBE: u32 = 10;
 
-/// How often a partner that refuses our credentials is asked again.
+/// A partner that is paused for refused credentials is asked again after so long; the waits double ...
+pub const AUTH_FIRST: Duration = Duration::from_secs(1);
+/// ... up to this.
 pub const AUTH_PROBE: Duration = Duration::from_secs(60);
+
+/// A refusal of credentials, and three of probes, with no other answer between them, pause the partner.
+pub const REFUSED_ENOUGH: u32 = 4;
+
+/// A partner may park so many messages by hanging, however low its concurrency.
+const FEWEST_CHEAP_DOUBTS: u32 = 4;
 
 /// An answer so recent shows that the partner as a whole is up.
 const RECENT_ANSWER: Duration = Duration::from_secs(60);
@@ -42,10 +61,17 @@ pub enum AttemptResult {
     Answered,
     /// Certainly not taken, because the partner is down: failed connect, 5xx without doubt.
     Failed,
-    /// May or may not have been taken: timeout, reset, gateway.
+    /// May or may not have been taken, and nothing was heard: timeout, reset.
     Doubt,
-    /// Credentials refused (401, 403).
-    CredentialsRefused,
+    /// May or may not have been taken, but somebody answered: a gateway.
+    DoubtAnswered,
+    /// Credentials refused (401, 403, 407).
+    CredentialsRefused {
+        /// To a message that had been refused before.
+        again: bool,
+    },
+    /// A verdict rule says that the partner must be paused.
+    PausedByRule,
     /// Nothing was written: the slot was missed, the lease was over, the message was cancelled.
     NotMade,
 }
@@ -70,6 +96,19 @@ pub enum Cause {
     Doubts,
     /// Credentials refused.
     Credentials,
+    /// A verdict rule said `pause`.
+    Rule,
+}
+
+/// What a refusal of credentials turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The message's own: others are answered.
+    Own,
+    /// Not known yet: the next answer to another message will tell.
+    Suspected,
+    /// The partner's: it is paused.
+    Partner,
 }
 
 /// How the breaker of a partner is set.
@@ -89,6 +128,8 @@ pub struct BreakerSettings {
     pub concurrency: u32,
     /// Whether a doubt parks its message.
     pub doubts_park: bool,
+    /// Once [`BreakerSettings::cheap_doubts`] have come in a row: the wait before the next probe.
+    pub doubt_probe: Duration,
 }
 
 impl BreakerSettings {
@@ -103,7 +144,13 @@ impl BreakerSettings {
             doubts_in_a_row: partner.flood.doubts_in_a_row,
             concurrency: u32::try_from(partner.concurrency).unwrap_or(u32::MAX),
             doubts_park: parks,
+            doubt_probe: partner.flood.probe,
         }
+    }
+
+    /// Doubts in a row after which each further one is made rare.
+    pub fn cheap_doubts(&self) -> u32 {
+        self.concurrency.saturating_mul(2).max(FEWEST_CHEAP_DOUBTS)
     }
 }
 
@@ -116,9 +163,13 @@ pub struct Breaker {
     failures: u32,
     /// Doubts since the last definite answer.
     doubts: u32,
-    /// Doubts counted against `2 x concurrency`, and since when.
-    window_doubts: u32,
-    window_since: Time,
+    /// Those of them that nobody answered: each keeps its place.
+    silent: u32,
+    /// Doubts beyond the cheap ones: how often the wait before a probe has been doubled.
+    beyond: u32,
+    /// Refusals of credentials since the last other answer, and those of messages not refused before.
+    refused: u32,
+    strangers: u32,
     /// Times it opened in a row.
     opened: u32,
     in_flight: u32,
@@ -141,8 +192,10 @@ impl Breaker {
             open: None,
             failures: 0,
             doubts: 0,
-            window_doubts: 0,
-            window_since: Time::ZERO,
+            silent: 0,
+            beyond: 0,
+            refused: 0,
+            strangers: 0,
             opened: 0,
             in_flight: 0,
             last_answer: None,
@@ -180,33 +233,25 @@ impl Breaker {
         if open.probes >= at_once.max(1) {
             return Allow::NotBefore(Time::NEVER);
         }
-        if self.settings.doubts_park {
-            let concurrency = self.settings.concurrency.max(1);
-            let window_end = self.window_since.plus(DOUBT_WINDOW);
-            if self.window_doubts >= concurrency.saturating_mul(2) && now >= window_end {
-                self.window_doubts = concurrency;
-                self.window_since = now;
-            }
-            // What is in flight may come to a doubt too.
-            if self.window_doubts.saturating_add(self.in_flight) >= concurrency.saturating_mul(2) {
-                return Allow::NotBefore(if self.in_flight > 0 {
-                    Time::NEVER
-                } else {
-                    window_end
-                });
-            }
+        // What is in flight from before may come to a doubt too: its end is waited for.
+        if self.settings.doubts_park
+            && self.in_flight > 0
+            && self.doubts.saturating_add(self.in_flight) >= self.settings.cheap_doubts()
+        {
+            return Allow::NotBefore(Time::NEVER);
         }
         Allow::Probe
     }
 
-    /// How many of the partner's places may be in use: each doubt since the last definite answer keeps one.
+    /// How many of the partner's places may be in use: each doubt that nobody answered keeps one, until a definite
+    /// answer comes.
     #[inline]
     pub fn places(&self) -> u32 {
         if self.open.is_some() {
             // Probes are counted by themselves.
             return self.settings.concurrency.max(1);
         }
-        self.settings.concurrency.max(1).saturating_sub(self.doubts)
+        self.settings.concurrency.max(1).saturating_sub(self.silent)
     }
 
     /// An attempt that was allowed starts. True: it is a probe, to be told to [`Breaker::on_result`].
@@ -235,13 +280,14 @@ impl Breaker {
             AttemptResult::Answered => {
                 self.last_answer = Some(now);
                 // The late answer to a request from before it opened says little about now: it must neither
-                // close it nor give back what the doubts have used up.
-                if self.open.is_none() || probe {
+                // close it nor give back what the doubts have used up. But of credentials it says that they are good.
+                let tells = probe || self.open.is_none_or(|open| open.cause == Cause::Credentials);
+                if tells {
                     self.open = None;
                     self.opened = 0;
-                    self.failures = 0;
-                    self.doubts = 0;
-                    self.window_doubts = 0;
+                    self.refused = 0;
+                    self.strangers = 0;
+                    self.heard();
                 }
             }
             AttemptResult::Failed => {
@@ -251,35 +297,108 @@ impl Breaker {
                     self.trip(Cause::Failures, now, rnd);
                 }
             }
-            AttemptResult::Doubt => {
-                if self.window_doubts == 0 {
-                    self.window_since = now;
-                }
+            AttemptResult::Doubt | AttemptResult::DoubtAnswered => {
                 self.failures = self.failures.saturating_add(1);
                 self.doubts = self.doubts.saturating_add(1);
-                self.window_doubts = self.window_doubts.saturating_add(1);
+                self.silent += u32::from(result == AttemptResult::Doubt);
                 let settings = &self.settings;
                 let enough = (settings.failures > 0 && self.failures >= settings.failures)
-                    || self.doubts >= settings.doubts_in_a_row.clamp(1, settings.concurrency.max(1));
+                    || self.doubts >= settings.doubts_in_a_row.max(1)
+                    || self.silent >= settings.concurrency.max(1);
                 if probe || (self.open.is_none() && enough) {
                     self.trip(Cause::Doubts, now, rnd);
                 }
             }
-            AttemptResult::CredentialsRefused => {
-                // Somebody answers, so it is neither failure nor doubt.
-                self.failures = 0;
-                self.doubts = 0;
-                self.window_doubts = 0;
+            AttemptResult::CredentialsRefused { again } => self.refuse(again, probe, now),
+            AttemptResult::PausedByRule => {
+                self.heard();
                 let since = self.open.map_or(now, |open| open.since);
                 let probes = self.open.map_or(0, |open| open.probes);
-                let until = now.plus(AUTH_PROBE);
                 self.open = Some(Open {
-                    cause: Cause::Credentials,
+                    cause: Cause::Rule,
                     since,
-                    until,
+                    until: now.plus(AUTH_PROBE),
                     probes,
                 });
             }
+        }
+    }
+
+    /// Somebody answers: what was counted against a partner that is down or hangs begins anew.
+    fn heard(&mut self) {
+        self.failures = 0;
+        self.doubts = 0;
+        self.silent = 0;
+        self.beyond = 0;
+    }
+
+    /// Credentials were refused.
+    fn refuse(&mut self, again: bool, probe: bool, now: Time) {
+        self.heard();
+        if again && self.open.is_none() && self.answered_lately(now) {
+            // Its own: others are answered.
+            return;
+        }
+        self.strangers = self.strangers.saturating_add(u32::from(!again));
+        match &mut self.open {
+            Some(open) if open.cause == Cause::Credentials => {
+                // Late refusals of requests from before say nothing new.
+                if probe {
+                    self.refused = self.refused.saturating_add(1);
+                    open.until = now;
+                    if self.refused >= REFUSED_ENOUGH {
+                        let wait = AUTH_FIRST.saturating_mul(1 << self.opened.min(20));
+                        self.opened = self.opened.saturating_add(1);
+                        open.until = now.plus(wait.min(AUTH_PROBE));
+                    }
+                }
+            }
+            Some(open) if open.cause == Cause::Rule => {
+                if probe {
+                    open.until = now.plus(AUTH_PROBE);
+                }
+            }
+            open => {
+                self.refused = 1;
+                self.opened = 0;
+                *open = Some(Open {
+                    cause: Cause::Credentials,
+                    since: open.map_or(now, |open| open.since),
+                    until: now,
+                    probes: open.map_or(0, |open| open.probes),
+                });
+            }
+        }
+    }
+
+    /// What the refusal that has just come in turned out to be.
+    pub fn refusal(&self) -> Refusal {
+        match self.open {
+            None => Refusal::Own,
+            Some(_) if self.is_suspicious() => Refusal::Suspected,
+            Some(_) => Refusal::Partner,
+        }
+    }
+
+    /// Whether some message's credentials were refused, and it is not known yet whether everybody's are.
+    fn is_suspicious(&self) -> bool {
+        self.refused < REFUSED_ENOUGH && self.open.is_some_and(|open| open.cause == Cause::Credentials)
+    }
+
+    /// Whether a probe of a message that was never refused would tell more than one of a message that was.
+    pub fn wants_stranger(&self) -> bool {
+        self.open.is_some_and(|open| open.cause == Cause::Credentials)
+    }
+
+    /// A message whose credentials were never refused wants to start. Where one message alone has been refused so
+    /// far, it is a probe at once. True: ask again who may start.
+    pub fn stranger(&mut self, now: Time) -> bool {
+        match &mut self.open {
+            Some(open) if open.cause == Cause::Credentials && self.strangers <= 1 && open.until > now => {
+                open.until = now;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -291,15 +410,25 @@ impl Breaker {
             .saturating_mul(1 << self.opened.min(20))
             .min(longest);
         self.opened = self.opened.saturating_add(1);
+        let mut full = full;
+        if cause == Cause::Doubts && self.settings.doubts_park && self.doubts >= self.settings.cheap_doubts()
+        {
+            let most = self.settings.doubt_probe.saturating_mul(LONGEST_PROBE);
+            let wait = self.settings.doubt_probe.saturating_mul(1 << self.beyond.min(10));
+            self.beyond = self.beyond.saturating_add(1);
+            full = full.max(wait.min(most));
+        }
         let cut = (full / 4).mul_f64((rnd >> 11) as f64 / (1u64 << 53) as f64);
         let (since, probes, cause) = match self.open {
-            // Refused credentials stay the reason until an answer comes.
-            Some(open) if open.cause == Cause::Credentials => (open.since, open.probes, open.cause),
+            // Refused credentials, and a rule's pause, stay the reason until an answer comes.
+            Some(open) if matches!(open.cause, Cause::Credentials | Cause::Rule) => {
+                (open.since, open.probes, open.cause)
+            }
             Some(open) => (open.since, open.probes, cause),
             None => (now, 0, cause),
         };
         let mut until = now.plus(full - cut);
-        if cause == Cause::Credentials {
+        if cause == Cause::Rule {
             until = until.max(now.plus(AUTH_PROBE));
         }
         self.open = Some(Open {
@@ -313,9 +442,10 @@ impl Breaker {
     /// A secret of the partner has changed: if its credentials were refused, a probe may go at once.
     pub fn secrets_changed(&mut self, now: Time) {
         if let Some(open) = &mut self.open
-            && open.cause == Cause::Credentials
+            && matches!(open.cause, Cause::Credentials | Cause::Rule)
         {
             open.until = open.until.min(now);
+            self.opened = 0;
         }
     }
 
@@ -324,9 +454,6 @@ impl Breaker {
     pub fn probe_now(&mut self, now: Time) {
         if let Some(open) = &mut self.open {
             open.until = open.until.min(now);
-            self.window_doubts = self
-                .window_doubts
-                .min(self.settings.concurrency.saturating_mul(2) - 1);
         }
     }
 
@@ -335,17 +462,27 @@ impl Breaker {
         self.open.map(|open| (open.cause, open.since, open.until))
     }
 
+    /// The same as far as it is worth telling: not while it is only suspected that credentials are refused.
+    pub fn left_alone(&self) -> Option<(Cause, Time)> {
+        let open = self.open.filter(|_| !self.is_suspicious())?;
+        Some((open.cause, open.until))
+    }
+
     /// Whether the partner has given anybody a definite answer within the last minute and is not left alone.
     /// Only then can a message be too old by its own fault.
     pub fn is_answering(&self, now: Time) -> bool {
-        self.open.is_none() && self.last_answer.is_some_and(|at| now.since(at) <= RECENT_ANSWER)
+        self.open.is_none() && self.answered_lately(now)
+    }
+
+    fn answered_lately(&self, now: Time) -> bool {
+        self.last_answer.is_some_and(|at| now.since(at) <= RECENT_ANSWER)
     }
 
     /// One word for status and metrics.
     pub fn name(&self, now: Time) -> &'static str {
         match self.open {
             None => "closed",
-            Some(open) if open.cause == Cause::Credentials => "credentials",
+            Some(open) if matches!(open.cause, Cause::Credentials | Cause::Rule) => "credentials",
             Some(open) if now < open.until => "open",
             Some(_) => "half-open",
         }

@@ -9,8 +9,8 @@
 //! and never `Delivered` ([`in_common`], decision 0008).
 
 use super::expr::{Expr, ExprError, Legible, PathExpr, Scope, Vocabulary};
-use crate::config::model::{RuleVerdict, VerdictRuleConfig};
-use crate::sink::{DoubtCause, Verdict};
+use crate::config::model::{RuleScope, RuleVerdict, VerdictRuleConfig};
+use crate::sink::{DoubtCause, Reach, Verdict};
 use std::time::Duration;
 
 /// A partner's verdict rules, compiled. The first that matches decides.
@@ -26,6 +26,7 @@ struct Rule {
     is: Verdict,
     reason: Option<PathExpr>,
     after: Option<Duration>,
+    reach: Option<Reach>,
 }
 
 /// A rule that cannot be compiled.
@@ -49,6 +50,8 @@ pub struct Ruling {
     pub reason: Option<String>,
     /// For `later`: wait at least so long.
     pub after: Option<Duration>,
+    /// Whom it concerns; none: the rule does not say.
+    pub reach: Option<Reach>,
     /// Which rule, from 1.
     pub number: usize,
 }
@@ -102,6 +105,12 @@ impl Rules {
                 },
                 reason: reason.transpose().map_err(failed("reason"))?,
                 after: rule.after,
+                reach: match (rule.scope, rule.is) {
+                    (Some(RuleScope::Message), _) => Some(Reach::Message),
+                    (Some(RuleScope::Key), _) => Some(Reach::Key),
+                    (Some(RuleScope::Partner), _) | (None, RuleVerdict::Pause) => Some(Reach::Partner),
+                    (None, _) => None,
+                },
             });
         }
         let uses_document = rules
@@ -132,6 +141,7 @@ impl Rules {
                         verdict: rule.is,
                         reason: rule.reason.as_ref().and_then(|r| r.text(scope)),
                         after: rule.after,
+                        reach: rule.reach,
                         number: i + 1,
                     });
                     break;

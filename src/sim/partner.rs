@@ -190,6 +190,7 @@ impl SimSink {
             status,
             detail: Some(Box::new(AnswerDetail::default())),
             pace: None,
+            reach: None,
         }
     }
 }
@@ -301,6 +302,7 @@ impl Sink for SimSink {
             status,
             detail: (verdict != Verdict::Delivered).then(|| Box::new(AnswerDetail::default())),
             pace: pace.map(Box::new),
+            reach: None,
         })
     }
 

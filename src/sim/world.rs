@@ -423,6 +423,7 @@ impl World {
                     current: Default::default(),
                     on_wire: RefCell::default(),
                     orders: Rc::default(),
+                    doubts: RefCell::default(),
                     flood: Rc::new(RefCell::new(FloodGuard::new(0))),
                     lines: LineRules {
                         sample: 0,

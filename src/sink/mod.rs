@@ -96,6 +96,28 @@ pub struct Answer {
     pub detail: Option<Box<AnswerDetail>>,
     /// What the partner said about pace; none on the hot path.
     pub pace: Option<Box<Pace>>,
+    /// Whom it concerns, where that is said; none: what its kind of answer usually concerns.
+    pub reach: Option<Reach>,
+}
+
+/// Whom an answer, and what it says about pace, concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This message alone, by a verdict rule.
+    Message,
+    /// The messages of its key, by a verdict rule.
+    Key,
+    /// The partner as a whole, by a verdict rule.
+    Partner,
+    /// This node, which lacks something (descriptors, ports, memory): the partner has nothing to do with it.
+    Node,
+}
+
+impl Reach {
+    /// Whether it says that the partner as a whole is not concerned.
+    pub fn spares_partner(self) -> bool {
+        self != Self::Partner
+    }
 }
 
 /// Why, in words fit for logs and dead letters: masked and cut to a bound (I9).

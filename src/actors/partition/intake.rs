@@ -354,6 +354,8 @@ impl<S: Sink> PartitionActor<S> {
             not_before: Time::ZERO,
             checked: 0,
             status: 0,
+            suspected: false,
+            key_rests_until: Time::ZERO,
             shed: false,
             off_position: false,
             outcome: 0,

@@ -298,7 +298,13 @@ impl<S: Sink> PartitionActor<S> {
             self.hold(item.delivery.id, place);
         }
         let place = self.end(&item);
-        self.free_place(place, ctx);
+        let now = self.now();
+        if item.key_rests_until > now {
+            // The partner's word about this key outlives the message that brought it.
+            self.queues.rest(place, item.key_rests_until, now);
+        } else {
+            self.free_place(place, ctx);
+        }
     }
 
     /// The message is in doubt, and its key waits until that is settled.

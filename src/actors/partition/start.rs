@@ -82,16 +82,24 @@ impl<S: Sink> PartitionActor<S> {
             match message.state {
                 MessageState::Parked if hold => self.hold(id, message.key),
                 MessageState::Parked | MessageState::Dead | MessageState::Skipped => {}
-                MessageState::Open { slot, timeout_ms, .. } => {
+                MessageState::Open {
+                    slot,
+                    timeout_ms,
+                    life,
+                    ..
+                } => {
+                    // What this very life was settling when the actor failed keeps its cause, and needs nobody to be gone.
+                    let own = life == self.route.partner.port.lane().life();
+                    let known = self.route.doubts.borrow().get(&id).copied().filter(|_| own);
                     let doubt = Doubt {
-                        cause: DoubtCause::Crash,
+                        cause: known.unwrap_or(DoubtCause::Crash),
                         attempts: message.attempts,
                         first_try: message.first_try,
                         // A clock that was ahead then holds no look-up back.
                         slot: slot.min(now),
                         timeout: Duration::from_millis(u64::from(timeout_ms)),
                         // The folder's lock says that the process that sent it is gone: no lease to wait for.
-                        taken_over: Some((now, Duration::ZERO)),
+                        taken_over: known.is_none().then_some((now, Duration::ZERO)),
                     };
                     if message.payload.is_none() {
                         self.taken_over.insert(id, message.offset);
@@ -162,6 +170,8 @@ impl<S: Sink> PartitionActor<S> {
             not_before: Time::ZERO,
             checked: 0,
             status: message.status,
+            suspected: false,
+            key_rests_until: Time::ZERO,
             shed: true,
             off_position: message.payload.is_some(),
             outcome: 0,

@@ -21,9 +21,10 @@ use crate::core::types::{LifeId, RouteId, RoutePartition, Tenure};
 use crate::intake::fake_log::FakeLog;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Batch, TopicSpec};
-use crate::sink::{Answer, AnswerDetail, Delivery, Gate, PrepareError, Sent, Verdict, Verified};
+use crate::sink::{Answer, AnswerDetail, Delivery, Gate, Pace, PrepareError, Reach, Sent, Verdict, Verified};
 use parking_lot::Mutex;
 use std::cell::RefCell;
+use std::sync::atomic::AtomicUsize;
 
 const AT: RoutePartition = RoutePartition {
     route: RouteId(7),
@@ -39,6 +40,10 @@ enum Reply {
     Silence,
     /// Taken once so many requests have come.
     TakeAt(usize),
+    /// 403.
+    Forbid,
+    /// 429 with a Retry-After of an hour, by a verdict rule for these.
+    Wait(Option<Reach>),
     PanicBefore,
     PanicAfter,
 }
@@ -53,6 +58,10 @@ struct Partner {
 struct FakeSink {
     partner: Arc<Mutex<Partner>>,
     plan: Arc<dyn Fn(u64, u32) -> Reply + Send + Sync>,
+    /// Attempts of which no request can be made.
+    no_request: fn(u64, u32) -> bool,
+    /// Connects that still fail for want of descriptors.
+    short: Arc<AtomicUsize>,
 }
 
 impl Sink for FakeSink {
@@ -60,14 +69,29 @@ impl Sink for FakeSink {
     type Connection = ();
 
     fn prepare(&self, delivery: &Delivery) -> Result<Delivery, PrepareError> {
-        match delivery.record.value.is_empty() {
-            true => Err(PrepareError("empty".into())),
-            false => Ok(delivery.clone()),
+        let number = String::from_utf8_lossy(&delivery.record.value).parse().ok();
+        match number {
+            None => Err(PrepareError("empty".into())),
+            Some(number) if (self.no_request)(number, delivery.attempt) => {
+                Err(PrepareError("a secret is gone".into()))
+            }
+            Some(_) => Ok(delivery.clone()),
         }
     }
 
     async fn connect(&self, _: &Delivery) -> Result<(), Answer> {
-        Ok(())
+        let still = self.short.load(Ordering::Relaxed);
+        if still == 0 {
+            return Ok(());
+        }
+        self.short.store(still - 1, Ordering::Relaxed);
+        Err(Answer {
+            verdict: Verdict::TryLater,
+            status: 0,
+            detail: Some(Box::new(AnswerDetail::default())),
+            pace: None,
+            reach: Some(Reach::Node),
+        })
     }
 
     async fn send(&self, (): (), delivery: Delivery, gate: Gate<'_>) -> Sent {
@@ -95,6 +119,8 @@ impl Sink for FakeSink {
             Reply::Take | Reply::TakeAt(_) => (Verdict::Delivered, 200),
             Reply::TryLater => (Verdict::TryLater, 429),
             Reply::Refuse => (Verdict::Refused, 422),
+            Reply::Forbid => (Verdict::Pause, 403),
+            Reply::Wait(_) => (Verdict::TryLater, 429),
             _ => (Verdict::Unknown(DoubtCause::Timeout), 0),
         };
         let detail = (verdict != Verdict::Delivered).then(|| Box::new(AnswerDetail::default()));
@@ -102,7 +128,17 @@ impl Sink for FakeSink {
             verdict,
             status,
             detail,
-            pace: None,
+            pace: matches!(reply, Reply::Wait(_)).then(|| {
+                Box::new(Pace {
+                    retry_after: Some(Duration::from_secs(3_600)),
+                    pause: Some(Duration::from_secs(3_600)),
+                    ..Pace::default()
+                })
+            }),
+            reach: match reply {
+                Reply::Wait(reach) => reach,
+                _ => None,
+            },
         })
     }
 
@@ -304,6 +340,10 @@ struct World {
     /// The partner's share.
     share: u64,
     gone: Option<Offset>,
+    no_request: fn(u64, u32) -> bool,
+    short: Arc<AtomicUsize>,
+    /// What the life that begins was settling when its actor failed.
+    settling: Vec<(MessageId, DoubtCause)>,
 }
 
 impl World {
@@ -336,6 +376,9 @@ impl World {
             ranges: 1_000,
             share: 64 << 20,
             gone: None,
+            no_request: |_, _| false,
+            short: Arc::default(),
+            settling: Vec::new(),
         }
     }
 
@@ -426,6 +469,8 @@ impl World {
         let sink = FakeSink {
             partner: self.partner.clone(),
             plan: Arc::new(plan),
+            no_request: self.no_request,
+            short: self.short.clone(),
         };
         let defaults = Config::for_test("data");
         let flood = config.flood.dead_in_a_row;
@@ -452,6 +497,7 @@ impl World {
             current: Default::default(),
             on_wire: RefCell::default(),
             orders: Rc::default(),
+            doubts: RefCell::new(self.settling.iter().copied().collect()),
             flood: Rc::new(RefCell::new(crate::core::flood::FloodGuard::new(flood))),
             lines: LineRules {
                 sample: 1,
@@ -828,6 +874,7 @@ async fn retries_noted_by_a_clock_that_was_ahead_are_not_waited_for() {
                 first_try: ahead,
                 key,
                 reason: String::new(),
+                counted: true,
             },
         };
         let mut bodies = vec![Body::Intent(intent), Body::Outcome(later)];
@@ -924,6 +971,7 @@ async fn what_waits_long_holds_no_position_and_keeps_its_order_over_a_restart() 
                 first_try: m.first_try,
                 key: m.key,
                 reason: String::new(),
+                counted: true,
             },
         };
         append_entry(&world.log, world.lane, &world.memory, Body::Outcome(later));
@@ -1457,4 +1505,190 @@ async fn a_restart_leaves_in_the_ledger_what_waits_there_behind_a_key() {
         (0..500).collect::<Vec<_>>()
     );
     assert_eq!(held, 0);
+}
+
+/// Each record has a key of its own.
+fn apart(n: u64) -> impl Iterator<Item = (Option<String>, u64)> {
+    (0..n).map(|i| (Some(format!("k{i}")), i))
+}
+
+fn requests(world: &World, number: u64) -> usize {
+    world.partner.lock().seen.iter().filter(|s| s.1 == number).count()
+}
+
+/// One poisonous record used to stop the whole partner for a minute at a time, and never ended itself.
+#[actix_rt::test]
+async fn a_403_that_only_some_messages_get_is_their_own() {
+    let mut world = World::new();
+    world.append(apart(200));
+    let mut config = partner();
+    config.concurrency = 4;
+    config.retry.attempts = Some(3);
+    let bad = |n: u64| n.is_multiple_of(40);
+    world
+        .live(
+            config,
+            move |n, _| if bad(n) { Reply::Forbid } else { Reply::Take },
+        )
+        .await;
+    let counts = world.memory.state.lock().partitions[&AT].counts;
+    assert_eq!((counts.delivered, counts.dead), (195, 5));
+    for n in (0..200).filter(|n| bad(*n)) {
+        // The first one is not counted until it is known whose it is.
+        assert!(
+            (3..=4).contains(&requests(&world, n)),
+            "{n}: {}",
+            requests(&world, n)
+        );
+    }
+}
+
+#[actix_rt::test]
+async fn a_403_for_everybody_pauses_the_partner_and_counts_for_nobody_not_even_after_a_restart() {
+    let mut world = World::new();
+    world.append(apart(50));
+    let mut config = partner();
+    config.concurrency = 4;
+    config.retry.attempts = Some(1);
+    let partner = world.partner.clone();
+    // Four on their way, and three probes; then a second's pause.
+    let paused = move |state: &LaneState| {
+        let closed = |m: &crate::core::ledger::fold::Message| matches!(m.state, MessageState::Later { .. });
+        partner.lock().seen.len() >= 7
+            && state
+                .partitions
+                .get(&AT)
+                .is_some_and(|p| p.messages.values().all(closed))
+    };
+    world
+        .live_until(config.clone(), |_, _| Reply::Forbid, paused)
+        .await;
+    {
+        let state = world.memory.state.lock();
+        assert_eq!(state.partitions[&AT].counts.dead, 0);
+        for message in state.partitions[&AT].messages.values() {
+            assert_eq!((message.attempts, message.status), (0, 403));
+        }
+    }
+    // With an attempt counted they would be dead at the first failure now.
+    world.live(config, |_, _| Reply::Take).await;
+    let counts = world.memory.state.lock().partitions[&AT].counts;
+    assert_eq!((counts.delivered, counts.dead), (50, 0));
+}
+
+/// 429 with Retry-After for one user: the rule's scope keeps it from everybody else.
+#[actix_rt::test]
+async fn a_wait_that_concerns_a_message_or_key_holds_nobody_else() {
+    for reach in [Reach::Message, Reach::Key] {
+        let mut world = World::new();
+        world.append(keyed(70));
+        let plan = move |n, _| match n {
+            0 => Reply::Wait(Some(reach)),
+            _ => Reply::Take,
+        };
+        let others = |state: &LaneState| {
+            state
+                .partitions
+                .get(&AT)
+                .is_some_and(|p| p.counts.delivered == 60)
+        };
+        world.live_until(partner(), plan, others).await;
+        let seen = world.partner.lock().seen.clone();
+        assert_eq!(seen.len(), 61, "{reach:?}: its key waits behind it, in order");
+    }
+}
+
+#[actix_rt::test]
+async fn a_key_rests_although_its_message_has_ended_where_the_rule_says_so() {
+    for (reach, next) in [(Reach::Message, 1), (Reach::Key, 0)] {
+        let mut world = World::new();
+        // The key's messages come one behind the other.
+        world.append((0..40).map(|i| (Some(format!("k{}", if i < 2 { 0 } else { i })), i)));
+        let mut config = partner();
+        config.retry.attempts = Some(1);
+        let plan = move |n, _| match n {
+            0 => Reply::Wait(Some(reach)),
+            _ => Reply::Take,
+        };
+        let over = move |state: &LaneState| {
+            let at = state.partitions.get(&AT);
+            at.is_some_and(|p| p.counts.dead == 1 && p.counts.delivered == 38 + next)
+        };
+        world.live_until(config, plan, over).await;
+        assert_eq!(requests(&world, 1) as u64, next, "{reach:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_resend_of_which_no_request_can_be_made_is_parked_not_dead() {
+    let mut world = World::new();
+    world.append(keyed(7));
+    world.no_request = |n, attempt| n == 3 && attempt == 2;
+    let mut config = partner();
+    config.doubt = crate::config::model::DoubtConfig::all(crate::config::model::DoubtPolicy::Resend);
+    config.request_timeout = Duration::from_millis(1);
+    world
+        .live(config, |n, _| if n == 3 { Reply::Silence } else { Reply::Take })
+        .await;
+    let counts = world.memory.state.lock().partitions[&AT].counts;
+    assert_eq!((counts.delivered, counts.dead, counts.parked), (6, 0, 1));
+}
+
+#[actix_rt::test]
+async fn what_this_node_lacks_is_not_the_partners_failure_and_burns_no_attempt() {
+    let mut world = World::new();
+    world.append(apart(10));
+    world.short = Arc::new(AtomicUsize::new(3));
+    let mut config = partner();
+    config.concurrency = 2;
+    config.retry.attempts = Some(1);
+    config.breaker.failures = 1;
+    config.breaker.open = Duration::from_secs(3_600);
+    config.breaker.longest = Duration::from_secs(3_600);
+    world.live(config, |_, _| Reply::Take).await;
+    let counts = world.memory.state.lock().partitions[&AT].counts;
+    assert_eq!((counts.delivered, counts.dead), (10, 0));
+    assert_eq!(world.partner.lock().seen.len(), 10);
+}
+
+/// The partition's actor failed and was built again in the same life: what was being settled keeps its cause.
+#[actix_rt::test]
+async fn a_doubt_of_this_life_keeps_its_cause_when_the_partition_is_built_again() {
+    use crate::config::model::{DoubtConfig, DoubtPolicy, VerifyConfig};
+    for (settling, delivered) in [(Some(DoubtCause::Timeout), 7), (None, 6)] {
+        let mut world = World::new();
+        world.append(keyed(7));
+        let intent = crate::core::ledger::entry::Intent {
+            at: AT,
+            id: id_of(2),
+            key: KeyHash(b"k2".iter().fold(17, |h, b| h * 31 + u64::from(*b))),
+            offset: 2,
+            round: 1,
+            attempt: 1,
+            first_try: Time(1),
+            slot: Time(1),
+            budgets: Default::default(),
+            life: LifeId(1),
+            lease_ms: 10_000,
+            timeout_ms: 1,
+        };
+        append_entry(&world.log, world.lane, &world.memory, Body::Intent(intent));
+        world.settling = settling.map(|cause| (id_of(2), cause)).into_iter().collect();
+        let mut config = partner();
+        config.doubt = DoubtConfig {
+            timeout: DoubtPolicy::Verify,
+            ..DoubtConfig::all(DoubtPolicy::Park)
+        };
+        let second = Duration::from_secs(1);
+        let mut verify = VerifyConfig::new("http://127.0.0.1/", "status == 200", "status == 404", second);
+        verify.settle = Duration::ZERO;
+        config.verify = Some(verify);
+        world.live(config, |_, _| Reply::Take).await;
+        let counts = world.memory.state.lock().partitions[&AT].counts;
+        assert_eq!(
+            (counts.delivered, counts.parked),
+            (delivered, 7 - delivered),
+            "{settling:?}"
+        );
+    }
 }

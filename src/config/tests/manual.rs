@@ -133,6 +133,12 @@ fn every_choice_of_the_table_is_taken() {
             continue;
         };
         for word in words {
+            if key.path.ends_with("verdict[].scope") {
+                good(&partner(&format!(
+                    "verdict = [{{ when = 'status == 429', is = 'later', scope = '{word}' }}]"
+                )));
+                continue;
+            }
             if key.path.contains("verdict[]") {
                 good(&partner(&format!(
                     "verdict = [{{ when = 'status == 200', is = '{word}' }}]"

@@ -231,6 +231,25 @@ impl<T> KeyQueues<T> {
         None
     }
 
+    /// The item in hand of this key is finished, and the key's next ones wait until then; the place is free.
+    pub fn rest(&mut self, key: Option<KeyHash>, until: Time, now: Time) {
+        let id = key.and_then(|hash| self.find(hash));
+        let waits = id.filter(|id| {
+            let key = self.keys.get_mut(*id);
+            key.state == State::Busy && key.len > 0 && key.holds == 0
+        });
+        let Some(id) = waits else {
+            let next = self.done(key);
+            debug_assert!(next.is_none(), "nothing is left that could go on");
+            return;
+        };
+        let stuck = self.stuck_of(id);
+        self.keys.get_mut(id).state = State::Waiting;
+        self.timer_push(coalesced(until, now), id);
+        self.note_stuck(id, stuck);
+        self.free_place();
+    }
+
     /// The item in hand goes back to the front of its key and waits, the key's later items behind it; the place
     /// is free. Without key the item waits alone.
     ///

@@ -177,6 +177,14 @@ pub struct Outcome {
     pub kind: OutcomeKind,
 }
 
+impl Outcome {
+    /// Attempts of this round that count.
+    pub fn counted_attempts(&self) -> u32 {
+        let uncounted = matches!(self.kind, OutcomeKind::Later { counted: false, .. });
+        self.attempts.saturating_sub(u32::from(uncounted))
+    }
+}
+
 /// The verdict of an [`Outcome`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum OutcomeKind {
@@ -195,6 +203,9 @@ pub enum OutcomeKind {
         key: KeyHash,
         /// Why, cut to a bound, masked.
         reason: String,
+        /// Whether the attempt counts. One that was never written (a missed slot, a node that falls short), or that met
+        /// a partner that refuses everybody's credentials, does not.
+        counted: bool,
     },
     /// Refused for good, or too old.
     Dead(Box<Kept>),

@@ -410,6 +410,11 @@ impl Turnstile {
         self.breaker.secrets_changed(now);
     }
 
+    /// See [`Breaker::stranger`]. True: the caller asks [`Turnstile::grant`].
+    pub fn stranger(&mut self, now: Time) -> bool {
+        self.breaker.stranger(now)
+    }
+
     /// The partner's RateLimit header: so many more starts within so long. Starts after the one that was
     /// answered (`seq` of its slot) are taken for not yet counted by the partner. The answer to the latest start
     /// holds, for answers overtake each other.

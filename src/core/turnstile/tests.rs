@@ -20,6 +20,7 @@ fn settings(concurrency: u32) -> BreakerSettings {
         doubts_in_a_row: 5,
         concurrency,
         doubts_park: true,
+        doubt_probe: Duration::from_secs(60),
     }
 }
 
@@ -189,9 +190,10 @@ fn everything_is_served(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Finish(i, kind) if !w.in_flight.is_empty() => {
                 let slot = w.in_flight.swap_remove(i % w.in_flight.len());
                 let result = match kind {
-                    0..16 => AttemptResult::Doubt,
+                    0..10 => AttemptResult::Doubt,
+                    10..16 => AttemptResult::DoubtAnswered,
                     16..48 => AttemptResult::Failed,
-                    48..56 => AttemptResult::CredentialsRefused,
+                    48..56 => AttemptResult::CredentialsRefused { again: false },
                     56..64 => AttemptResult::NotMade,
                     _ => AttemptResult::Answered,
                 };

@@ -333,6 +333,7 @@ impl World {
                     first_try: m.first_try,
                     key: m.key,
                     reason: String::new(),
+                    counted: rng.bool(),
                 }),
                 _ => self.intent(at, id, m.offset, m.round, m.attempts),
             },

@@ -12,7 +12,7 @@ use crate::core::expr::{Legible, Root, Scope, Val};
 use crate::core::mask::Masker;
 use crate::core::types::Time;
 use crate::core::verdict::{Ruled, Rules, by_status, in_common, names_upstream_reset};
-use crate::sink::{Answer, AnswerDetail, DoubtCause, Pace, Verdict};
+use crate::sink::{Answer, AnswerDetail, DoubtCause, Pace, Reach, Verdict};
 use http::HeaderMap;
 use http::header::LOCATION;
 
@@ -129,6 +129,7 @@ impl Reading {
         let mut after = None;
         let mut said = None;
         let mut rule = None;
+        let mut reach = None;
         let cut = heard.end == BodyEnd::Cut;
         let by_status = |cut: bool| {
             // Whether a 503 names a reset may stand in what is missing.
@@ -140,6 +141,7 @@ impl Reading {
                 after = ruling.after.filter(|_| ruling.verdict == Verdict::TryLater);
                 said = ruling.reason;
                 rule = Some(ruling.number);
+                reach = ruling.reach;
                 ruling.verdict
             }
             Ruled::Undecided { number, maybe, then } => {
@@ -164,6 +166,7 @@ impl Reading {
                 status,
                 detail: None,
                 pace: told,
+                reach,
             };
         }
         let told = match (told, after) {
@@ -171,6 +174,9 @@ impl Reading {
             (told, Some(after)) => {
                 let mut pace = told.unwrap_or_default();
                 pace.retry_after = Some(pace.retry_after.unwrap_or_default().max(after));
+                if reach == Some(Reach::Partner) {
+                    pace.pause = pace.pause.max(pace.retry_after);
+                }
                 Some(pace)
             }
         };
@@ -203,7 +209,9 @@ impl Reading {
             // The rule's number first: the detail may be cut.
             format!("{code}: {status}{by} {detail}")
         };
-        self.told(heard, verdict, &why, told, masker)
+        let mut answer = self.told(heard, verdict, &why, told, masker);
+        answer.reach = reach;
+        answer
     }
 
     fn told(
@@ -249,6 +257,7 @@ pub(super) fn unanswered(verdict: Verdict, why: &str, masker: &Masker) -> Answer
             answer: String::new(),
         })),
         pace: None,
+        reach: None,
     }
 }
 

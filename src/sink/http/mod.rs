@@ -43,7 +43,7 @@ use self::request::{PlanConfig, RequestPlan};
 use self::verify::LookUp;
 use super::secrets::Secrets;
 use super::template::TemplateError;
-use super::{Answer, Delivery, DoubtCause, Gate, Moved, PrepareError, Sent, SinkStats, Verdict};
+use super::{Answer, Delivery, DoubtCause, Gate, Moved, PrepareError, Reach, Sent, SinkStats, Verdict};
 use crate::clock::Clock;
 use crate::config::model::{DoubtPolicy, PartnerConfig, VerifyConfig};
 use crate::core::expr::ExprError;
@@ -180,6 +180,9 @@ pub(super) enum Failure {
     /// The message's own failure.
     #[error("refused: address not allowed: {0}")]
     Forbidden(String),
+    /// No connection, for this node lacks something: the partner has nothing to do with it.
+    #[error("this node is short of descriptors, ports or memory: {0}")]
+    Shortage(String),
     #[error("timeout: no answer within {0:?}")]
     Timeout(Duration),
     #[error("reset: {0}")]
@@ -190,11 +193,54 @@ pub(super) enum Failure {
 
 impl From<ConnectError> for Failure {
     fn from(e: ConnectError) -> Self {
-        match e {
-            ConnectError::Forbidden { .. } => Failure::Forbidden(e.to_string()),
-            e => Failure::Connect(e.to_string()),
+        if let ConnectError::Forbidden { .. } = e {
+            return Failure::Forbidden(e.to_string());
+        }
+        let short = match &e {
+            // A machine without IPv6 says the same of every such address, and it will not pass.
+            ConnectError::Tcp { address, source } if address.is_ipv6() => {
+                source.kind() != std::io::ErrorKind::AddrNotAvailable && is_shortage(&e)
+            }
+            // The resolver needs descriptors too, and does not always say that it got none.
+            ConnectError::Dns { .. } => {
+                is_shortage(&e) || std::fs::File::open("/dev/null").is_err_and(|e| is_shortage(&e))
+            }
+            _ => is_shortage(&e),
+        };
+        match short {
+            true => Failure::Shortage(e.to_string()),
+            false => Failure::Connect(e.to_string()),
         }
     }
+}
+
+/// Whether somewhere in the chain of causes the system says that this node lacks something: descriptors, buffers,
+/// memory, or ports of its own.
+pub(super) fn is_shortage(error: &(dyn std::error::Error + 'static)) -> bool {
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL.
+    use rustix::io::Errno;
+    let short = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+    ]
+    .map(Errno::raw_os_error);
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            if io.raw_os_error().is_some_and(|code| short.contains(&code)) {
+                return true;
+            }
+            // What it was made of is its own source, which `source` passes over.
+            if io.get_ref().is_some_and(|inner| is_shortage(inner)) {
+                return true;
+            }
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl Failure {
@@ -704,7 +750,11 @@ impl HttpSink {
     }
 
     fn unanswered(&self, verdict: Verdict, failure: &Failure) -> Answer {
-        unanswered(verdict, &failure.to_string(), &self.masker())
+        let mut answer = unanswered(verdict, &failure.to_string(), &self.masker());
+        if let Failure::Shortage(_) = failure {
+            answer.reach = Some(Reach::Node);
+        }
+        answer
     }
 }
 

@@ -26,6 +26,7 @@
 //! 15 sample     place | when u64 | end varint
 //! 16 used       budget u64 | by u64 | window varint | since varint | count varint
 //! 17 applied    version varint
+//! 19 uncounted  as 7: a `later` whose attempt does not count
 //! 18 carried    original varint | an entry of any other kind, whole, to the end
 //!
 //! outcome  message | offset varint | tries | when u64 | life u64 | status - 200 (mod 65536) varint
@@ -88,6 +89,7 @@ pub mod kind {
     pub const USED: u8 = 16;
     pub const APPLIED: u8 = 17;
     pub const CARRIED: u8 = 18;
+    pub const UNCOUNTED: u8 = 19;
 }
 
 /// The first byte of an action. Never change.
@@ -153,7 +155,7 @@ pub fn peek(bytes: &[u8]) -> Option<Peek> {
             kind = head(&mut r)?;
         }
         let about_message = match kind {
-            kind::INTENT..=kind::WAITING | kind::OPENED => true,
+            kind::INTENT..=kind::WAITING | kind::OPENED | kind::UNCOUNTED => true,
             kind::COMMAND => matches!(r.u8()?, action::FORGET | action::MARK | action::DROP),
             _ => false,
         };

@@ -25,7 +25,7 @@ fn entry(src: &Bytes, r: &mut Reader<'_>, outermost: bool) -> Result<Entry, Code
     let tenure = Tenure(r.varint()?);
     let body = match kind {
         kind::INTENT => Body::Intent(intent(r)?),
-        kind::DELIVERED..=kind::SKIPPED => Body::Outcome(outcome(src, r, kind)?),
+        kind::DELIVERED..=kind::SKIPPED | kind::UNCOUNTED => Body::Outcome(outcome(src, r, kind)?),
         kind::GENESIS => Body::Genesis(Genesis {
             ledger: r.u128()?,
             group: r.text()?,
@@ -190,7 +190,8 @@ fn outcome(src: &Bytes, r: &mut Reader<'_>, kind: u8) -> Result<Outcome, CodecEr
             *r = Reader::new(&[]);
             OutcomeKind::Delivered { readable }
         }
-        kind::LATER => OutcomeKind::Later {
+        kind::LATER | kind::UNCOUNTED => OutcomeKind::Later {
+            counted: kind == kind::LATER,
             not_before: Time(r.delta(when.0)?),
             first_try: Time(r.delta(when.0)?),
             key: KeyHash(r.u64()?),

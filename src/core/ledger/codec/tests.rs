@@ -68,14 +68,17 @@ prop_compose! {
 fn outcome_kinds() -> impl Strategy<Value = OutcomeKind> {
     prop_oneof![
         bytes(40).prop_map(|readable| OutcomeKind::Delivered { readable }),
-        (times(), times(), any::<u64>(), ".{0,9}").prop_map(|(not_before, first_try, key, reason)| {
-            OutcomeKind::Later {
-                not_before,
-                first_try,
-                key: KeyHash(key),
-                reason,
+        (times(), times(), any::<u64>(), ".{0,9}", any::<bool>()).prop_map(
+            |(not_before, first_try, key, reason, counted)| {
+                OutcomeKind::Later {
+                    counted,
+                    not_before,
+                    first_try,
+                    key: KeyHash(key),
+                    reason,
+                }
             }
-        }),
+        ),
         kepts().prop_map(OutcomeKind::Dead),
         kepts().prop_map(OutcomeKind::Parked),
         kepts().prop_map(OutcomeKind::Skipped),
@@ -279,7 +282,8 @@ fn expected_peek(entry: &Entry) -> Peek {
             (at, id) = (Some(o.at), Some(o.id));
             match o.kind {
                 OutcomeKind::Delivered { .. } => 6,
-                OutcomeKind::Later { .. } => 7,
+                OutcomeKind::Later { counted: true, .. } => 7,
+                OutcomeKind::Later { counted: false, .. } => 19,
                 OutcomeKind::Dead(_) => 8,
                 OutcomeKind::Parked(_) => 9,
                 OutcomeKind::Skipped(_) => 10,

@@ -23,7 +23,8 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
                 out,
                 match o.kind {
                     OutcomeKind::Delivered { .. } => kind::DELIVERED,
-                    OutcomeKind::Later { .. } => kind::LATER,
+                    OutcomeKind::Later { counted: true, .. } => kind::LATER,
+                    OutcomeKind::Later { counted: false, .. } => kind::UNCOUNTED,
                     OutcomeKind::Dead(_) => kind::DEAD,
                     OutcomeKind::Parked(_) => kind::PARKED,
                     OutcomeKind::Skipped(_) => kind::SKIPPED,
@@ -180,6 +181,7 @@ fn outcome(out: &mut Vec<u8>, o: &Outcome) {
             first_try,
             key,
             reason,
+            counted: _,
         } => {
             put_delta(out, o.when.0, not_before.0);
             put_delta(out, o.when.0, first_try.0);

@@ -177,7 +177,7 @@ impl PartitionState {
                 key,
                 offset: o.offset,
                 round: o.round,
-                attempts: o.attempts,
+                attempts: o.counted_attempts(),
                 first_try,
                 since: o.when,
                 status: o.status,

@@ -132,7 +132,45 @@ fn later() -> OutcomeKind {
         first_try: Time(1_000),
         key: KeyHash(9),
         reason: String::new(),
+        counted: true,
     }
+}
+
+/// A missed slot, or a partner that refuses all credentials: the attempt ended, and counts after a restart no more than before.
+#[test]
+fn an_attempt_that_does_not_count_is_not_counted() {
+    let mut lane = Lane::new();
+    let uncounted = || match later() {
+        OutcomeKind::Later {
+            not_before,
+            first_try,
+            key,
+            reason,
+            ..
+        } => OutcomeKind::Later {
+            not_before,
+            first_try,
+            key,
+            reason,
+            counted: false,
+        },
+        other => other,
+    };
+    for _ in 0..3 {
+        lane.intent(0, 1, ME);
+        lane.outcome(0, 1, 1, uncounted());
+        assert_eq!(lane.state.open_intents().count(), 0);
+        assert_eq!(lane.message(0).unwrap().attempts, 0);
+    }
+    lane.intent(0, 1, ME);
+    lane.outcome(0, 1, 1, later());
+    assert_eq!(lane.message(0).unwrap().attempts, 1);
+    lane.intent(0, 2, ME);
+    // Said again of the one before: it is on the wire still.
+    lane.outcome(0, 1, 1, uncounted());
+    assert_eq!(lane.state.open_intents().count(), 1);
+    lane.outcome(0, 1, 2, uncounted());
+    assert_eq!(lane.message(0).unwrap().attempts, 1);
 }
 
 #[test]
@@ -600,6 +638,7 @@ fn effects_follow_from_what_changed() {
             first_try: Time(1),
             key: KeyHash(1),
             reason: String::new(),
+            counted: true,
         },
     ));
     assert_eq!(fold(mark(1)), (vec![refused], 0), "it waits for its next attempt");

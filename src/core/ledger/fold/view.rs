@@ -75,7 +75,7 @@ impl LaneState {
                         == MessageState::Later {
                             not_before: *not_before,
                         }
-                        && (m.round, m.attempts) == (o.round, o.attempts)
+                        && (m.round, m.attempts) == (o.round, o.counted_attempts())
                 }
                 _ => m.payload.is_some_and(|p| p.0 == offset),
             }),

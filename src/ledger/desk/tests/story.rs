@@ -19,6 +19,7 @@ fn a_story_is_told_in_order_and_in_ten_lines() {
             first_try: NOW,
             key: KeyHash(3),
             reason: "429 slow down".into(),
+            counted: true,
         };
         world.outcome(3, 1, attempt, later);
         world.delivered(100 + attempt as u8);
@@ -86,6 +87,7 @@ fn an_attempt_whose_slot_was_missed_does_not_count() {
         first_try: NOW,
         key: KeyHash(3),
         reason: "not sent: its start slot was missed".to_owned(),
+        counted: false,
     };
     world.outcome(3, 1, 1, missed);
     world.delivered(3);

@@ -122,6 +122,7 @@ fn rule(when: &str, is: RuleVerdict) -> VerdictRuleConfig {
         is,
         reason: None,
         after: None,
+        scope: None,
     }
 }
 

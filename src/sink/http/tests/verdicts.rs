@@ -108,6 +108,7 @@ fn rules_come_first_and_the_first_that_matches_decides() {
             is,
             reason: reason.map(str::to_owned),
             after,
+            scope: None,
         };
         config.verdict = vec![
             rule(
@@ -184,6 +185,7 @@ fn a_rule_that_cannot_be_compiled_is_named() {
         is: RuleVerdict::Refused,
         reason: None,
         after: None,
+        scope: None,
     }];
     let Err(e) = HttpSink::try_new(&config, &Secrets::none(), Clock::start()) else {
         panic!("it was taken")
@@ -281,4 +283,72 @@ fn a_look_up_that_cannot_be_made_is_made_again() {
         };
         assert_eq!(why, "verify: 200 matches both `delivered` and `never_seen`");
     });
+}
+
+/// 429 for one user: what a rule's `scope` makes of the hints.
+#[test]
+fn a_rule_says_whom_the_hints_concern() {
+    use crate::config::model::RuleScope;
+    use crate::sink::Reach;
+    fn rule(config: &mut PartnerConfig, scope: Option<RuleScope>) {
+        config.verdict = vec![VerdictRuleConfig {
+            when: "status == 429".into(),
+            is: RuleVerdict::Later,
+            reason: None,
+            after: Some(Duration::from_secs(3600)),
+            scope,
+        }];
+    }
+    type Tweak = fn(&mut PartnerConfig);
+    let hour = Duration::from_secs(3600);
+    let cases: [(Tweak, Option<Reach>, Option<Duration>); 4] = [
+        (|c| rule(c, None), None, Some(Duration::from_secs(30))),
+        (|c| rule(c, Some(RuleScope::Message)), Some(Reach::Message), None),
+        (|c| rule(c, Some(RuleScope::Key)), Some(Reach::Key), None),
+        // `after` is longer than what the header asks for, and holds the partner too.
+        (
+            |c| rule(c, Some(RuleScope::Partner)),
+            Some(Reach::Partner),
+            Some(hour),
+        ),
+    ];
+    for (tweak, reach, pause) in cases {
+        let got = of((429, &[("retry-after", "30")], ""), tweak);
+        let pace = got.pace.expect("what it says about pace");
+        assert_eq!((got.reach, pace.retry_after), (reach, Some(hour)));
+        if let Some(pause) = pause {
+            assert_eq!(pace.pause, Some(pause), "{reach:?}");
+        }
+    }
+    let got = of((403, &[], ""), |config| {
+        config.verdict = vec![rule_of(RuleVerdict::Pause)]
+    });
+    assert_eq!((got.verdict, got.reach), (Verdict::Pause, Some(Reach::Partner)));
+    let got = of((403, &[], ""), |_| {});
+    assert_eq!((got.verdict, got.reach), (Verdict::Pause, None));
+}
+
+fn rule_of(is: RuleVerdict) -> VerdictRuleConfig {
+    VerdictRuleConfig {
+        when: "status == 403".into(),
+        is,
+        reason: None,
+        after: None,
+        scope: None,
+    }
+}
+
+#[test]
+fn a_shortage_of_this_node_is_told_from_a_partner_that_is_down() {
+    use std::io::Error;
+    for code in [24, 23, 105, 12, 99] {
+        let of_partner = |e: &Error| super::super::is_shortage(e);
+        let plain = Error::from_raw_os_error(code);
+        assert!(of_partner(&plain), "{plain}");
+        assert!(of_partner(&Error::other(Error::from_raw_os_error(code))));
+    }
+    for code in [111, 104, 110, 113, 101] {
+        let plain = Error::from_raw_os_error(code);
+        assert!(!super::super::is_shortage(&plain), "{plain}");
+    }
 }

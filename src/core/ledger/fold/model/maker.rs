@@ -100,6 +100,7 @@ impl Maker {
                         first_try: when,
                         key,
                         reason: "later: 429".into(),
+                        counted: self.rng.u8(0..4) > 0,
                     },
                     6 | 7 => OutcomeKind::Dead(self.kept(key)),
                     8 => OutcomeKind::Parked(self.kept(key)),

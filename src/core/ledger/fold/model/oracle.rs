@@ -124,7 +124,7 @@ fn read(facts: &[Fact]) -> Option<Message> {
                     key: *key,
                     offset: o.offset,
                     round: o.round,
-                    attempts: o.attempts,
+                    attempts: o.counted_attempts(),
                     first_try: *first_try,
                     since: o.when,
                     status: o.status,
