@@ -10,13 +10,15 @@
 //! been written is in doubt), I5 (a start is within its slot). The outcome is appended here, not by the partition's
 //! actor: what is known must be recorded even if that actor has just failed.
 
-use super::context::{Approaching, RouteContext};
+use super::context::{Approaching, PartnerContext, RouteContext};
+use super::gate::Permit;
 use super::item::{Item, Task};
 use super::lines;
 use crate::config::OnDoubt;
 use crate::core::backoff::{self, Next, Tried};
 use crate::core::breaker::{AttemptResult, Refusal};
 use crate::core::doubt::{self, Action, Doubt, DoubtRules, Progress};
+use crate::core::hosts::Pass;
 use crate::core::ledger::codec::{cut, cut_bytes};
 use crate::core::ledger::entry::{Body, Intent, Kept, Outcome, OutcomeKind};
 use crate::core::turnstile::{Draws, Slot};
@@ -71,6 +73,57 @@ impl<S> Drop for OnWire<'_, S> {
     }
 }
 
+/// Leave to go to the message's host, where the record says which; given back when dropped.
+struct HostPass<'a, S> {
+    partner: &'a PartnerContext<S>,
+    pass: Option<Pass>,
+}
+
+impl<'a, S: Sink> HostPass<'a, S> {
+    /// Err: the host is left alone; when to come back.
+    fn ask(partner: &'a PartnerContext<S>, item: &mut Item, own: bool) -> Result<Self, Time> {
+        if item.host.is_none() {
+            item.host = partner.sink.host(&item.delivery);
+        }
+        let ask = |host| {
+            let now = partner.clock.now();
+            let hosts = &mut *partner.hosts.borrow_mut();
+            hosts.ask(host, item.was_refused(), now, fastrand::u64(..))
+        };
+        let pass = item.host.filter(|_| own).map(ask).transpose()?;
+        Ok(Self { partner, pass })
+    }
+}
+
+impl<S> HostPass<'_, S> {
+    fn tell(&mut self, result: AttemptResult) {
+        if let Some(pass) = self.pass.take() {
+            let now = self.partner.clock.now();
+            let hosts = &mut *self.partner.hosts.borrow_mut();
+            hosts.finish(pass, result, now, fastrand::u64(..));
+        }
+    }
+
+    /// The attempt has ended: its place is free, and the breakers know. What a host among many does says nothing of
+    /// the partner, but for doubts: each may park a message, whichever host it is (I3).
+    fn finish(mut self, permit: Permit, result: AttemptResult) {
+        let of_partner = match (&self.pass, result) {
+            (Some(_), AttemptResult::Failed | AttemptResult::CredentialsRefused { .. }) => {
+                AttemptResult::NotMade
+            }
+            (_, result) => result,
+        };
+        self.tell(result);
+        permit.finish(of_partner);
+    }
+}
+
+impl<S> Drop for HostPass<'_, S> {
+    fn drop(&mut self) {
+        self.tell(AttemptResult::NotMade);
+    }
+}
+
 /// Does what is to be done with the item now. `approaching` is given up once it has a start slot; `written` is set
 /// when its request may have reached the partner.
 pub async fn attempt<S: Sink>(
@@ -116,6 +169,11 @@ async fn send<S: Sink>(
         if !route.is_current(item) {
             return OVERTAKEN;
         }
+        // Where a request was sent on to is not asked: it must go on from there.
+        let pass = match HostPass::ask(partner, item, moved.is_none()) {
+            Ok(pass) => pass,
+            Err(at) => return away(route, item, at),
+        };
         if !item.was_refused() {
             partner.gate.stranger();
         }
@@ -141,6 +199,14 @@ async fn send<S: Sink>(
             return OVERTAKEN;
         }
         let granted = clock.now();
+        if let Some(host) = item.host
+            && moved.is_none()
+            && let Some(at) = (partner.hosts.borrow_mut()).keeps_away(host, granted, fastrand::u64(..))
+        {
+            // While it waited for its slot others found the host dead.
+            drop(permit);
+            return away(route, item, at);
+        }
         let unsure = moved.as_ref().is_some_and(|m| m.unsure.is_some());
         if route.flood.borrow().stopped().is_some() && !unsure {
             // The flood guard stopped the route meanwhile: it goes on when the route does.
@@ -201,7 +267,7 @@ async fn send<S: Sink>(
                 return After::Again(clock.now().plus(SHORTAGE_WAIT));
             }
             Err(answer) => {
-                permit.finish(unmade(&answer));
+                pass.finish(permit, unmade(&answer));
                 return conclude(route, item, answer, clock.now());
             }
         };
@@ -297,7 +363,7 @@ async fn send<S: Sink>(
             }
             Sent::NeverWritten(answer) => {
                 written.set(false);
-                permit.finish(unmade(&answer));
+                pass.finish(permit, unmade(&answer));
                 conclude(route, item, answer, started)
             }
             Sent::Answered(answer) => {
@@ -305,14 +371,14 @@ async fn send<S: Sink>(
                     let delay = started.since(item.delivery.record.timestamp);
                     partner.metrics.start_delay.record(delay);
                 }
-                obey(route, &answer, seq);
-                permit.finish(result_of(&answer, item));
+                obey(route, item, &answer, seq);
+                pass.finish(permit, result_of(&answer, item));
                 conclude(route, item, answer, started)
             }
             Sent::Moved(answer, to) => {
-                obey(route, &answer, seq);
+                obey(route, item, &answer, seq);
                 // It answers, whatever the answer leaves open.
-                permit.finish(AttemptResult::Answered);
+                pass.finish(permit, AttemptResult::Answered);
                 sent_on(route, item, answer, started);
                 moved = Some(to);
                 continue;
@@ -390,6 +456,36 @@ fn close_uncounted<S: Sink>(
     item.delivery.attempt -= 1;
 }
 
+/// The message's host is left alone: the message comes back at this time, unless it has become too old meanwhile.
+fn away<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, at: Time) -> After {
+    let partner = &route.partner;
+    let now = partner.clock.now();
+    // Waiting for a host that does not answer ages a message, tried or not: others are answered.
+    note_first_try(route, item, now);
+    let give_up_after = partner.config.retry.give_up_after;
+    if now.since(item.first_try) < give_up_after {
+        return After::Again(at);
+    }
+    let (held, answers) =
+        (partner.gate).with(|turnstile, now| (turnstile.outage(now), turnstile.is_answering(now)));
+    let age = now
+        .since(item.first_try)
+        .saturating_sub(held.saturating_sub(item.outage_at_first_try));
+    if !answers || age < give_up_after {
+        return After::Again(at);
+    }
+    let reason = format!("{}; its host is left alone", backoff::GiveUp::TooOld { age });
+    let detail = AnswerDetail {
+        reason,
+        answer: String::new(),
+    };
+    if item.is_unsettled() {
+        let reason = format!("{}; {}", doubt::ParkReason::Unsettled, detail.reason);
+        return park(route, item, AnswerDetail { reason, ..detail });
+    }
+    dead(route, item, detail)
+}
+
 fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) {
     if item.first_try == Time::ZERO {
         item.first_try = first_try;
@@ -398,9 +494,15 @@ fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) 
 }
 
 /// Does as the partner asks, before the place of its answer is free for another start.
-fn obey<S>(route: &RouteContext<S>, answer: &Answer, seq: u64) {
+fn obey<S>(route: &RouteContext<S>, item: &Item, answer: &Answer, seq: u64) {
     let Some(pace) = &answer.pace else { return };
     if answer.reach.is_some_and(Reach::spares_partner) {
+        return;
+    }
+    if let (Some(host), None) = (item.host, answer.reach) {
+        let now = route.partner.clock.now();
+        let hosts = &mut *route.partner.hosts.borrow_mut();
+        hosts.hint(host, pace.pause, pace.remaining.zip(pace.reset), now);
         return;
     }
     route.partner.gate.with(|turnstile, now| {
@@ -522,7 +624,10 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
 /// Whether a refusal of credentials that has just come in counts as this message's own attempt: others are answered.
 /// Its first refusal, which was not counted while nobody knew, is counted with it.
 fn is_its_own<S: Sink>(route: &RouteContext<S>, item: &mut Item) -> bool {
-    let refusal = route.partner.gate.look(|turnstile| turnstile.breaker().refusal());
+    let refusal = match item.host {
+        Some(host) => route.partner.hosts.borrow().refusal(host),
+        None => route.partner.gate.look(|turnstile| turnstile.breaker().refusal()),
+    };
     let suspected = std::mem::replace(&mut item.suspected, refusal == Refusal::Suspected);
     if refusal == Refusal::Own && suspected {
         item.delivery.attempt += 1;

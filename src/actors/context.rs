@@ -7,6 +7,7 @@ use super::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{LedgerConfig, PartnerConfig};
 use crate::core::flood::FloodGuard;
+use crate::core::hosts::Hosts;
 use crate::core::resolve::Skips;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use crate::ledger::lane::LanePort;
@@ -33,6 +34,8 @@ pub struct PartnerContext<S> {
     pub port: Rc<LanePort>,
     /// Who may start when.
     pub gate: Rc<PartnerGate>,
+    /// Which hosts are left alone, where the record says which host it is for.
+    pub hosts: RefCell<Hosts>,
     /// Bytes held by its routes.
     pub memory: MemoryShare,
     /// What is counted.

@@ -191,6 +191,9 @@ fn here(local: &mut Local, effects: &Effects) {
         match effect {
             Effect::Paused { partner } | Effect::Resumed { partner } => {
                 if let Some(partner) = local.partners.get(partner.as_str()) {
+                    if let Effect::Resumed { .. } = effect {
+                        partner.hosts.borrow_mut().resume(partner.clock.now());
+                    }
                     partner.gate.with(|turnstile, now| match effect {
                         Effect::Paused { .. } => turnstile.pause(now),
                         _ => turnstile.resume(now),

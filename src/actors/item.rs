@@ -1,6 +1,7 @@
 //! A message on its way through a partition: queued, in hand of a key's actor, or waiting.
 
 use crate::core::doubt::{Doubt, Progress};
+use crate::core::hosts::HostId;
 use crate::core::types::{KeyHash, Time};
 use crate::sink::Delivery;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Item {
     pub not_before: Time,
     /// Last status; 0 if none.
     pub status: u16,
+    /// Its host, once that is known, where the record says which.
+    pub host: Option<HostId>,
     /// Its credentials were refused once without that being counted: it is, if the refusals turn out to be its own.
     pub suspected: bool,
     /// Where it ends without being delivered, the next message of its key waits until then; zero if nothing says so.

@@ -8,6 +8,7 @@ use crate::actors::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{Config, PartnerConfig};
 use crate::core::breaker::{BreakerSettings, Cause};
+use crate::core::hosts::Hosts;
 use crate::core::ledger::entry::BudgetDraw;
 use crate::core::ledger::fold::UsedSlots;
 use crate::core::limiter::BudgetTable;
@@ -89,6 +90,7 @@ impl PartnerStart {
         if self.paused {
             turnstile.pause(now);
         }
+        let hosts = RefCell::new(Hosts::new(BreakerSettings::of(&self.partner)));
         let permits = self.config.actors.permits;
         let name: Arc<str> = self.partner.name.as_str().into();
         let gate = PartnerGate::new(
@@ -111,6 +113,7 @@ impl PartnerStart {
             sink,
             port,
             gate,
+            hosts,
             memory: self.memory,
             clock: self.clock,
         };

@@ -138,6 +138,7 @@ async fn apply(config: &Arc<Config>, keeper: &Arc<Keeper>, homes: &[ArbiterHandl
                     });
                 }
                 let settings = BreakerSettings::of(partner);
+                context.hosts.borrow_mut().set(settings.clone());
                 context.gate.with(|turnstile, _| turnstile.set(settings));
             }
         })

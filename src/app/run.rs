@@ -478,6 +478,7 @@ impl Node {
                     home.spawn_fn(|| {
                         let partners: Vec<_> = local(|l| l.partners.values().cloned().collect());
                         for partner in partners {
+                            partner.hosts.borrow_mut().secrets_changed(partner.clock.now());
                             partner.gate.with(|turnstile, now| turnstile.secrets_changed(now));
                         }
                     });

@@ -20,6 +20,7 @@ pub mod breaker;
 pub mod doubt;
 pub mod expr;
 pub mod flood;
+pub mod hosts;
 pub mod identity;
 pub mod key_queues;
 pub mod ledger;

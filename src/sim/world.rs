@@ -18,6 +18,7 @@ use crate::clock::{Clock, simulated};
 use crate::config::{Config, IdMissing, IdSource, KeyMissing, KeySource};
 use crate::core::breaker::BreakerSettings;
 use crate::core::flood::FloodGuard;
+use crate::core::hosts::Hosts;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, BudgetDraw, Entry, Genesis};
 use crate::core::ledger::fold::{FinishedState, LaneState, MessageState};
@@ -390,6 +391,7 @@ impl World {
                 draws: scenario.limit.iter().map(draw).collect(),
             };
             let partner = Rc::new(PartnerContext {
+                hosts: RefCell::new(Hosts::new(crate::core::breaker::BreakerSettings::of(config))),
                 name: config.name.as_str().into(),
                 config: Arc::new(config.clone()),
                 ledger: Config::for_test("data").ledger,

@@ -8,6 +8,7 @@ pub mod http;
 pub mod secrets;
 pub mod template;
 
+use crate::core::hosts::HostId;
 use crate::core::mask::Masker;
 use crate::core::record::Record;
 use crate::core::types::MessageId;
@@ -210,6 +211,10 @@ pub trait Sink: 'static {
     type Connection;
     /// Makes the request; no I/O.
     fn prepare(&self, delivery: &Delivery) -> Result<Self::Request, PrepareError>;
+    /// The host of the request, where it is the record that says which; none where all requests go to the same one.
+    fn host(&self, _: &Delivery) -> Option<HostId> {
+        None
+    }
     /// The same for an attempt that the partner sent on to another address ([`Sent::Moved`]).
     ///
     /// # Errors

@@ -354,6 +354,7 @@ impl<S: Sink> PartitionActor<S> {
             not_before: Time::ZERO,
             checked: 0,
             status: 0,
+            host: None,
             suspected: false,
             key_rests_until: Time::ZERO,
             shed: false,

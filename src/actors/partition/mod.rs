@@ -264,6 +264,10 @@ impl<S: Sink> PartitionActor<S> {
     /// Hands the message out; where it is passed over, the next one of its key in its place.
     fn hand_out(&mut self, mut item: Box<Item>, ctx: &mut Context<Self>) {
         let item = loop {
+            if let Some(until) = self.kept_away(&item) {
+                self.again(item, until);
+                return;
+            }
             if item.shed {
                 self.load(item, ctx);
                 return;
@@ -284,6 +288,18 @@ impl<S: Sink> PartitionActor<S> {
         }
         let parent = self.parent(ctx);
         self.crew.assign(Work { item, draws }, &self.route, &parent);
+    }
+
+    /// Until when the message's host is left alone, if it is and the message is not too old to wait for it. Before its payload is
+    /// read again: a dead host may have a hundred thousand of them.
+    fn kept_away(&self, item: &Item) -> Option<Time> {
+        let host = item.host.filter(|_| matches!(item.task, Task::Send))?;
+        let (partner, now) = (&self.route.partner, self.now());
+        if now.since(item.first_try) >= partner.config.retry.give_up_after {
+            return None;
+        }
+        let hosts = &mut *partner.hosts.borrow_mut();
+        hosts.keeps_away(host, now, fastrand::u64(..))
     }
 
     fn parent(&mut self, ctx: &mut Context<Self>) -> Rc<Recipient<WorkEnded>> {

@@ -170,6 +170,7 @@ impl<S: Sink> PartitionActor<S> {
             not_before: Time::ZERO,
             checked: 0,
             status: message.status,
+            host: None,
             suspected: false,
             key_rests_until: Time::ZERO,
             shed: true,

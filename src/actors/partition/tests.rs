@@ -10,6 +10,7 @@ use crate::actors::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{Config, IdSource, KeySource, OnDoubt, PartnerConfig};
 use crate::core::breaker::BreakerSettings;
+use crate::core::hosts::HostId;
 use crate::core::ledger::entry::{SkipMatch, SkipRule};
 use crate::core::ledger::fold::{FinishedState, LaneState, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
@@ -62,6 +63,8 @@ struct FakeSink {
     no_request: fn(u64, u32) -> bool,
     /// Connects that still fail for want of descriptors.
     short: Arc<AtomicUsize>,
+    /// Connects to the dead host fail only once so many requests have come.
+    silent_until: usize,
 }
 
 impl Sink for FakeSink {
@@ -79,7 +82,30 @@ impl Sink for FakeSink {
         }
     }
 
-    async fn connect(&self, _: &Delivery) -> Result<(), Answer> {
+    /// Keys say for which host a record is, if they begin so.
+    fn host(&self, delivery: &Delivery) -> Option<HostId> {
+        let key = delivery.record.key.as_deref().unwrap_or_default();
+        match key.get(..4)? {
+            b"dead" => Some(HostId(1)),
+            b"live" => Some(HostId(2)),
+            _ => None,
+        }
+    }
+
+    async fn connect(&self, delivery: &Delivery) -> Result<(), Answer> {
+        if self.host(delivery) == Some(HostId(1)) {
+            // Nobody answers the connect, while others are served.
+            while self.partner.lock().seen.len() < self.silent_until {
+                tokio::task::yield_now().await;
+            }
+            return Err(Answer {
+                verdict: Verdict::TryLater,
+                status: 0,
+                detail: Some(Box::new(AnswerDetail::default())),
+                pace: None,
+                reach: None,
+            });
+        }
         let still = self.short.load(Ordering::Relaxed);
         if still == 0 {
             return Ok(());
@@ -342,6 +368,7 @@ struct World {
     gone: Option<Offset>,
     no_request: fn(u64, u32) -> bool,
     short: Arc<AtomicUsize>,
+    silent_until: usize,
     /// What the life that begins was settling when its actor failed.
     settling: Vec<(MessageId, DoubtCause)>,
 }
@@ -378,6 +405,7 @@ impl World {
             gone: None,
             no_request: |_, _| false,
             short: Arc::default(),
+            silent_until: 0,
             settling: Vec::new(),
         }
     }
@@ -471,10 +499,13 @@ impl World {
             plan: Arc::new(plan),
             no_request: self.no_request,
             short: self.short.clone(),
+            silent_until: self.silent_until,
         };
         let defaults = Config::for_test("data");
         let flood = config.flood.dead_in_a_row;
+        let hosts = RefCell::new(crate::core::hosts::Hosts::new(BreakerSettings::of(&config)));
         let partner = Rc::new(PartnerContext {
+            hosts,
             name: "p".into(),
             config: Arc::new(config),
             ledger: defaults.ledger.clone(),
@@ -1690,5 +1721,36 @@ async fn a_doubt_of_this_life_keeps_its_cause_when_the_partition_is_built_again(
             (delivered, 7 - delivered),
             "{settling:?}"
         );
+    }
+}
+
+/// URLs are records, and one host of them is dead: refuses, or never answers a connect.
+#[actix_rt::test]
+async fn a_dead_host_harms_only_its_own_messages() {
+    type Order = fn(u64) -> bool;
+    let orders: [(&str, Order); 3] = [
+        ("all dead ones first", |n| n < 200),
+        ("nineteen dead ones for each live one", |n| n % 20 != 0),
+        ("in turns", |n| n % 2 == 0),
+    ];
+    for (order, dead) in orders {
+        for silent in [false, true] {
+            let mut world = World::new();
+            let live = (0..400).filter(|n| !dead(*n)).count();
+            world
+                .append((0..400).map(|n| (Some(format!("{}{n}", if dead(n) { "dead" } else { "live" })), n)));
+            world.silent_until = if silent { live } else { 0 };
+            let mut config = partner();
+            config.concurrency = 8;
+            let all_live = move |state: &LaneState| {
+                state
+                    .partitions
+                    .get(&AT)
+                    .is_some_and(|p| p.counts.delivered == live as u64)
+            };
+            world.live_until(config, |_, _| Reply::Take, all_live).await;
+            let seen = world.partner.lock().seen.len();
+            assert_eq!(seen, live, "{order}, silent: {silent}");
+        }
     }
 }

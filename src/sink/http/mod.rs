@@ -47,6 +47,7 @@ use super::{Answer, Delivery, DoubtCause, Gate, Moved, PrepareError, Reach, Sent
 use crate::clock::Clock;
 use crate::config::model::{DoubtPolicy, PartnerConfig, VerifyConfig};
 use crate::core::expr::ExprError;
+use crate::core::hosts::HostId;
 use crate::core::mask::{MASK, Masker, shows_literal};
 use crate::core::reach::{self, Bounds};
 use crate::core::redirect::{self, Step};
@@ -54,6 +55,7 @@ use crate::core::verdict::{RuleError, Rules};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Body as _;
 use std::cell::RefCell;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -813,6 +815,16 @@ impl super::Sink for HttpSink {
 
     fn prepare(&self, delivery: &Delivery) -> Result<Request, PrepareError> {
         HttpSink::prepare(self, delivery)
+    }
+    fn host(&self, delivery: &Delivery) -> Option<HostId> {
+        if self.host.is_some() {
+            return None;
+        }
+        // One that cannot be read is the record's own fault, as `prepare` will say.
+        let origin = self.plan.origin_of(delivery)?;
+        let mut hasher = std::hash::DefaultHasher::new();
+        origin.hash(&mut hasher);
+        Some(HostId(hasher.finish()))
     }
     fn prepare_moved(&self, delivery: &Delivery, moved: &Moved) -> Result<Request, PrepareError> {
         HttpSink::prepare_moved(self, delivery, moved)

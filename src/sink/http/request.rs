@@ -173,6 +173,12 @@ impl RequestPlan {
         self.fixed.borrow().target.as_ref().map(|t| Rc::clone(&t.origin))
     }
 
+    /// The origin of this delivery's request, where its URL can be read.
+    pub(super) fn origin_of(&self, d: &Delivery) -> Option<Rc<Origin>> {
+        let text = self.templates.render(&self.url, d).ok()?;
+        Some(Target::parse(&text).ok()?.origin)
+    }
+
     /// Renders anew what does not depend on the record.
     fn renew(&self, version: u64) -> Result<(), PrepareError> {
         let target = if self.url.is_fixed() {

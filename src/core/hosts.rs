@@ -1,0 +1,393 @@
+//! One breaker for each host, for a partner whose URL takes its host from the record: a host that is dead, hangs or
+//! wants to be left alone concerns its own messages and nobody else's (I8).
+//!
+//! Asked before a message stands at the partner's gate. A message whose host is left alone is sent away with a time
+//! to come back: it must not take one of the few places at the gate, where others' messages stand.
+//!
+//! A host is *proven* while its last request was answered. Hosts that are not (new ones, failing ones) have at most
+//! half of the partner's places between them, and each a quarter: connects that nobody answers take their whole
+//! timeout, and live hosts need places meanwhile.
+//!
+//! Who is sent away comes back spread over a time that grows with how many were: a hundred thousand messages of one
+//! dead host cost some thousand looks a second, not all of the processor.
+//!
+//! The number of hosts is bounded ([`MOST_HOSTS`]). What is forgotten first is a host without a request on its way:
+//! one that is well, else the one used longest ago; forgetting a failing one costs a few tries. Only hashes of hosts are held: a
+//! host may be part of what a record says (I9).
+//!
+//! Neighbours: the partner's context owns it; attempts ask and tell. A restart begins with none.
+
+use super::breaker::{Allow, AttemptResult, Breaker, BreakerSettings, Refusal};
+use super::types::Time;
+use hashbrown::HashMap;
+use std::time::Duration;
+
+/// Hosts of one partner that are remembered at once, at least; more only while they all have requests on their way.
+pub const MOST_HOSTS: usize = 4_096;
+/// Who finds no place comes back after so long at least.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Each message sent away makes the time over which they come back so much longer ...
+const SPREAD_EACH: Duration = Duration::from_micros(200);
+/// ... up to this.
+const SPREAD_MOST: Duration = Duration::from_secs(60);
+
+/// A host, by a hash of scheme, name and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HostId(pub u64);
+
+/// Leave to go to a host; to be given to [`Hosts::finish`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a pass that is not finished keeps its host's place"]
+pub struct Pass {
+    host: HostId,
+    probe: bool,
+    proven: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Hosts {
+    settings: BreakerSettings,
+    hosts: HashMap<u64, Host>,
+    /// Requests on their way to hosts that were not proven.
+    unproven: u32,
+}
+
+#[derive(Debug)]
+struct Host {
+    breaker: Breaker,
+    in_use: u32,
+    proven: bool,
+    failed: bool,
+    paused_until: Time,
+    /// So many more requests until then, by its RateLimit header.
+    left: Option<(u64, Time)>,
+    /// Messages sent away lately.
+    sent_away: u32,
+    used: Time,
+}
+
+impl Host {
+    fn is_well(&self, now: Time) -> bool {
+        self.breaker.is_open().is_none() && !self.failed && self.paused_until <= now
+    }
+}
+
+/// The breaker settings of one host among many.
+fn share(settings: &BreakerSettings) -> BreakerSettings {
+    let concurrency = (settings.concurrency / 2).max(1);
+    BreakerSettings {
+        concurrency,
+        doubts_in_a_row: settings.doubts_in_a_row.min(concurrency.max(3)),
+        ..settings.clone()
+    }
+}
+
+impl Hosts {
+    /// No hosts yet; `settings` are the partner's.
+    pub fn new(settings: BreakerSettings) -> Self {
+        Self {
+            settings,
+            hosts: HashMap::new(),
+            unproven: 0,
+        }
+    }
+
+    /// Changes the settings; what has been counted stays.
+    pub fn set(&mut self, settings: BreakerSettings) {
+        for host in self.hosts.values_mut() {
+            host.breaker.set(share(&settings));
+        }
+        self.settings = settings;
+    }
+
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// Whether a message to this host may stand at the gate; if not, when it comes back. `refused_before`: its credentials were
+    /// refused. `rnd` is a random number.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub fn ask(&mut self, host: HostId, refused_before: bool, now: Time, rnd: u64) -> Result<Pass, Time> {
+        if self.hosts.len() >= MOST_HOSTS && !self.hosts.contains_key(&host.0) {
+            self.make_room(now);
+        }
+        let most = self.settings.concurrency.max(1);
+        let settings = &self.settings;
+        let h = self.hosts.entry(host.0).or_insert_with(|| Host {
+            breaker: Breaker::new(share(settings)),
+            in_use: 0,
+            proven: false,
+            failed: false,
+            paused_until: Time::ZERO,
+            left: None,
+            sent_away: 0,
+            used: now,
+        });
+        h.used = now;
+        if !refused_before {
+            h.breaker.stranger(now);
+        }
+        let Err(at) = h.has_room(most, self.unproven, now) else {
+            h.in_use += 1;
+            let (probe, proven) = (h.breaker.on_start(), h.proven);
+            self.unproven += u32::from(!proven);
+            if let Some((left, _)) = &mut h.left {
+                *left = left.saturating_sub(1);
+            }
+            return Ok(Pass { host, probe, proven });
+        };
+        Err(h.send_away(at.unwrap_or(now), now, rnd))
+    }
+
+    /// Sends a message away whose host is left alone, before anything is done for it. None: it may ask.
+    pub fn keeps_away(&mut self, host: HostId, now: Time, rnd: u64) -> Option<Time> {
+        let h = self.hosts.get_mut(&host.0)?;
+        let open = h.breaker.is_open().map_or(Time::ZERO, |open| open.2);
+        let until = open.max(h.paused_until);
+        (until > now).then(|| h.send_away(until, now, rnd))
+    }
+
+    /// A request has ended, or was not made.
+    pub fn finish(&mut self, pass: Pass, result: AttemptResult, now: Time, rnd: u64) {
+        self.unproven -= u32::from(!pass.proven);
+        let Some(h) = self.hosts.get_mut(&pass.host.0) else {
+            return;
+        };
+        h.in_use = h.in_use.saturating_sub(1);
+        match result {
+            AttemptResult::Answered => {
+                (h.proven, h.failed, h.sent_away) = (true, false, 0);
+            }
+            AttemptResult::Failed | AttemptResult::Doubt | AttemptResult::DoubtAnswered => {
+                (h.proven, h.failed) = (false, true);
+                h.sent_away /= 2;
+            }
+            AttemptResult::CredentialsRefused { .. } => h.proven = true,
+            AttemptResult::PausedByRule | AttemptResult::NotMade => {}
+        }
+        h.breaker.on_result(result, pass.probe, now, rnd);
+    }
+
+    /// What the host's answer said about pace.
+    pub fn hint(&mut self, host: HostId, pause: Option<Duration>, left: Option<(u64, Duration)>, now: Time) {
+        let Some(h) = self.hosts.get_mut(&host.0) else {
+            return;
+        };
+        if let Some(pause) = pause {
+            h.paused_until = h.paused_until.max(now.plus(pause));
+        }
+        if let Some((left, reset)) = left {
+            // Those on their way may not have been counted by the host yet; the one that was answered has been.
+            let on_their_way = u64::from(h.in_use.saturating_sub(1));
+            h.left = Some((left.saturating_sub(on_their_way), now.plus(reset)));
+        }
+    }
+
+    /// What the refusal of credentials that this host has just given turned out to be.
+    pub fn refusal(&self, host: HostId) -> Refusal {
+        self.hosts
+            .get(&host.0)
+            .map_or(Refusal::Suspected, |h| h.breaker.refusal())
+    }
+
+    /// How many hosts are left alone, and when the first of them is tried again.
+    pub fn left_alone(&self, now: Time) -> (usize, Time) {
+        let until = |h: &Host| {
+            let open = h.breaker.left_alone().map(|(_, until)| until);
+            open.or((h.paused_until > now).then_some(h.paused_until))
+        };
+        let all = self.hosts.values().filter_map(until);
+        all.fold((0, Time::NEVER), |(n, first), until| (n + 1, first.min(until)))
+    }
+
+    /// An operator lets the partner go on: every host's pause ends, and each failing one may be tried at once.
+    pub fn resume(&mut self, now: Time) {
+        for h in self.hosts.values_mut() {
+            h.paused_until = Time::ZERO;
+            h.left = None;
+            h.sent_away = 0;
+            h.breaker.probe_now(now);
+        }
+    }
+
+    /// A secret of the partner has changed.
+    pub fn secrets_changed(&mut self, now: Time) {
+        for h in self.hosts.values_mut() {
+            h.breaker.secrets_changed(now);
+        }
+    }
+
+    /// Forgets hosts without a request on its way: all that are well, and if that is little, the half used longest ago.
+    fn make_room(&mut self, now: Time) {
+        self.hosts.retain(|_, h| h.in_use > 0 || !h.is_well(now));
+        if self.hosts.len() * 4 < MOST_HOSTS * 3 {
+            return;
+        }
+        let mut used: Vec<Time> = self.hosts.values().map(|h| h.used).collect();
+        let middle = used.len() / 2;
+        let middle = *used.select_nth_unstable(middle).1;
+        self.hosts.retain(|_, h| h.in_use > 0 || h.used > middle);
+    }
+}
+
+impl Host {
+    /// Counts one more message sent away until then, and says when it comes back.
+    fn send_away(&mut self, until: Time, now: Time, rnd: u64) -> Time {
+        self.sent_away = self.sent_away.saturating_add(1);
+        let spread = SPREAD_EACH.saturating_mul(self.sent_away).min(SPREAD_MOST);
+        let part = spread.mul_f64((rnd >> 11) as f64 / (1u64 << 53) as f64);
+        until.max(now.plus(LOOK_AGAIN)).plus(part)
+    }
+
+    /// Whether one more request may set out to it; if not, when it may, where that is known.
+    fn has_room(&mut self, most: u32, unproven: u32, now: Time) -> Result<(), Option<Time>> {
+        if let Allow::NotBefore(at) = self.breaker.allows(now) {
+            return Err((at != Time::NEVER).then(|| at.max(self.paused_until)));
+        }
+        if self.paused_until > now {
+            return Err(Some(self.paused_until));
+        }
+        match self.left {
+            Some((_, until)) if until <= now => self.left = None,
+            Some((0, until)) => return Err(Some(until)),
+            _ => {}
+        }
+        let own = if self.proven { most } else { most / 4 };
+        let full = self.in_use >= own.max(1) || (!self.proven && unproven >= (most / 2).max(1));
+        if full { Err(None) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::from_millis(1_700_000_000_000);
+    const DEAD: HostId = HostId(1);
+    const LIVE: HostId = HostId(2);
+
+    fn hosts(concurrency: u32) -> Hosts {
+        let mut partner = crate::config::PartnerConfig::new("p", "{{ value }}");
+        partner.concurrency = concurrency as usize;
+        Hosts::new(BreakerSettings::of(&partner))
+    }
+
+    fn tell(hosts: &mut Hosts, host: HostId, result: AttemptResult, now: Time) {
+        let pass = hosts.ask(host, false, now, 0).expect("leave to go");
+        hosts.finish(pass, result, now, 0);
+    }
+
+    #[test]
+    fn a_dead_host_is_left_alone_and_a_live_one_does_not_notice() {
+        let mut hosts = hosts(8);
+        (0..20).for_each(|_| tell(&mut hosts, DEAD, AttemptResult::Failed, START));
+        let until = hosts.ask(DEAD, false, START, 0).expect_err("it is left alone");
+        assert_eq!(until.since(START), Duration::from_secs(1));
+        assert_eq!(hosts.keeps_away(DEAD, START, 0), Some(until));
+        assert_eq!(hosts.left_alone(START), (1, until));
+        (0..100).for_each(|_| tell(&mut hosts, LIVE, AttemptResult::Answered, START));
+        assert_eq!(hosts.keeps_away(LIVE, START, 0), None);
+        // One probe, and the host is back.
+        let probe = hosts.ask(DEAD, false, until, 0).expect("a probe");
+        assert!(hosts.ask(DEAD, false, until, 0).is_err(), "one at a time");
+        hosts.finish(probe, AttemptResult::Answered, until, 0);
+        assert_eq!(hosts.left_alone(until), (0, Time::NEVER));
+        tell(&mut hosts, DEAD, AttemptResult::Answered, until);
+    }
+
+    #[test]
+    fn hosts_that_never_answered_leave_half_of_the_places_to_those_that_did() {
+        for (concurrency, unproven) in [(64, 32), (8, 4), (2, 1), (1, 1)] {
+            let mut hosts = hosts(concurrency);
+            tell(&mut hosts, LIVE, AttemptResult::Answered, START);
+            // A hundred hosts whose connects nobody answers.
+            let mut out: Vec<Pass> = (10..110)
+                .filter_map(|n| hosts.ask(HostId(n), false, START, 0).ok())
+                .collect();
+            assert_eq!(out.len(), unproven);
+            let live = (0..concurrency).filter_map(|_| hosts.ask(LIVE, false, START, 0).ok());
+            let live: Vec<Pass> = live.collect();
+            assert_eq!(live.len(), concurrency as usize, "as many as the partner takes");
+            out.extend(live);
+            out.into_iter()
+                .for_each(|pass| hosts.finish(pass, AttemptResult::NotMade, START, 0));
+            assert!(hosts.ask(HostId(10), false, START, 0).is_ok());
+        }
+    }
+
+    #[test]
+    fn hints_of_one_host_hold_that_host() {
+        let mut hosts = hosts(8);
+        tell(&mut hosts, LIVE, AttemptResult::Answered, START);
+        tell(&mut hosts, DEAD, AttemptResult::Answered, START);
+        let minute = Duration::from_secs(60);
+        hosts.hint(DEAD, Some(minute), None, START);
+        assert_eq!(
+            hosts.ask(DEAD, false, START, 0).expect_err("paused"),
+            START.plus(minute)
+        );
+        hosts.hint(LIVE, None, Some((2, minute)), START);
+        (0..2).for_each(|_| tell(&mut hosts, LIVE, AttemptResult::Answered, START));
+        assert_eq!(
+            hosts.ask(LIVE, false, START, 0).expect_err("nothing is left"),
+            START.plus(minute)
+        );
+        hosts.resume(START);
+        tell(&mut hosts, DEAD, AttemptResult::Answered, START);
+        tell(&mut hosts, LIVE, AttemptResult::Answered, START);
+    }
+
+    #[test]
+    fn who_is_sent_away_comes_back_spread_over_a_growing_time() {
+        let mut hosts = hosts(8);
+        hosts.hint(DEAD, None, None, START);
+        tell(&mut hosts, DEAD, AttemptResult::Answered, START);
+        hosts.hint(DEAD, Some(Duration::from_secs(1)), None, START);
+        let mut last = Time::ZERO;
+        for _ in 0..1_000_000 {
+            last = hosts.ask(DEAD, false, START, u64::MAX).expect_err("paused");
+        }
+        let wait = last.since(START);
+        assert!(
+            wait > Duration::from_secs(60) && wait <= Duration::from_secs(61),
+            "{wait:?}"
+        );
+    }
+
+    #[test]
+    fn the_number_of_hosts_is_bounded_and_what_goes_first_is_well() {
+        let mut hosts = hosts(8);
+        (0..20).for_each(|_| tell(&mut hosts, DEAD, AttemptResult::Failed, START));
+        for n in 0..100_000u64 {
+            tell(
+                &mut hosts,
+                HostId(1_000 + n),
+                AttemptResult::Answered,
+                START.plus(Duration::from_millis(n)),
+            );
+            assert!(hosts.len() <= MOST_HOSTS);
+        }
+        assert!(hosts.hosts.contains_key(&DEAD.0), "the failing one is remembered");
+        // All fail, each with another name: those used longest ago are forgotten.
+        for n in 0..100_000u64 {
+            tell(
+                &mut hosts,
+                HostId(1_000_000 + n),
+                AttemptResult::Failed,
+                START.plus(Duration::from_secs(200 + n)),
+            );
+            assert!(hosts.len() <= MOST_HOSTS);
+        }
+        assert!(!hosts.hosts.contains_key(&DEAD.0));
+        assert_eq!(hosts.unproven, 0);
+    }
+}
