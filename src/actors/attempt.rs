@@ -24,7 +24,7 @@ use crate::core::ledger::entry::{Body, Intent, Kept, Outcome, OutcomeKind};
 use crate::core::turnstile::{Draws, Slot};
 use crate::core::types::{MessageId, Time};
 use crate::ledger::lane::LaneError;
-use crate::sink::{Answer, AnswerDetail, DoubtCause, Moved, Reach, Sent, Sink, Verdict, idempotency_key};
+use crate::sink::{Answer, AnswerDetail, Concerns, DoubtCause, Moved, Sent, Sink, Verdict, idempotency_key};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,6 +34,8 @@ const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 /// A place that cannot be used for want of descriptors, ports or memory rests so long, and so does its message: the
 /// places that have a connection go on meanwhile.
 const SHORTAGE_WAIT: Duration = Duration::from_millis(500);
+/// A pause that the partner asks for is worth a line from this length on.
+const TOLD_PAUSE: Duration = Duration::from_secs(10);
 
 /// What comes after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,7 +257,7 @@ async fn send<S: Sink>(
         }
         let connection = match connection {
             Ok(connection) => connection,
-            Err(answer) if answer.reach == Some(Reach::Node) => {
+            Err(answer) if answer.concerns == Some(Concerns::Node) => {
                 fall_short(route, &answer);
                 // With the place in hand: so many fewer start while what they need is missing.
                 tokio::time::sleep(SHORTAGE_WAIT).await;
@@ -349,7 +351,7 @@ async fn send<S: Sink>(
                 }
                 continue;
             }
-            Sent::NeverWritten(answer) if answer.reach == Some(Reach::Node) => {
+            Sent::NeverWritten(answer) if answer.concerns == Some(Concerns::Node) => {
                 written.set(false);
                 fall_short(route, &answer);
                 let again = clock.now().plus(SHORTAGE_WAIT);
@@ -496,37 +498,49 @@ fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) 
 /// Does as the partner asks, before the place of its answer is free for another start.
 fn obey<S>(route: &RouteContext<S>, item: &Item, answer: &Answer, seq: u64) {
     let Some(pace) = &answer.pace else { return };
-    if answer.reach.is_some_and(Reach::spares_partner) {
+    if answer.concerns.is_some_and(Concerns::spares_partner) {
         return;
     }
-    if let (Some(host), None) = (item.host, answer.reach) {
+    if let (Some(host), None) = (item.host, answer.concerns) {
         let now = route.partner.clock.now();
         let hosts = &mut *route.partner.hosts.borrow_mut();
         hosts.hint(host, pace.pause, pace.remaining.zip(pace.reset), now);
         return;
     }
-    route.partner.gate.with(|turnstile, now| {
+    let told = route.partner.gate.with(|turnstile, now| {
+        let (before, mut told) = (turnstile.paused_until(), None);
         if let Some(pause) = pace.pause {
-            turnstile.pause_until(now.plus(pause), now);
+            let until = now.plus(pause);
+            turnstile.pause_until(until, now);
+            // A long one is said, once: not by each of the answers that were on their way.
+            told = (pause >= TOLD_PAUSE && until > before.plus(TOLD_PAUSE)).then_some((pause, until));
         }
         if let (Some(remaining), Some(reset)) = (pace.remaining, pace.reset) {
             turnstile.observe_remaining(remaining, reset, seq, now);
         }
+        told
     });
+    if let Some((pause, until)) = told {
+        tracing::info!(
+            event = "partner_held", partner = %route.partner.name, status = answer.status,
+            held_ms = pause.as_millis() as u64, held_until = %until,
+            "the partner asks for no requests until then (Retry-After or RateLimit)"
+        );
+    }
 }
 
 /// What an answer says about the partner as a whole.
 fn result_of(answer: &Answer, item: &Item) -> AttemptResult {
     match answer.verdict {
         Verdict::Delivered | Verdict::Refused => AttemptResult::Answered,
-        Verdict::Pause if answer.reach == Some(Reach::Partner) => AttemptResult::PausedByRule,
+        Verdict::Pause if answer.concerns == Some(Concerns::Partner) => AttemptResult::PausedByRule,
         Verdict::Pause => AttemptResult::CredentialsRefused {
             again: item.was_refused(),
         },
         Verdict::Unknown(_) if answer.status != 0 => AttemptResult::DoubtAnswered,
         Verdict::Unknown(_) => AttemptResult::Doubt,
         // A rule says that somebody is there, and that it is about this message or key.
-        Verdict::TryLater if answer.reach.is_some_and(Reach::spares_partner) => AttemptResult::Answered,
+        Verdict::TryLater if answer.concerns.is_some_and(Concerns::spares_partner) => AttemptResult::Answered,
         // 425 and 429 come from a partner that is up and says so.
         Verdict::TryLater if answer.status != 0 && answer.status < 500 => AttemptResult::Answered,
         Verdict::TryLater => AttemptResult::Failed,
@@ -542,7 +556,7 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
     item.delivery.attempt += 1;
     item.status = answer.status;
     lines::attempted(route, item, &answer, now.since(started));
-    if answer.reach == Some(Reach::Key)
+    if answer.concerns == Some(Concerns::Key)
         && let Some(pace) = &answer.pace
     {
         item.key_rests_until = now.plus(pace.retry_after.max(pace.pause).unwrap_or_default());
@@ -665,6 +679,9 @@ fn settle<S: Sink>(
             After::Delivered
         }
         Action::Park(reason) => {
+            if let doubt::ParkReason::Policy(cause) = reason {
+                route.figures.parked_for(cause);
+            }
             let reason = if detail.reason.is_empty() {
                 reason.to_string()
             } else {

@@ -10,6 +10,7 @@ use crate::core::flood::FloodGuard;
 use crate::core::hosts::Hosts;
 use crate::core::resolve::Skips;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
+use crate::core::waits::Parked;
 use crate::ledger::lane::LanePort;
 use crate::sink::DoubtCause;
 use crate::telemetry::metrics::PartnerMetrics;
@@ -18,7 +19,7 @@ use hashbrown::{HashMap, HashSet};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One partner, on the arbiter where all its work is done.
 pub struct PartnerContext<S> {
@@ -274,4 +275,32 @@ pub struct RouteFigures {
     pub busy_keys: AtomicU64,
     /// Messages in the hands of keys' actors.
     pub in_hand: AtomicU64,
+    /// Messages in doubt that are being settled.
+    pub settling: AtomicU64,
+    /// Keys that wait until a doubt is settled.
+    pub held_keys: AtomicU64,
+    /// Messages parked in this life by the partner's policy: crash, timeout, gateway.
+    pub parked: [AtomicU64; 3],
+}
+
+impl RouteFigures {
+    /// One more message was parked by the policy for this cause.
+    pub fn parked_for(&self, cause: DoubtCause) {
+        let which = match cause {
+            DoubtCause::Crash => 0,
+            DoubtCause::Timeout => 1,
+            DoubtCause::Gateway => 2,
+        };
+        self.parked[which].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Messages parked so.
+    pub fn parked(&self) -> Parked {
+        let [crash, timeout, gateway] = [0, 1, 2].map(|i| self.parked[i].load(Ordering::Relaxed));
+        Parked {
+            crash,
+            timeout,
+            gateway,
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! What a node says of itself: `status`, `/api/status`, the page and the gauges of `/metrics` all show this.
 
+use crate::core::waits::Wait;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -126,6 +127,8 @@ pub struct PartnerStatus {
     pub paused: Option<String>,
     /// No start before this time, by its own Retry-After or RateLimit.
     pub held_until: Option<String>,
+    /// What its messages wait for, the weightiest first.
+    pub waits: Vec<WaitStatus>,
     /// Dead letters kept.
     pub dead: u64,
     /// Messages parked in doubt.
@@ -147,6 +150,29 @@ pub struct PartnerStatus {
     pub sink: String,
     /// Where it is: scheme, host and port, never path or query.
     pub address: String,
+}
+
+/// One thing that a partner's messages wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WaitStatus {
+    /// A stable word: paused, stopped, credentials, rule, breaker, retry_after, node_short, hosts, limit, settling,
+    /// held, retries, in_flight.
+    pub code: String,
+    /// In words.
+    pub text: String,
+    /// Until when, where that is known.
+    pub until: Option<String>,
+}
+
+impl From<Wait> for WaitStatus {
+    fn from(wait: Wait) -> Self {
+        Self {
+            code: wait.code.to_owned(),
+            text: wait.text,
+            until: wait.until.map(|at| at.to_string()),
+        }
+    }
 }
 
 /// A circuit breaker.

@@ -15,8 +15,9 @@ use crate::api::status::BreakerState;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::breaker::Cause;
-use crate::core::ledger::fold::LaneState;
+use crate::core::ledger::fold::{LaneState, Pause};
 use crate::core::types::{RouteId, Time};
+use crate::core::waits::{Facts, Parked, Wait, hints};
 use crate::ledger::desk::standing::settings;
 use crate::ledger::keeper::Keeper;
 use crate::ledger::lane::Lane;
@@ -179,6 +180,62 @@ impl NodeHooks {
         all
     }
 
+    /// What each partner's messages wait for, where they do.
+    pub fn waits(&self) -> Vec<(Arc<str>, Vec<Wait>)> {
+        let now = self.clock.now();
+        let of = |figures: PartnerFigures| (figures.name.clone(), self.facts(&figures).waits(now));
+        let all = self.partners().into_iter().map(of);
+        all.filter(|(_, waits)| !waits.is_empty()).collect()
+    }
+
+    /// What would help the partners of which this life parked messages.
+    pub fn hints(&self) -> Vec<String> {
+        let mut parked: BTreeMap<String, Parked> = BTreeMap::new();
+        for ((_, partner, _), figures) in self.routes.lock().iter() {
+            let (sum, more) = (parked.entry(partner.clone()).or_default(), figures.parked());
+            sum.crash += more.crash;
+            sum.timeout += more.timeout;
+            sum.gateway += more.gateway;
+        }
+        parked
+            .iter()
+            .flat_map(|(partner, parked)| hints(partner, *parked))
+            .collect()
+    }
+
+    fn facts(&self, figures: &PartnerFigures) -> Facts {
+        let (paused, stopped) = self.keeper.with_state(|state| {
+            let paused = state
+                .paused
+                .get(&*figures.name)
+                .map(|p| (p.who.clone(), p.reason.clone()));
+            let of_partner = |(route, pause): (&RouteId, &Pause)| {
+                let route = state.routes.get(route).filter(|r| *r.partner == *figures.name)?;
+                Some((route.topic.to_string(), pause.reason.clone()))
+            };
+            (paused, state.stopped.iter().filter_map(of_partner).collect())
+        });
+        let mut facts = Facts {
+            paused,
+            stopped,
+            breaker: figures.left_alone,
+            held_until: figures.held_until,
+            hosts: figures.hosts,
+            at_gate: (figures.waiting, figures.ask_at),
+            short_since: figures.short_since,
+            in_flight: u64::from(figures.in_flight),
+            ..Facts::default()
+        };
+        for ((_, partner, _), route) in self.routes.lock().iter() {
+            if **partner == *figures.name {
+                facts.settling += route.settling.load(Ordering::Relaxed);
+                facts.held_keys += route.held_keys.load(Ordering::Relaxed);
+                facts.retrying += route.waiting.load(Ordering::Relaxed);
+            }
+        }
+        facts
+    }
+
     fn full(&self) -> bool {
         let full = |m: &MemoryShare| m.node_held() * 100 >= m.node_bound() * FULL;
         self.memory.as_ref().is_some_and(full)
@@ -245,10 +302,13 @@ impl Hooks for NodeHooks {
                 Some((_, until)) if until <= now => BreakerState::HalfOpen,
                 Some(_) => BreakerState::Open,
             };
-            if let (None, Some((Cause::Credentials, _))) = (&partner.paused, figures.open) {
-                let why = "it refuses the credentials (401 or 403): one probe a minute, or a changed secret, goes on";
+            let credentials = |(cause, _): &(Cause, Time)| matches!(cause, Cause::Credentials | Cause::Rule);
+            if partner.paused.is_none() && figures.left_alone.as_ref().is_some_and(credentials) {
+                let why = "it refuses the credentials (401, 403, or a verdict rule): a probe at least once a minute, or a changed secret, goes on";
                 partner.paused = Some(why.to_owned());
             }
+            let facts = self.facts(figures);
+            partner.waits = facts.waits(now).into_iter().map(Into::into).collect();
             partner.held_until = (figures.held_until > now).then(|| figures.held_until.to_string());
             partner.connections = figures.connections.connections;
             partner.connected = figures.connections.connected;

@@ -131,8 +131,16 @@ pub struct PartnerFigures {
     pub in_flight: u32,
     /// Attempts that wait for a slot.
     pub waiting: usize,
-    /// Why and until when it is left alone, if it is.
+    /// Why and until when its breaker is not closed, if it is not.
     pub open: Option<(Cause, Time)>,
+    /// The same as far as it is worth telling.
+    pub left_alone: Option<(Cause, Time)>,
+    /// Hosts of its that are left alone, and when the first is tried again.
+    pub hosts: (usize, Time),
+    /// When its gate is looked at again, if nothing happens before.
+    pub ask_at: Time,
+    /// Since when this node lacks what connections to it need.
+    pub short_since: Option<Time>,
     /// It asked for no starts before this time; in the past if it did not.
     pub held_until: Time,
     /// Its connections.
@@ -149,6 +157,10 @@ pub fn figures() -> Vec<PartnerFigures> {
                 name: name.clone(),
                 in_flight: turnstile.in_use(),
                 waiting: turnstile.waiting(),
+                left_alone: turnstile.breaker().left_alone(),
+                hosts: partner.hosts.borrow().left_alone(partner.clock.now()),
+                ask_at: partner.gate.ask_at(),
+                short_since: partner.gate.short_since(partner.clock.now()),
                 open: turnstile
                     .breaker()
                     .is_open()

@@ -71,7 +71,7 @@ pub struct RunOptions {
 }
 
 /// What a run came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Messages delivered, since the ledger's beginning.
     pub delivered: u64,
@@ -79,6 +79,10 @@ pub struct Summary {
     pub dead: u64,
     /// Messages parked now.
     pub parked: u64,
+    /// Messages whose request had no known outcome when the node ended: the next start decides by the doubt policy.
+    pub in_doubt: u64,
+    /// What would help the partners of which messages were parked.
+    pub hints: Vec<String>,
     /// Why it ended.
     pub ended: Ended,
 }
@@ -117,6 +121,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LOCKED_EVERY: Duration = Duration::from_millis(20);
 /// Whether nothing waits is asked so often.
 const IDLE_EVERY: Duration = Duration::from_millis(20);
+/// A run that ends once nothing waits says what it waits for after so long ...
+const WAITS_FIRST: Duration = Duration::from_secs(10);
+/// ... and then so often.
+const WAITS_EVERY: Duration = Duration::from_secs(60);
 /// So often it is looked for new topics that a pattern matches.
 const TOPICS_EVERY: Duration = Duration::from_secs(5);
 /// Secrets from files are read again so often; a change resumes a partner that refused the old ones.
@@ -352,7 +360,8 @@ impl Node {
             "no new attempts; waiting for requests in flight"
         );
         supervisor.do_send(Stopping);
-        if self.drain(&hooks.topics).await {
+        let hints = hooks.hints();
+        if self.drain(&hooks).await {
             // Nobody has to wait for a request of this life any more.
             main.outcome(Body::Released(vec![*life]));
         }
@@ -384,7 +393,7 @@ impl Node {
             done => done?,
         }
         log.close()?;
-        Ok(self.summary(ended))
+        Ok(self.summary(ended, hints))
     }
 
     fn hooks(
@@ -612,15 +621,16 @@ impl Node {
 
     /// Waits until nothing is in hand, at most `node.drain`, then ends all topics. Answers whether nothing was left
     /// on the wire.
-    async fn drain(&self, topics: &Topics) -> bool {
+    async fn drain(&self, hooks: &NodeHooks) -> bool {
         let until = Instant::now() + self.config.node.drain;
-        let topics: Vec<_> = topics.lock().values().cloned().collect();
+        let topics: Vec<_> = hooks.topics.lock().values().cloned().collect();
         let quiet = loop {
             let mut in_hand = 0;
             for topic in &topics {
                 in_hand += topic.send(DrainTopic).await.map_or(0, |d| d.in_hand);
             }
-            if in_hand == 0 {
+            // Who has a slot and no intent yet counts for the stop, but can be in no doubt.
+            if in_hand == 0 && hooks.cap.in_flight() == 0 {
                 break true;
             }
             if Instant::now() >= until {
@@ -648,11 +658,12 @@ impl Node {
         }
     }
 
-    fn summary(&self, ended: Ended) -> Summary {
+    fn summary(&self, ended: Ended, hints: Vec<String>) -> Summary {
         use crate::core::ledger::fold::MessageState;
         self.opened.keeper.with_state(|state| {
             let mut summary = Summary {
                 ended,
+                hints,
                 ..Summary::default()
             };
             for partition in state.partitions.values() {
@@ -662,6 +673,7 @@ impl Node {
                     match message.state {
                         MessageState::Dead => summary.dead += 1,
                         MessageState::Parked => summary.parked += 1,
+                        MessageState::Open { .. } => summary.in_doubt += 1,
                         _ => {}
                     }
                 }
@@ -673,7 +685,15 @@ impl Node {
 
 /// Returns when nothing waits, or the time is over.
 async fn drained(hooks: &NodeHooks, deadline: Option<Instant>) -> Ended {
+    let mut say = Instant::now() + WAITS_FIRST;
     loop {
+        if Instant::now() >= say {
+            say += WAITS_EVERY;
+            for (partner, waits) in hooks.waits() {
+                let why: Vec<&str> = waits.iter().map(|wait| wait.text.as_str()).collect();
+                tracing::info!(event = "waiting", partner = %partner, why = why.join("; "), "not drained yet");
+            }
+        }
         tokio::time::sleep(IDLE_EVERY).await;
         let topics = hooks.topics.lock().clone();
         // One that is planned and not there yet has not been asked.

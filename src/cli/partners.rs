@@ -136,6 +136,17 @@ fn fields(p: &PartnerStatus) -> Vec<(&'static str, String)> {
         ("partner", p.partner.clone()),
         ("sink", format!("{} {}", p.sink, p.address)),
         ("traffic", status::traffic(p)),
+        (
+            "waits for",
+            match p.waits.as_slice() {
+                [] => "nothing".to_owned(),
+                waits => waits
+                    .iter()
+                    .map(|w| w.text.clone())
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            },
+        ),
         ("limits", limits),
         ("rate", format!("{:.1}/s", p.rate)),
         (

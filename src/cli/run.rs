@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// End once nothing waits, with a summary; exit code 3 if messages are dead or parked, 1 if it was told to stop before
+    /// End once nothing waits, with a summary; exit code 3 if messages are dead or parked, 1 if it was told to stop before. Without this option: 3 if a stop left requests in doubt
     #[arg(long)]
     pub until_drained: bool,
     /// With --until-drained: give up after so long, as 2h; exit code 4
@@ -54,11 +54,22 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
             summary.delivered, summary.dead, summary.parked
         );
     }
+    if summary.in_doubt > 0 {
+        eprintln!(
+            "in doubt: the outcome of {} requests is not known; the next start decides by each partner's doubt policy",
+            summary.in_doubt
+        );
+    }
+    if args.until_drained {
+        summary.hints.iter().for_each(|hint| eprintln!("hint: {hint}"));
+    }
     Ok(match summary.ended {
         app::Ended::TimedOut => Exit::TimedOut,
         // Whoever runs a batch must not take a stop for its end.
         app::Ended::Told if args.until_drained => Exit::Failed,
         app::Ended::Drained if summary.dead + summary.parked > 0 => Exit::Incomplete,
+        // An orderly stop leaves nothing in doubt; this one did.
+        app::Ended::Told if summary.in_doubt > 0 => Exit::Incomplete,
         app::Ended::Told | app::Ended::Drained => Exit::Done,
     })
 }

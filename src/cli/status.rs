@@ -91,6 +91,13 @@ fn print(out: &mut Out, status: &Status) -> Result<(), CliError> {
     }
     out.line("")?;
     partners(&status.partners).print(out)?;
+    // A request in flight, or a retry, is nothing to wonder about while the partner is served.
+    let quiet = |code: &str| matches!(code, "in_flight" | "retries");
+    for p in &status.partners {
+        for wait in p.waits.iter().filter(|wait| !quiet(&wait.code)) {
+            out.line(format!("! {}: {}", p.partner, one_line(&wait.text)))?;
+        }
+    }
     out.line("")?;
     topics(&status.topics).print(out)?;
     for t in status.topics.iter().filter(|t| t.stopped.is_some()) {

@@ -40,3 +40,4 @@ pub mod turnstile;
 pub mod types;
 pub mod url_text;
 pub mod verdict;
+pub mod waits;

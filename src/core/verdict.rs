@@ -10,7 +10,7 @@
 
 use super::expr::{Expr, ExprError, Legible, PathExpr, Scope, Vocabulary};
 use crate::config::model::{RuleScope, RuleVerdict, VerdictRuleConfig};
-use crate::sink::{DoubtCause, Reach, Verdict};
+use crate::sink::{Concerns, DoubtCause, Verdict};
 use std::time::Duration;
 
 /// A partner's verdict rules, compiled. The first that matches decides.
@@ -26,7 +26,7 @@ struct Rule {
     is: Verdict,
     reason: Option<PathExpr>,
     after: Option<Duration>,
-    reach: Option<Reach>,
+    concerns: Option<Concerns>,
 }
 
 /// A rule that cannot be compiled.
@@ -51,7 +51,7 @@ pub struct Ruling {
     /// For `later`: wait at least so long.
     pub after: Option<Duration>,
     /// Whom it concerns; none: the rule does not say.
-    pub reach: Option<Reach>,
+    pub concerns: Option<Concerns>,
     /// Which rule, from 1.
     pub number: usize,
 }
@@ -105,10 +105,10 @@ impl Rules {
                 },
                 reason: reason.transpose().map_err(failed("reason"))?,
                 after: rule.after,
-                reach: match (rule.scope, rule.is) {
-                    (Some(RuleScope::Message), _) => Some(Reach::Message),
-                    (Some(RuleScope::Key), _) => Some(Reach::Key),
-                    (Some(RuleScope::Partner), _) | (None, RuleVerdict::Pause) => Some(Reach::Partner),
+                concerns: match (rule.scope, rule.is) {
+                    (Some(RuleScope::Message), _) => Some(Concerns::Message),
+                    (Some(RuleScope::Key), _) => Some(Concerns::Key),
+                    (Some(RuleScope::Partner), _) | (None, RuleVerdict::Pause) => Some(Concerns::Partner),
                     (None, _) => None,
                 },
             });
@@ -141,7 +141,7 @@ impl Rules {
                         verdict: rule.is,
                         reason: rule.reason.as_ref().and_then(|r| r.text(scope)),
                         after: rule.after,
-                        reach: rule.reach,
+                        concerns: rule.concerns,
                         number: i + 1,
                     });
                     break;

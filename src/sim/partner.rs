@@ -190,7 +190,7 @@ impl SimSink {
             status,
             detail: Some(Box::new(AnswerDetail::default())),
             pace: None,
-            reach: None,
+            concerns: None,
         }
     }
 }
@@ -302,7 +302,7 @@ impl Sink for SimSink {
             status,
             detail: (verdict != Verdict::Delivered).then(|| Box::new(AnswerDetail::default())),
             pace: pace.map(Box::new),
-            reach: None,
+            concerns: None,
         })
     }
 

@@ -98,12 +98,12 @@ pub struct Answer {
     /// What the partner said about pace; none on the hot path.
     pub pace: Option<Box<Pace>>,
     /// Whom it concerns, where that is said; none: what its kind of answer usually concerns.
-    pub reach: Option<Reach>,
+    pub concerns: Option<Concerns>,
 }
 
 /// Whom an answer, and what it says about pace, concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Concerns {
     /// This message alone, by a verdict rule.
     Message,
     /// The messages of its key, by a verdict rule.
@@ -114,7 +114,7 @@ pub enum Reach {
     Node,
 }
 
-impl Reach {
+impl Concerns {
     /// Whether it says that the partner as a whole is not concerned.
     pub fn spares_partner(self) -> bool {
         self != Self::Partner

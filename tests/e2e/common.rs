@@ -209,6 +209,19 @@ impl Node {
         rustix::process::kill_process(pid, signal).expect("signalled");
     }
 
+    /// Leaves it room for so many more open files than it has now.
+    pub fn limit_files(&self, more: u64) {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let open = std::fs::read_dir(folder).expect("its open files").count() as u64;
+        let limit = Rlimit {
+            current: Some(open + more),
+            maximum: Some(open + more),
+        };
+        let pid = rustix::process::Pid::from_child(&self.child);
+        prlimit(Some(pid), Resource::Nofile, limit).expect("limited");
+    }
+
     /// What it said so far.
     pub fn said(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.said).expect("its messages")).into_owned()

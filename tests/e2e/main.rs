@@ -10,6 +10,7 @@ mod intake;
 mod kills;
 mod limits;
 mod partners;
+mod scope;
 mod secrets;
 mod stop;
 mod telling;

@@ -472,6 +472,11 @@ impl<S: Sink> PartitionActor<S> {
             .busy_keys
             .store(self.queues.busy() as u64, Ordering::Relaxed);
         figures.in_hand.store(self.in_hand as u64, Ordering::Relaxed);
+        let settling = self.route.doubts.borrow().len() as u64;
+        figures.settling.store(settling, Ordering::Relaxed);
+        figures
+            .held_keys
+            .store(self.holding.len() as u64, Ordering::Relaxed);
     }
 
     /// Whether nothing is queued, waiting or in hand, and everything there was to read has been read.
@@ -596,7 +601,7 @@ pub struct Drain;
 /// Answer to [`Drain`] and [`AreYouIdle`].
 #[derive(MessageResponse, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Messages in the hands of keys' actors; while draining, those that have a start slot.
+    /// Messages in the hands of keys' actors; while draining, those whose request is on the wire or about to be.
     pub in_hand: usize,
     /// Nothing is queued or waiting, and everything has been read.
     pub idle: bool,
@@ -613,7 +618,7 @@ impl<S: Sink> Handler<Drain> for PartitionActor<S> {
         let gate = &self.route.partner.gate;
         gate.with(|turnstile, now| turnstile.pause(now));
         Drained {
-            in_hand: self.route.on_wire.borrow().len() + gate.in_use() as usize,
+            in_hand: self.route.on_wire.borrow().len(),
             idle: self.is_idle(),
         }
     }

@@ -22,7 +22,9 @@ use crate::core::types::{LifeId, RouteId, RoutePartition, Tenure};
 use crate::intake::fake_log::FakeLog;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Batch, TopicSpec};
-use crate::sink::{Answer, AnswerDetail, Delivery, Gate, Pace, PrepareError, Reach, Sent, Verdict, Verified};
+use crate::sink::{
+    Answer, AnswerDetail, Concerns, Delivery, Gate, Pace, PrepareError, Sent, Verdict, Verified,
+};
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::sync::atomic::AtomicUsize;
@@ -44,7 +46,7 @@ enum Reply {
     /// 403.
     Forbid,
     /// 429 with a Retry-After of an hour, by a verdict rule for these.
-    Wait(Option<Reach>),
+    Wait(Option<Concerns>),
     PanicBefore,
     PanicAfter,
 }
@@ -103,7 +105,7 @@ impl Sink for FakeSink {
                 status: 0,
                 detail: Some(Box::new(AnswerDetail::default())),
                 pace: None,
-                reach: None,
+                concerns: None,
             });
         }
         let still = self.short.load(Ordering::Relaxed);
@@ -116,7 +118,7 @@ impl Sink for FakeSink {
             status: 0,
             detail: Some(Box::new(AnswerDetail::default())),
             pace: None,
-            reach: Some(Reach::Node),
+            concerns: Some(Concerns::Node),
         })
     }
 
@@ -161,8 +163,8 @@ impl Sink for FakeSink {
                     ..Pace::default()
                 })
             }),
-            reach: match reply {
-                Reply::Wait(reach) => reach,
+            concerns: match reply {
+                Reply::Wait(concerns) => concerns,
                 _ => None,
             },
         })
@@ -602,6 +604,7 @@ impl World {
                     first_try: m.first_try,
                     key,
                     reason: String::new(),
+                    counted: true,
                 },
             };
             append_entry(&self.log, self.lane, &self.memory, Body::Outcome(later));
@@ -1610,11 +1613,11 @@ async fn a_403_for_everybody_pauses_the_partner_and_counts_for_nobody_not_even_a
 /// 429 with Retry-After for one user: the rule's scope keeps it from everybody else.
 #[actix_rt::test]
 async fn a_wait_that_concerns_a_message_or_key_holds_nobody_else() {
-    for reach in [Reach::Message, Reach::Key] {
+    for concerns in [Concerns::Message, Concerns::Key] {
         let mut world = World::new();
         world.append(keyed(70));
         let plan = move |n, _| match n {
-            0 => Reply::Wait(Some(reach)),
+            0 => Reply::Wait(Some(concerns)),
             _ => Reply::Take,
         };
         let others = |state: &LaneState| {
@@ -1625,20 +1628,20 @@ async fn a_wait_that_concerns_a_message_or_key_holds_nobody_else() {
         };
         world.live_until(partner(), plan, others).await;
         let seen = world.partner.lock().seen.clone();
-        assert_eq!(seen.len(), 61, "{reach:?}: its key waits behind it, in order");
+        assert_eq!(seen.len(), 61, "{concerns:?}: its key waits behind it, in order");
     }
 }
 
 #[actix_rt::test]
 async fn a_key_rests_although_its_message_has_ended_where_the_rule_says_so() {
-    for (reach, next) in [(Reach::Message, 1), (Reach::Key, 0)] {
+    for (concerns, next) in [(Concerns::Message, 1), (Concerns::Key, 0)] {
         let mut world = World::new();
         // The key's messages come one behind the other.
         world.append((0..40).map(|i| (Some(format!("k{}", if i < 2 { 0 } else { i })), i)));
         let mut config = partner();
         config.retry.attempts = Some(1);
         let plan = move |n, _| match n {
-            0 => Reply::Wait(Some(reach)),
+            0 => Reply::Wait(Some(concerns)),
             _ => Reply::Take,
         };
         let over = move |state: &LaneState| {
@@ -1646,7 +1649,7 @@ async fn a_key_rests_although_its_message_has_ended_where_the_rule_says_so() {
             at.is_some_and(|p| p.counts.dead == 1 && p.counts.delivered == 38 + next)
         };
         world.live_until(config, plan, over).await;
-        assert_eq!(requests(&world, 1) as u64, next, "{reach:?}");
+        assert_eq!(requests(&world, 1) as u64, next, "{concerns:?}");
     }
 }
 

@@ -12,7 +12,7 @@ use crate::core::expr::{Legible, Root, Scope, Val};
 use crate::core::mask::Masker;
 use crate::core::types::Time;
 use crate::core::verdict::{Ruled, Rules, by_status, in_common, names_upstream_reset};
-use crate::sink::{Answer, AnswerDetail, DoubtCause, Pace, Reach, Verdict};
+use crate::sink::{Answer, AnswerDetail, Concerns, DoubtCause, Pace, Verdict};
 use http::HeaderMap;
 use http::header::LOCATION;
 
@@ -129,7 +129,7 @@ impl Reading {
         let mut after = None;
         let mut said = None;
         let mut rule = None;
-        let mut reach = None;
+        let mut concerns = None;
         let cut = heard.end == BodyEnd::Cut;
         let by_status = |cut: bool| {
             // Whether a 503 names a reset may stand in what is missing.
@@ -141,7 +141,7 @@ impl Reading {
                 after = ruling.after.filter(|_| ruling.verdict == Verdict::TryLater);
                 said = ruling.reason;
                 rule = Some(ruling.number);
-                reach = ruling.reach;
+                concerns = ruling.concerns;
                 ruling.verdict
             }
             Ruled::Undecided { number, maybe, then } => {
@@ -166,7 +166,7 @@ impl Reading {
                 status,
                 detail: None,
                 pace: told,
-                reach,
+                concerns,
             };
         }
         let told = match (told, after) {
@@ -174,7 +174,7 @@ impl Reading {
             (told, Some(after)) => {
                 let mut pace = told.unwrap_or_default();
                 pace.retry_after = Some(pace.retry_after.unwrap_or_default().max(after));
-                if reach == Some(Reach::Partner) {
+                if concerns == Some(Concerns::Partner) {
                     pace.pause = pace.pause.max(pace.retry_after);
                 }
                 Some(pace)
@@ -210,7 +210,7 @@ impl Reading {
             format!("{code}: {status}{by} {detail}")
         };
         let mut answer = self.told(heard, verdict, &why, told, masker);
-        answer.reach = reach;
+        answer.concerns = concerns;
         answer
     }
 
@@ -257,7 +257,7 @@ pub(super) fn unanswered(verdict: Verdict, why: &str, masker: &Masker) -> Answer
             answer: String::new(),
         })),
         pace: None,
-        reach: None,
+        concerns: None,
     }
 }
 

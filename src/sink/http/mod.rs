@@ -43,7 +43,7 @@ use self::request::{PlanConfig, RequestPlan};
 use self::verify::LookUp;
 use super::secrets::Secrets;
 use super::template::TemplateError;
-use super::{Answer, Delivery, DoubtCause, Gate, Moved, PrepareError, Reach, Sent, SinkStats, Verdict};
+use super::{Answer, Concerns, Delivery, DoubtCause, Gate, Moved, PrepareError, Sent, SinkStats, Verdict};
 use crate::clock::Clock;
 use crate::config::model::{DoubtPolicy, PartnerConfig, VerifyConfig};
 use crate::core::expr::ExprError;
@@ -754,7 +754,7 @@ impl HttpSink {
     fn unanswered(&self, verdict: Verdict, failure: &Failure) -> Answer {
         let mut answer = unanswered(verdict, &failure.to_string(), &self.masker());
         if let Failure::Shortage(_) = failure {
-            answer.reach = Some(Reach::Node);
+            answer.concerns = Some(Concerns::Node);
         }
         answer
     }

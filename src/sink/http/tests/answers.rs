@@ -17,6 +17,7 @@ fn rule(when: &str, is: RuleVerdict) -> VerdictRuleConfig {
         is,
         reason: None,
         after: None,
+        scope: None,
     }
 }
 

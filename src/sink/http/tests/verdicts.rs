@@ -289,7 +289,7 @@ fn a_look_up_that_cannot_be_made_is_made_again() {
 #[test]
 fn a_rule_says_whom_the_hints_concern() {
     use crate::config::model::RuleScope;
-    use crate::sink::Reach;
+    use crate::sink::Concerns;
     fn rule(config: &mut PartnerConfig, scope: Option<RuleScope>) {
         config.verdict = vec![VerdictRuleConfig {
             when: "status == 429".into(),
@@ -301,31 +301,38 @@ fn a_rule_says_whom_the_hints_concern() {
     }
     type Tweak = fn(&mut PartnerConfig);
     let hour = Duration::from_secs(3600);
-    let cases: [(Tweak, Option<Reach>, Option<Duration>); 4] = [
+    let cases: [(Tweak, Option<Concerns>, Option<Duration>); 4] = [
         (|c| rule(c, None), None, Some(Duration::from_secs(30))),
-        (|c| rule(c, Some(RuleScope::Message)), Some(Reach::Message), None),
-        (|c| rule(c, Some(RuleScope::Key)), Some(Reach::Key), None),
+        (
+            |c| rule(c, Some(RuleScope::Message)),
+            Some(Concerns::Message),
+            None,
+        ),
+        (|c| rule(c, Some(RuleScope::Key)), Some(Concerns::Key), None),
         // `after` is longer than what the header asks for, and holds the partner too.
         (
             |c| rule(c, Some(RuleScope::Partner)),
-            Some(Reach::Partner),
+            Some(Concerns::Partner),
             Some(hour),
         ),
     ];
-    for (tweak, reach, pause) in cases {
+    for (tweak, concerns, pause) in cases {
         let got = of((429, &[("retry-after", "30")], ""), tweak);
         let pace = got.pace.expect("what it says about pace");
-        assert_eq!((got.reach, pace.retry_after), (reach, Some(hour)));
+        assert_eq!((got.concerns, pace.retry_after), (concerns, Some(hour)));
         if let Some(pause) = pause {
-            assert_eq!(pace.pause, Some(pause), "{reach:?}");
+            assert_eq!(pace.pause, Some(pause), "{concerns:?}");
         }
     }
     let got = of((403, &[], ""), |config| {
         config.verdict = vec![rule_of(RuleVerdict::Pause)]
     });
-    assert_eq!((got.verdict, got.reach), (Verdict::Pause, Some(Reach::Partner)));
+    assert_eq!(
+        (got.verdict, got.concerns),
+        (Verdict::Pause, Some(Concerns::Partner))
+    );
     let got = of((403, &[], ""), |_| {});
-    assert_eq!((got.verdict, got.reach), (Verdict::Pause, None));
+    assert_eq!((got.verdict, got.concerns), (Verdict::Pause, None));
 }
 
 fn rule_of(is: RuleVerdict) -> VerdictRuleConfig {

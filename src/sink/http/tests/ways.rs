@@ -129,6 +129,7 @@ fn a_loop_of_redirects_is_not_taken() {
             is: RuleVerdict::Unknown,
             reason: None,
             after: None,
+            scope: None,
         }];
         let (answer, hops) = led_to(&config).await;
         assert_eq!((answer.verdict, hops, server.count()), (GATEWAY, 0, 1));

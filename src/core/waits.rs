@@ -1,0 +1,289 @@
+//! What a partner's messages wait for, and what would help: said the same by `run --until-drained`, `status` and its
+//! JSON. Pure: the facts come in, words come out.
+
+use super::breaker::Cause;
+use super::types::Time;
+use std::time::Duration;
+
+/// A slot that comes so soon is nothing that anybody waits for.
+const SOON: Duration = Duration::from_secs(1);
+
+/// How a partner and its routes stand.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Who paused it, and why.
+    pub paused: Option<(String, String)>,
+    /// Why its routes stand: the topic, and the reason.
+    pub stopped: Vec<(String, String)>,
+    /// Why the breaker leaves it alone, and until when (then probes go).
+    pub breaker: Option<(Cause, Time)>,
+    /// It asked for no starts before then.
+    pub held_until: Time,
+    /// Hosts that are left alone, where records say which host they are for, and when the first is tried again.
+    pub hosts: (usize, Time),
+    /// Messages that wait for a slot, and when somebody looks again whether there is one; [`Time::NEVER`]: when a
+    /// request in flight has ended.
+    pub at_gate: (usize, Time),
+    /// Since when this node lacks descriptors, ports or memory for connections to it.
+    pub short_since: Option<Time>,
+    /// Messages in doubt that are being looked up or sent again.
+    pub settling: u64,
+    /// Keys that wait until an operator settles a doubt.
+    pub held_keys: u64,
+    /// Messages that wait for their next attempt.
+    pub retrying: u64,
+    /// Requests in flight.
+    pub in_flight: u64,
+}
+
+/// One thing that is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// A stable word for it.
+    pub code: &'static str,
+    /// In words.
+    pub text: String,
+    /// Until when, where that is known.
+    pub until: Option<Time>,
+}
+
+impl Facts {
+    /// What is waited for, the weightiest first.
+    pub fn waits(&self, now: Time) -> Vec<Wait> {
+        let mut waits = Vec::new();
+        let mut say = |code, text: String, until: Option<Time>| waits.push(Wait { code, text, until });
+        if let Some((who, why)) = &self.paused {
+            let why = if why.is_empty() {
+                String::new()
+            } else {
+                format!(": {why}")
+            };
+            say("paused", format!("paused by {who}{why}"), None);
+        }
+        for (topic, why) in &self.stopped {
+            say(
+                "stopped",
+                format!("the route from {topic} is stopped: {why}"),
+                None,
+            );
+        }
+        if let Some((cause, until)) = self.breaker {
+            let next = if until > now {
+                format!("the next probe goes at {until}")
+            } else {
+                "a probe is on its way, or waits for a message".to_owned()
+            };
+            let (code, what) = match cause {
+                Cause::Credentials => (
+                    "credentials",
+                    "it refuses the credentials of every message (401, 403 or 407); a changed secret is tried at once",
+                ),
+                Cause::Rule => ("rule", "a verdict rule says pause"),
+                Cause::Failures => ("breaker", "it is down: the breaker is open"),
+                Cause::Doubts => ("breaker", "it gives no clear answers: the breaker is open"),
+            };
+            say(code, format!("{what}; {next}"), (until > now).then_some(until));
+        }
+        if self.held_until > now {
+            let until = self.held_until;
+            let text = format!("it asked for no requests before {until} (Retry-After or RateLimit)");
+            say("retry_after", text, Some(until));
+        }
+        if let Some(since) = self.short_since {
+            let text = format!("this node has been short of descriptors, ports or memory since {since}");
+            say("node_short", text, None);
+        }
+        if self.hosts.0 > 0 {
+            let (hosts, first) = self.hosts;
+            let text = format!(
+                "{} left alone; the first is tried again at {first}",
+                count(hosts as u64, "host")
+            );
+            say("hosts", text, Some(first));
+        }
+        let stands = self.paused.is_some() || self.breaker.is_some() || self.held_until > now;
+        let (waiting, next) = self.at_gate;
+        if !stands && waiting > 0 && next != Time::NEVER && next > now.plus(SOON) {
+            say(
+                "limit",
+                format!("its limits are used up: the next start is at {next}"),
+                Some(next),
+            );
+        }
+        if self.settling > 0 {
+            let text = format!(
+                "{} in doubt being looked up or sent again",
+                count(self.settling, "message")
+            );
+            say("settling", text, None);
+        }
+        if self.held_keys > 0 {
+            let keys = count(self.held_keys, "key");
+            say(
+                "held",
+                format!("{keys} held until doubts are settled: `sluicegate doubt list`"),
+                None,
+            );
+        }
+        if self.retrying > 0 {
+            let text = format!("{} waiting for the next attempt", count(self.retrying, "message"));
+            say("retries", text, None);
+        }
+        if self.in_flight > 0 {
+            say(
+                "in_flight",
+                format!("{} in flight", count(self.in_flight, "request")),
+                None,
+            );
+        }
+        waits
+    }
+}
+
+fn count(n: u64, what: &str) -> String {
+    if n == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{n} {what}s")
+    }
+}
+
+/// How many messages of a partner this life parked, by the cause of their doubt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parked {
+    /// The process had ended.
+    pub crash: u64,
+    /// Nobody answered.
+    pub timeout: u64,
+    /// A gateway answered.
+    pub gateway: u64,
+}
+
+/// What would help this partner, in the words of its settings.
+pub fn hints(partner: &str, parked: Parked) -> Vec<String> {
+    let mut hints = Vec::new();
+    let mut hint = |n: u64, what: &str, key: &str, more: &str| {
+        if n > 0 {
+            let messages = count(n, "message");
+            hints.push(format!(
+                "{partner}: {messages} parked {what}: set doubt.{key} to \"resend\" (it knows an Idempotency-Key again) or \
+                 \"verify\" (it can be asked){more}; what it has: `sluicegate doubt list --partner {partner}`"
+            ));
+        }
+    };
+    hint(
+        parked.gateway,
+        "by a gateway's answer (500, 502, 504)",
+        "gateway",
+        "",
+    );
+    hint(
+        parked.timeout,
+        "for want of an answer (timeout, reset)",
+        "timeout",
+        ", or raise timeout.request if it is only slow",
+    );
+    hint(parked.crash, "because the process before had ended", "crash", "");
+    hints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time::from_millis(1_700_000_000_000);
+
+    fn codes(facts: &Facts) -> Vec<&'static str> {
+        facts.waits(NOW).iter().map(|w| w.code).collect()
+    }
+
+    #[test]
+    fn everything_that_is_waited_for_is_named() {
+        let hour = NOW.plus(Duration::from_secs(3600));
+        let all = Facts {
+            paused: Some(("kim".into(), "their maintenance".into())),
+            stopped: vec![("t".into(), "flood".into())],
+            breaker: Some((Cause::Doubts, hour)),
+            held_until: hour,
+            hosts: (2, hour),
+            at_gate: (5, hour),
+            short_since: Some(NOW),
+            settling: 1,
+            held_keys: 3,
+            retrying: 1_000,
+            in_flight: 2,
+        };
+        assert_eq!(
+            codes(&all),
+            [
+                "paused",
+                "stopped",
+                "breaker",
+                "retry_after",
+                "node_short",
+                "hosts",
+                "settling",
+                "held",
+                "retries",
+                "in_flight"
+            ]
+        );
+        let text: Vec<String> = all.waits(NOW).into_iter().map(|w| w.text).collect();
+        assert_eq!(text[0], "paused by kim: their maintenance");
+        assert!(
+            text[2].contains("the next probe goes at 2023-11-14T23:13:20"),
+            "{}",
+            text[2]
+        );
+        assert_eq!(
+            text[7],
+            "3 keys held until doubts are settled: `sluicegate doubt list`"
+        );
+        assert_eq!(codes(&Facts::default()), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_limit_is_waited_for_only_where_nothing_else_holds_and_it_takes_its_time() {
+        let at = |next| Facts {
+            at_gate: (1, next),
+            ..Facts::default()
+        };
+        assert_eq!(
+            codes(&at(NOW.plus(Duration::from_millis(20)))),
+            Vec::<&str>::new()
+        );
+        assert_eq!(codes(&at(Time::NEVER)), Vec::<&str>::new());
+        let midnight = NOW.plus(Duration::from_secs(7_200));
+        assert_eq!(codes(&at(midnight)), ["limit"]);
+        assert_eq!(at(midnight).waits(NOW)[0].until, Some(midnight));
+        let refused = Facts {
+            breaker: Some((Cause::Credentials, NOW)),
+            ..at(midnight)
+        };
+        let waits = refused.waits(NOW);
+        assert_eq!(
+            (waits.len(), waits[0].code, waits[0].until),
+            (1, "credentials", None)
+        );
+    }
+
+    #[test]
+    fn hints_name_the_setting_that_helps() {
+        assert_eq!(hints("p", Parked::default()), Vec::<String>::new());
+        let parked = Parked {
+            gateway: 20,
+            timeout: 1,
+            crash: 0,
+        };
+        let hints = hints("p", parked);
+        assert_eq!(hints.len(), 2);
+        assert!(
+            hints[0].starts_with("p: 20 messages parked by a gateway's answer")
+                && hints[0].contains("set doubt.gateway")
+        );
+        assert!(
+            hints[1].starts_with("p: 1 message parked for want of an answer")
+                && hints[1].contains("timeout.request")
+        );
+    }
+}
