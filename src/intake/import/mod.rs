@@ -20,7 +20,7 @@
 //!
 //! Invariants: the records and the registry's entry are one transaction, so a kill at any time leaves both or neither, and
 //! the next run does it again (nothing lost, nothing doubled). Memory: a few pieces and one line (I6). Reasons of
-//! rejects name places, never contents (I9). At most [`AT_ONCE`] files are in pass 2 at once.
+//! rejects name places, never contents (I9). At most [`AT_ONCE`] files are read at once.
 //!
 //! Neighbours: [`crate::log::Log`]; the admin API and the command line call [`Importer`]. After a restart: a spool
 //! file left behind is removed by its name's end; everything else is in the log.
@@ -81,7 +81,7 @@ const FRAME_ROOM: u64 = 64 << 10;
 const AHEAD: usize = 4;
 /// Rejects named in a report.
 const NAMED: usize = 20;
-/// Files in pass 2 at once; others wait.
+/// Files that are read at once, at most; others wait.
 const AT_ONCE: usize = 4;
 /// What one of them holds in memory: pieces, a batch, the IDs it has seen.
 const HELD: usize = 12 << 20;
@@ -339,7 +339,7 @@ pub struct Importer {
     counted: Mutex<usize>,
 }
 
-/// One of the files in pass 2.
+/// One of the files that are read.
 struct AtWork<'a>(&'a Importer);
 
 impl Drop for AtWork<'_> {
@@ -382,10 +382,16 @@ impl Importer {
         self
     }
 
-    /// Waits for a place in pass 2.
+    /// Files that are read at once: fewer where `node.memory` is small.
+    fn at_once(&self) -> usize {
+        let fit = |memory: &MemoryShare| memory.bound() as usize / 4 / HELD;
+        self.memory.as_ref().map_or(AT_ONCE, fit).clamp(1, AT_ONCE)
+    }
+
+    /// Waits for its turn.
     fn begin_work(&self, name: &str) -> Result<AtWork<'_>, ImportError> {
         let mut at_work = self.at_work.lock();
-        while *at_work >= AT_ONCE {
+        while *at_work >= self.at_once() {
             self.goes_on(name)?;
             self.work_ended.wait_for(&mut at_work, Duration::from_millis(200));
         }
@@ -457,6 +463,8 @@ impl Importer {
         let name = options.short_name();
         let meta = self.topic(&topic.name, spec)?;
         let total = path.metadata().map_err(|e| unreadable(name, e))?.len();
+        // Both passes: a packed file may ask for a window of 128 MiB to be unpacked in either.
+        let _at_work = self.begin_work(name)?;
         let sizes = {
             let mut registry = self.registry.lock();
             registry.refresh(&*self.log)?;
@@ -479,7 +487,6 @@ impl Importer {
             _ => None,
         };
         let placer = Placer::picking(topic, meta.spec.partitions, wanted)?;
-        let _at_work = self.begin_work(name)?;
         let transaction = self.log.begin()?;
         let mut work = Work {
             name,

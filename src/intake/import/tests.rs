@@ -919,3 +919,42 @@ fn an_unused_id_is_told() {
     let report = case.import("b.jsonl", b"{\"n\":1}\n{\"n\":2}\n").expect("import");
     assert_eq!(report.notes, Vec::<String>::new());
 }
+
+/// Memory counts while files are read, and no more of them are read than fit.
+#[test]
+fn files_at_work_count_and_wait_for_each_other() {
+    let case = case();
+    let share = MemoryShare::divide(64 << 20, 1).remove(0);
+    let importer = case.importer().counted_in(share.of_node());
+    assert_eq!(importer.at_once(), 1);
+    let at_work = importer.begin_work("a").expect("the first");
+    assert_eq!((share.node_held(), share.held()), (HELD as u64, 0));
+    let path = case.file("a.jsonl", LINES);
+    let begun = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            begun.wait();
+            let options = ImportOptions::new("a.jsonl");
+            importer.import_file(&case.topic, &case.spec(), &path, &options, &mut |_| {})
+        });
+        begun.wait();
+        assert_eq!(case.log.begun(), 0, "the first has the only place");
+        drop(at_work);
+        assert_eq!(second.join().expect("thread").expect("import").accepted, 3);
+    });
+    assert!(
+        share.node_held() < 1_000,
+        "only the registry is left: {}",
+        share.node_held()
+    );
+    // Who waits is told when imports have to end.
+    let held = importer.begin_work("b").expect("free again");
+    importer.end();
+    assert!(matches!(
+        importer.begin_work("c"),
+        Err(ImportError::Ending { .. })
+    ));
+    drop(held);
+    let large = MemoryShare::divide(1 << 30, 1).remove(0);
+    assert_eq!(case.importer().counted_in(large).at_once(), AT_ONCE);
+}
