@@ -114,6 +114,11 @@ const SCENARIOS: &[(&str, &str, Scenario)] = &[
         "five million records waiting, partner down",
         memory::memory,
     ),
+    (
+        "kept",
+        "a million messages dead, parked, skipped, at 64 MiB",
+        memory::kept,
+    ),
 ];
 
 fn main() -> ExitCode {

@@ -1,6 +1,7 @@
-//! Memory while millions of records wait for a partner that is down.
+//! Memory while millions of records wait for a partner that is down, and while the ledger keeps a million messages.
 
-use crate::node::{Folder, Setup};
+use crate::node::{Folder, Node, Setup};
+use crate::partner::{Fate, Plan};
 use crate::places::Pinned;
 use crate::records::Shape;
 use crate::table::{Row, count};
@@ -69,4 +70,125 @@ fn waiting(bench: &Bench, size: usize, name: &str) -> Result<Vec<Row>, Failed> {
             "opening, reading to the bound, then waiting",
         ),
     ])
+}
+
+const KEPT_MIB: f64 = 64.0;
+/// How long a node is left alone before it counts as idle.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// A million messages refused, in doubt, and passed over by a rule.
+pub fn kept(bench: &mut Bench) -> Result<Vec<Row>, Failed> {
+    let mut rows = Vec::new();
+    for (what, fate) in [
+        ("dead", Some(Fate::Dead)),
+        ("parked", Some(Fate::Parked)),
+        ("skipped", None),
+    ] {
+        bench.partner.plan(&Plan {
+            all: fate,
+            ..Plan::default()
+        })?;
+        rows.extend(all_kept(bench, what)?);
+        bench.partner.take()?;
+    }
+    bench.partner.plan(&Plan::default())?;
+    Ok(rows)
+}
+
+fn all_kept(bench: &Bench, what: &str) -> Result<Vec<Row>, Failed> {
+    let setup = Setup {
+        node: format!("memory = \"{KEPT_MIB}MiB\""),
+        partner: "flood = { dead_in_a_row = 0, doubts_in_a_row = 1000000000 }\n".into(),
+        place: Pinned::Free,
+        ..Setup::default()
+    };
+    let folder = Folder::new(&setup, &bench.partner, &bench.places)?;
+    let total = bench.size(1_000_000);
+    // One key: the rule is against it.
+    let keys = if what == "skipped" { 1 } else { 1_000 };
+    folder.import(Shape {
+        first: 0,
+        count: total,
+        keys,
+        size: 240,
+    })?;
+    if what == "skipped" {
+        folder.tell(&[
+            "skip",
+            "add",
+            "--topic",
+            "t",
+            "--key",
+            "k000000000",
+            "--because",
+            "flood",
+        ])?;
+    }
+    let mut node = folder.run(&[])?;
+    let stopped = until_passed(&folder, &mut node, total)?;
+    let peak = node.used()?.peak_mib;
+    std::thread::sleep(IDLE);
+    let idle = node.resident_mib()?;
+    let checkpoint = std::fs::metadata(folder.path().join("data/ledger/checkpoint"))?.len();
+    node.kill()?;
+    let mut again = folder.run(&[])?;
+    until_passed(&folder, &mut again, total)?;
+    let (began, resident) = (again.used()?.peak_mib, again.resident_mib()?);
+    again.kill()?;
+    let most = KEPT_MIB + 150.0;
+    let name = format!(
+        "{} {what}, node.memory = {KEPT_MIB:.0} MiB",
+        count(f64::from(total))
+    );
+    let held = |row: &str, mib: f64| {
+        let limit = format!("≤ {most:.0} MiB (bound {KEPT_MIB:.0} + 150)");
+        Row::held(
+            format!("{row}, {name}"),
+            format!("{mib:.0} MiB"),
+            limit,
+            mib <= most,
+        )
+    };
+    Ok(vec![
+        held("most resident", peak),
+        held("resident when idle", idle),
+        held("most resident after kill -9 and a start", began),
+        Row::beside(
+            format!("resident then, {name}"),
+            format!("{resident:.0} MiB"),
+            "the same",
+        ),
+        Row::beside(
+            format!("checkpoint, {name}"),
+            format!("{:.1} MB", checkpoint as f64 / 1e6),
+            stopped.unwrap_or_else(|| "all of them are finished".into()),
+        ),
+    ])
+}
+
+/// Waits until every record is finished, or a route says why it stands.
+fn until_passed(folder: &Folder<'_>, node: &mut Node, total: u32) -> Result<Option<String>, Failed> {
+    let start = Instant::now();
+    loop {
+        if node.used()?.ended {
+            return Err("the node ended".into());
+        }
+        if start.elapsed() > Duration::from_secs(600) {
+            return Err("it takes too long".into());
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let Ok(text) = folder.tell(&["status", "--json"]) else {
+            // Its admin port is not open yet.
+            continue;
+        };
+        let status: serde_json::Value = serde_json::from_str(&text)?;
+        let topics = status["topics"].as_array().ok_or("no topics")?;
+        let passed: u64 = topics.iter().filter_map(|t| t["position"].as_u64()).sum();
+        if passed >= u64::from(total) {
+            return Ok(None);
+        }
+        if let Some(why) = topics.iter().find_map(|t| t["stopped"].as_str()) {
+            return Ok(Some(format!("{passed} of them, then: {why}")));
+        }
+    }
 }

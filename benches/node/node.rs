@@ -143,6 +143,15 @@ impl<'a> Folder<'a> {
         })
     }
 
+    /// Runs a command and returns what it prints.
+    pub fn tell(&self, args: &[&str]) -> Result<String, Failed> {
+        let output = self.command(args, Pinned::Free).output()?;
+        if !output.status.success() {
+            return Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// A node that ends once all is delivered.
     pub fn drain(&self) -> Result<Node, Failed> {
         self.run(&["--until-drained"])
@@ -180,6 +189,14 @@ impl Node {
     pub fn used(&mut self) -> Result<Used, Failed> {
         self.used = used(self.child.id(), self.used)?;
         Ok(self.used)
+    }
+
+    /// What it has resident now, in MiB.
+    pub fn resident_mib(&self) -> Result<f64, Failed> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|l| l.split_whitespace().next()).ok_or("no VmRSS")?;
+        Ok(kib.parse::<f64>()? / 1_024.0)
     }
 
     /// What its log says, for an error.

@@ -24,6 +24,8 @@ use tokio::net::TcpListener;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const LATER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 5\r\n\r\nlater";
+const REFUSED: &[u8] = b"HTTP/1.1 422 Unprocessable Content\r\ncontent-length: 7\r\n\r\nrefused";
+const GATEWAY: &[u8] = b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 7\r\n\r\ngateway";
 /// Largest request.
 const BUFFER: usize = 16 << 10;
 
@@ -42,6 +44,17 @@ pub struct Plan {
     pub stuck: Option<(u32, u64)>,
     /// Messages of this key are answered with 503.
     pub refuse: Option<u32>,
+    /// Every message is refused for good (422), or its fate is unknown (502).
+    pub all: Option<Fate>,
+}
+
+/// What becomes of every message, if it is not taken.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Fate {
+    /// 422: a dead letter.
+    Dead,
+    /// 502: a doubt.
+    Parked,
 }
 
 /// A request that came.
@@ -174,6 +187,11 @@ fn take(state: &Shared, body: &[u8]) -> (Option<u64>, &'static [u8]) {
     let (id, key) = records::read(body);
     state.arrivals.push(Arrival { at_ns, id });
     let plan = &state.plan;
+    match plan.all {
+        Some(Fate::Dead) => return (None, REFUSED),
+        Some(Fate::Parked) => return (None, GATEWAY),
+        None => {}
+    }
     if plan.refuse.is_some_and(|k| k == key) {
         return (None, LATER);
     }

@@ -104,6 +104,7 @@ fn burst(bench: &mut Bench, stuck: Option<u32>) -> Result<Duration, Failed> {
         delay_us: (0, 5_000),
         stuck: stuck.map(|key| (key, 30_000)),
         refuse: None,
+        ..Plan::default()
     })?;
     let mut node = folder.run(&[])?;
     // The stuck key shows its first message, the nine behind it wait.

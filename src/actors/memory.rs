@@ -3,12 +3,53 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What the node holds for long beside messages on their way, and every share gives its part for.
+#[derive(Debug, Default)]
+pub struct Books {
+    /// The ledger's fold: kept, waiting and open messages, positions, ranges, samples, starts.
+    ledger: AtomicU64,
+    /// Filters of the store of finished IDs.
+    store: AtomicU64,
+    /// Messages of the fold alone.
+    messages: AtomicU64,
+}
+
+impl Books {
+    /// Bytes of the fold, of its messages alone, and of the store's filters.
+    pub fn set(&self, ledger: u64, messages: u64, store: u64) {
+        self.ledger.store(ledger, Ordering::Relaxed);
+        self.messages.store(messages, Ordering::Relaxed);
+        self.store.store(store, Ordering::Relaxed);
+    }
+
+    /// Bytes of the fold.
+    pub fn ledger(&self) -> u64 {
+        self.ledger.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the store's filters.
+    pub fn store(&self) -> u64 {
+        self.store.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of both.
+    pub fn total(&self) -> u64 {
+        self.ledger() + self.store()
+    }
+}
+
+/// So much of the node's bound may be taken by messages of the fold, in sixteenths: the rest is for those on their way.
+const MESSAGES_MOST: u64 = 15;
+
 /// Bytes held by one partner's routes, against its share of the node's bound. A partner that is down fills its
 /// own share and nobody else's (I8).
 #[derive(Debug, Clone)]
 pub struct MemoryShare {
     held: Arc<AtomicU64>,
     node: Arc<AtomicU64>,
+    books: Arc<Books>,
+    /// Bytes of this partner's messages in the fold.
+    kept: Arc<AtomicU64>,
     bound: u64,
     node_bound: u64,
 }
@@ -16,12 +57,14 @@ pub struct MemoryShare {
 impl MemoryShare {
     /// Divides `bound` evenly over `partners` shares.
     pub fn divide(bound: u64, partners: usize) -> Vec<MemoryShare> {
-        let node = Arc::new(AtomicU64::new(0));
+        let (node, books) = (Arc::new(AtomicU64::new(0)), Arc::new(Books::default()));
         let share = bound / partners.max(1) as u64;
         (0..partners.max(1))
             .map(|_| MemoryShare {
                 held: Arc::default(),
                 node: node.clone(),
+                books: books.clone(),
+                kept: Arc::default(),
                 bound: share,
                 node_bound: bound,
             })
@@ -33,6 +76,8 @@ impl MemoryShare {
         MemoryShare {
             held: Arc::default(),
             node: self.node.clone(),
+            books: self.books.clone(),
+            kept: Arc::default(),
             bound: self.node_bound,
             node_bound: self.node_bound,
         }
@@ -54,7 +99,35 @@ impl MemoryShare {
 
     /// Bytes that may still be taken up.
     pub fn room(&self) -> u64 {
-        self.bound.saturating_sub(self.held.load(Ordering::Relaxed))
+        self.bound().saturating_sub(self.held.load(Ordering::Relaxed))
+    }
+
+    /// What the node holds beside messages on their way.
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// Notes how many bytes the fold takes for this partner's messages.
+    pub fn set_kept(&self, bytes: u64) {
+        self.kept.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether messages that the ledger keeps (dead, parked, skipped, waiting there) have filled the node's memory, and
+    /// this partner has more than its part of them: it takes nothing up until some of them are gone. The others go on.
+    pub fn is_full_of_kept(&self) -> bool {
+        self.has_kept(MESSAGES_MOST)
+    }
+
+    /// Whether such messages have filled half of the node's memory, and this partner has more than its part of them:
+    /// what a rule skips from then on is remembered, and not listed.
+    pub fn is_half_full_of_kept(&self) -> bool {
+        self.has_kept(8)
+    }
+
+    fn has_kept(&self, sixteenths: u64) -> bool {
+        let most = |bound: u64| bound / 16 * sixteenths;
+        self.books.messages.load(Ordering::Relaxed) >= most(self.node_bound)
+            && self.kept.load(Ordering::Relaxed) > most(self.bound)
     }
 
     /// Bytes held of this share.
@@ -62,9 +135,11 @@ impl MemoryShare {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// This share's bound.
+    /// This share's bound: its part of what the node's books leave.
     pub fn bound(&self) -> u64 {
-        self.bound
+        let part =
+            u128::from(self.books.total()) * u128::from(self.bound) / u128::from(self.node_bound.max(1));
+        self.bound.saturating_sub(u64::try_from(part).unwrap_or(u64::MAX))
     }
 
     /// The whole node's bound.
@@ -74,6 +149,11 @@ impl MemoryShare {
 
     /// Bytes held by the whole node.
     pub fn node_held(&self) -> u64 {
+        self.node_messages() + self.books.total()
+    }
+
+    /// Bytes held by messages on their way, of all partners.
+    pub fn node_messages(&self) -> u64 {
         self.node.load(Ordering::Relaxed)
     }
 }
@@ -89,5 +169,29 @@ mod tests {
         assert_eq!((shares[0].room(), shares[1].room()), (0, 500));
         shares[0].give_back(200);
         assert_eq!((shares[0].room(), shares[1].node_held()), (100, 400));
+    }
+
+    #[test]
+    fn what_the_books_hold_is_taken_from_every_share() {
+        let shares = MemoryShare::divide(1_000, 2);
+        shares[0].take(100);
+        shares[1].books().set(400, 300, 200);
+        assert_eq!((shares[0].room(), shares[1].room()), (100, 200));
+        assert_eq!((shares[0].node_held(), shares[0].node_messages()), (700, 100));
+        shares[0].books().set(5_000, 0, 0);
+        assert_eq!((shares[0].room(), shares[1].bound()), (0, 0));
+    }
+
+    #[test]
+    fn who_fills_the_memory_with_kept_messages_stands_and_the_others_go_on() {
+        let shares = MemoryShare::divide(1_600, 2);
+        shares[0].set_kept(1_400);
+        shares[1].set_kept(90);
+        shares[0].books().set(1_490, 1_490, 0);
+        assert!(!shares[0].is_full_of_kept() && !shares[1].is_full_of_kept());
+        assert!(shares[0].is_half_full_of_kept() && !shares[1].is_half_full_of_kept());
+        shares[0].set_kept(1_410);
+        shares[0].books().set(1_500, 1_500, 0);
+        assert!(shares[0].is_full_of_kept() && !shares[1].is_full_of_kept());
     }
 }

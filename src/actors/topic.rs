@@ -199,7 +199,8 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
     while port.folded() < last {
         tokio::time::sleep(SETTLED_EVERY).await;
     }
-    let start = plan.keeper.with_state(|state| Start::of(state, at));
+    let on_doubt = route.partner.config.on_doubt;
+    let start = plan.keeper.with_state(|state| Start::of(state, at, on_doubt));
     let parts = PartitionParts {
         route,
         log: plan.log.clone(),

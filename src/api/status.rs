@@ -40,6 +40,18 @@ pub struct NodeStatus {
     pub uptime_s: f64,
     /// Bytes held (I6).
     pub memory_held: u64,
+    /// Of these: messages on their way.
+    #[serde(default)]
+    pub memory_messages: u64,
+    /// Of these: the ledger's fold: kept and waiting messages, positions, starts.
+    #[serde(default)]
+    pub memory_ledger: u64,
+    /// Of these: filters of the store of finished IDs.
+    #[serde(default)]
+    pub memory_store: u64,
+    /// Of these: entries of the ledger that are written and not folded yet.
+    #[serde(default)]
+    pub memory_backlog: u64,
     /// Their bound.
     pub memory_bound: u64,
     /// Why reading is paused, if it is.

@@ -25,7 +25,7 @@ use crate::log::Log;
 use crate::telemetry::metrics::{Counter, Metrics};
 use actix::prelude::*;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -47,6 +47,9 @@ const RATE_BEATS: usize = 10;
 const ASKED: Duration = Duration::from_millis(500);
 /// Reading counts as paused above this share of the memory bound, in percent: a chunk more would not fit.
 const FULL: u64 = 98;
+
+/// Why a partner's routes stand that have filled the memory with what the ledger keeps.
+const FULL_OF_KEPT: &str = "dead, parked and waiting messages fill node.memory: settle, replay or drop some (`dead list`, `doubt list`), or raise node.memory";
 
 /// The phases of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +74,8 @@ pub struct NodeHooks {
     pub arbiters: Vec<(ArbiterHandle, Arc<AtomicU64>)>,
     /// Requests in flight.
     pub cap: Arc<NodeCap>,
-    /// Any share of the memory: for the node's sum.
-    pub memory: Option<MemoryShare>,
+    /// Each partner's share of the memory.
+    pub memory: BTreeMap<String, MemoryShare>,
     /// The lane: what is written and not folded is held too.
     pub lane: Lane,
     /// What is counted.
@@ -91,6 +94,8 @@ pub struct NodeHooks {
     pub present: Present,
     /// Deliveries of each partner, at the last beats.
     pub rates: Mutex<BTreeMap<String, Rate>>,
+    /// Partners that stand because kept messages fill the memory.
+    pub full_of_kept: Mutex<BTreeSet<String>>,
 }
 
 /// Deliveries of a partner at the last beats.
@@ -154,6 +159,7 @@ impl NodeHooks {
             while let Some(hooks) = hooks.upgrade() {
                 let now = hooks.clock.now();
                 hooks.rates.lock().values_mut().for_each(|rate| rate.beat(now));
+                hooks.count_books();
                 drop(hooks);
                 tokio::time::sleep(BEAT).await;
             }
@@ -238,7 +244,24 @@ impl NodeHooks {
 
     fn full(&self) -> bool {
         let full = |m: &MemoryShare| m.node_held() * 100 >= m.node_bound() * FULL;
-        self.memory.as_ref().is_some_and(full)
+        self.memory.values().next().is_some_and(full)
+    }
+
+    /// Notes what the fold and the store hold, against the node's bound (I6).
+    pub fn count_books(&self) {
+        let held = self.keeper.memory();
+        let mut full = self.full_of_kept.lock();
+        for (partner, share) in &self.memory {
+            share.set_kept(held.by_partner.get(partner).copied().unwrap_or(0));
+            share.books().set(held.ledger, held.messages, held.store);
+        }
+        for (partner, share) in &self.memory {
+            if !share.is_full_of_kept() {
+                full.remove(partner);
+            } else if full.insert(partner.clone()) {
+                tracing::error!(event = "memory_full_of_kept", partner, "{FULL_OF_KEPT}");
+            }
+        }
     }
 }
 
@@ -264,8 +287,19 @@ impl Hooks for NodeHooks {
             status.node.state = if starting { "starting" } else { "draining" }.to_owned();
         }
         status.node.in_flight = self.cap.in_flight() as u64;
-        status.node.memory_held =
-            self.memory.as_ref().map_or(0, MemoryShare::node_held) + self.lane.backlog_bytes();
+        if let Some(memory) = self.memory.values().next() {
+            status.node.memory_backlog = self.lane.backlog_bytes();
+            status.node.memory_held = memory.node_held() + status.node.memory_backlog;
+            status.node.memory_messages = memory.node_messages();
+            status.node.memory_ledger = memory.books().ledger();
+            status.node.memory_store = memory.books().store();
+        }
+        for topic in &mut status.topics {
+            let share = self.memory.get(&topic.partner);
+            if topic.stopped.is_none() && share.is_some_and(MemoryShare::is_full_of_kept) {
+                topic.stopped = Some(FULL_OF_KEPT.to_owned());
+            }
+        }
         status.node.restarts = self.metrics.restarts();
         status.node.intake_paused = match self.log.refuses().or_else(|| self.keeper.refuses()) {
             Some(why) => Some(why),

@@ -237,7 +237,7 @@ impl Node {
             .await;
         }
         let shares = MemoryShare::divide(self.config.node.memory, homes.len());
-        let hooks = self.hooks(&arbiters, &homes, shares.first(), lane.clone());
+        let hooks = self.hooks(&arbiters, &homes, &shares, lane.clone());
         let (outlet, inlet) = effects::channel();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
         actix_rt::spawn(inlet.run(move |effects| effects::hand_to(&handles, &effects)));
@@ -325,6 +325,7 @@ impl Node {
                 homes,
             ));
         }
+        hooks.count_books();
         hooks.keep_beating();
         hooks.enter(Phase::Running);
 
@@ -400,7 +401,7 @@ impl Node {
         &self,
         arbiters: &[Arbiter],
         homes: &Homes,
-        memory: Option<&MemoryShare>,
+        shares: &[MemoryShare],
         lane: Lane,
     ) -> Arc<NodeHooks> {
         let beat = |arbiter: &Arbiter| (arbiter.handle(), Arc::new(AtomicU64::new(self.clock.now().0)));
@@ -411,7 +412,7 @@ impl Node {
             homes: homes.clone(),
             arbiters: arbiters.iter().map(beat).collect(),
             cap: NodeCap::new(self.config.actors.requests),
-            memory: memory.cloned(),
+            memory: homes.keys().cloned().zip(shares.iter().cloned()).collect(),
             lane,
             metrics: self.metrics.clone(),
             log: self.opened.log.clone(),
@@ -421,6 +422,7 @@ impl Node {
             config: self.config.clone(),
             present: self.present.clone(),
             rates: parking_lot::Mutex::new(homes.keys().map(rate).collect()),
+            full_of_kept: parking_lot::Mutex::default(),
         })
     }
 
@@ -440,7 +442,7 @@ impl Node {
             writer,
             longest_write: LONGEST_WRITE,
             files: self.files.clone(),
-            memory: hooks.memory.clone(),
+            memory: hooks.memory.values().next().cloned(),
             metrics: self.metrics.clone(),
             logging: self.logging.clone(),
             hooks: hooks.clone(),
@@ -659,7 +661,6 @@ impl Node {
     }
 
     fn summary(&self, ended: Ended, hints: Vec<String>) -> Summary {
-        use crate::core::ledger::fold::MessageState;
         self.opened.keeper.with_state(|state| {
             let mut summary = Summary {
                 ended,
@@ -669,14 +670,10 @@ impl Node {
             for partition in state.partitions.values() {
                 // What an operator has confirmed or marked has been delivered too.
                 summary.delivered += partition.counts.delivered + partition.counts.marked;
-                for message in partition.messages.values() {
-                    match message.state {
-                        MessageState::Dead => summary.dead += 1,
-                        MessageState::Parked => summary.parked += 1,
-                        MessageState::Open { .. } => summary.in_doubt += 1,
-                        _ => {}
-                    }
-                }
+                let totals = partition.messages.totals();
+                summary.dead += totals.dead;
+                summary.parked += totals.parked;
+                summary.in_doubt += totals.open;
             }
             summary
         })

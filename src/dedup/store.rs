@@ -395,6 +395,19 @@ impl DedupStore {
         }
     }
 
+    /// Bytes of filters in memory. Asked every second: looks at no folder.
+    pub fn filter_bytes(&self) -> u64 {
+        let view = self.shared.view.read().clone();
+        let directories = view.directories.iter().map(|d| d.bytes()).sum::<u64>();
+        let buckets = view.buckets.iter().map(|bucket| match bucket {
+            BucketView::Sealed(sealed) => sealed.memory_bytes(),
+            BucketView::Live(Live { bucket, groups, .. }) => {
+                groups.iter().map(|g| g.filter.bytes()).sum::<u64>() + bucket.run_filter_bytes()
+            }
+        });
+        directories + buckets.sum::<u64>()
+    }
+
     /// Empties the store, durably: it is then fed from the start of the ledger.
     ///
     /// # Errors

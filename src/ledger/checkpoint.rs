@@ -26,7 +26,8 @@ use crate::core::ranges::RangeSet;
 use crate::core::types::*;
 use bytes::Bytes;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 /// Name of the file, in the folder of its lane.
@@ -87,7 +88,8 @@ pub fn entry_crc(entry: &[u8]) -> u32 {
     crc32c::crc32c(entry)
 }
 
-/// Writes the checkpoint of a lane into its folder: [`encode`], then [`store`].
+/// Writes the checkpoint of a lane into its folder, durably. It goes out in parts: a fold of millions of messages takes
+/// no second copy in memory.
 ///
 /// # Errors
 /// [`CheckpointError::Io`]; the checkpoint before it is then still there.
@@ -97,34 +99,6 @@ pub fn write(
     ledger: u128,
     last_entry_crc: u32,
 ) -> Result<(), CheckpointError> {
-    store(dir, &encode(state, ledger, last_entry_crc))
-}
-
-/// The bytes of a checkpoint: some 70 a message. Quick enough for the lane's own thread; [`store`] is not.
-pub fn encode(state: &LaneState, ledger: u128, last_entry_crc: u32) -> Vec<u8> {
-    let messages: usize = state.partitions.values().map(|p| p.messages.len()).sum();
-    let ranges: usize = state.partitions.values().map(|p| p.finished.len()).sum();
-    let mut out = Vec::with_capacity(4_096 + messages * 80 + ranges * 4);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&FORMAT.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    put_u128(&mut out, ledger);
-    let lane = state.genesis.as_ref().map_or(0, |g| g.lane);
-    out.extend_from_slice(&lane.to_le_bytes());
-    put_u64(&mut out, state.next);
-    out.extend_from_slice(&last_entry_crc.to_le_bytes());
-    put_u64(&mut out, count(state));
-    put_state(&mut out, state);
-    let crc = crc32c::crc32c(&out[UNCOVERED..]);
-    out[UNCOVERED - 4..UNCOVERED].copy_from_slice(&crc.to_le_bytes());
-    out
-}
-
-/// Makes the bytes of a checkpoint the folder's checkpoint, durably.
-///
-/// # Errors
-/// [`CheckpointError::Io`]; the checkpoint before it is then still there.
-pub fn store(dir: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     let (temporary, path) = (dir.join(TEMPORARY), dir.join(FILE));
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -137,7 +111,12 @@ pub fn store(dir: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     crate::files::folder(dir).map_err(failed(dir))?;
     let written = (|| {
         let mut file = crate::files::create(&temporary)?;
-        file.write_all(bytes)?;
+        let mut out = Out::to(&mut file);
+        put_all(&mut out, state, ledger, last_entry_crc);
+        let crc = out.end()?;
+        // The checksum stands before what it covers.
+        file.seek(SeekFrom::Start(UNCOVERED as u64 - 4))?;
+        file.write_all(&crc.to_le_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)
     })();
@@ -147,6 +126,94 @@ pub fn store(dir: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     }
     written.map_err(failed(&path))?;
     File::open(dir).and_then(|d| d.sync_all()).map_err(failed(dir))
+}
+
+/// The bytes of a checkpoint, where they are wanted in memory: some 50 a message.
+#[cfg(test)]
+pub fn encode(state: &LaneState, ledger: u128, last_entry_crc: u32) -> Vec<u8> {
+    let mut bytes = io::Cursor::new(Vec::new());
+    let mut out = Out::to(&mut bytes);
+    put_all(&mut out, state, ledger, last_entry_crc);
+    let crc = out.end().expect("memory takes everything");
+    let mut bytes = bytes.into_inner();
+    bytes[UNCOVERED - 4..UNCOVERED].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Bytes gathered before they are written.
+const PART: usize = 1 << 16;
+
+/// What is written, in parts, with the checksum of everything behind the first [`UNCOVERED`] bytes.
+struct Out<'w> {
+    part: Vec<u8>,
+    to: &'w mut dyn Write,
+    crc: u32,
+    written: usize,
+    failed: Option<io::Error>,
+}
+
+impl<'w> Out<'w> {
+    fn to(to: &'w mut dyn Write) -> Self {
+        Self {
+            part: Vec::with_capacity(PART + 4_096),
+            to,
+            crc: 0,
+            written: 0,
+            failed: None,
+        }
+    }
+
+    /// Writes what was gathered, if that is enough for a part.
+    fn turn(&mut self) {
+        if self.part.len() >= PART {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let uncovered = UNCOVERED.saturating_sub(self.written).min(self.part.len());
+        self.crc = crc32c::crc32c_append(self.crc, &self.part[uncovered..]);
+        if self.failed.is_none() {
+            self.failed = self.to.write_all(&self.part).err();
+        }
+        self.written += self.part.len();
+        self.part.clear();
+    }
+
+    /// The checksum, or why not all was written.
+    fn end(mut self) -> io::Result<u32> {
+        self.flush();
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(self.crc),
+        }
+    }
+}
+
+impl Deref for Out<'_> {
+    type Target = Vec<u8>;
+    fn deref(&self) -> &Vec<u8> {
+        &self.part
+    }
+}
+
+impl DerefMut for Out<'_> {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.part
+    }
+}
+
+fn put_all(out: &mut Out<'_>, state: &LaneState, ledger: u128, last_entry_crc: u32) {
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&FORMAT.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    put_u128(out, ledger);
+    let lane = state.genesis.as_ref().map_or(0, |g| g.lane);
+    out.extend_from_slice(&lane.to_le_bytes());
+    put_u64(out, state.next);
+    out.extend_from_slice(&last_entry_crc.to_le_bytes());
+    put_u64(out, count(state));
+    put_state(out, state);
 }
 
 /// Reads the folder's checkpoint; none if there is none.
@@ -220,7 +287,7 @@ fn count(state: &LaneState) -> u64 {
     (state.partitions.len() + inside.sum::<usize>()) as u64
 }
 
-fn put_state(out: &mut Vec<u8>, s: &LaneState) {
+fn put_state(out: &mut Out<'_>, s: &LaneState) {
     match &s.genesis {
         Some(g) => {
             out.push(1);
@@ -257,7 +324,9 @@ fn put_state(out: &mut Vec<u8>, s: &LaneState) {
         put_varint(out, at.partition.into());
         put_partition(out, p);
     });
-    put_list(out, s.skips.values(), codec::write_skip_rule);
+    put_list(out, s.skips.values(), |out, rule| {
+        codec::write_skip_rule(out, rule)
+    });
     put_list(out, &s.paused, |out, (partner, pause)| {
         put_bytes(out, partner.as_bytes());
         put_pause(out, pause);
@@ -283,13 +352,16 @@ fn put_state(out: &mut Vec<u8>, s: &LaneState) {
 }
 
 fn put_list<T>(
-    out: &mut Vec<u8>,
+    out: &mut Out<'_>,
     list: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
-    put: impl Fn(&mut Vec<u8>, T),
+    put: impl Fn(&mut Out<'_>, T),
 ) {
     let list = list.into_iter();
     put_varint(out, list.len() as u64);
-    list.for_each(|item| put(out, item));
+    list.for_each(|item| {
+        put(out, item);
+        out.turn();
+    });
 }
 
 fn put_pause(out: &mut Vec<u8>, p: &Pause) {
@@ -298,7 +370,7 @@ fn put_pause(out: &mut Vec<u8>, p: &Pause) {
     put_bytes(out, p.who.as_bytes());
 }
 
-fn put_partition(out: &mut Vec<u8>, p: &PartitionState) {
+fn put_partition(out: &mut Out<'_>, p: &PartitionState) {
     put_varint(out, p.position);
     put_varint(out, p.high_water);
     put_varint(out, p.leader_epoch.into());
@@ -308,11 +380,14 @@ fn put_partition(out: &mut Vec<u8>, p: &PartitionState) {
         put_delta(out, before, start);
         put_delta(out, start, end);
         before = end;
+        out.turn();
     }
-    put_list(out, &p.messages, |out, (id, m)| {
+    put_varint(out, p.messages.len() as u64);
+    for (id, m) in p.messages.iter() {
         out.extend_from_slice(&id.0);
-        put_message(out, m);
-    });
+        put_message(out, &m);
+        out.turn();
+    }
     put_list(out, &p.rounds, |out, (id, (round, ended))| {
         out.extend_from_slice(&id.0);
         put_varint(out, (*round).into());
@@ -499,7 +574,6 @@ fn get_partition(r: &mut Reader<'_>) -> Result<PartitionState, CodecError> {
     }
     p.finished = RangeSet::from_rising(ranges).ok_or(CodecError::Malformed("the finished ranges"))?;
     let count = r.count(16)?;
-    p.messages.reserve(count);
     for _ in 0..count {
         p.messages.insert(MessageId(r.array()?), get_message(r)?);
     }
@@ -675,7 +749,7 @@ mod tests {
             let began = Instant::now();
             let bytes = encode(&state, 7, 0);
             let encoded = began.elapsed();
-            store(dir.path(), &bytes).unwrap();
+            write(dir.path(), &state, 7, 0).unwrap();
             let written = began.elapsed();
             let began = Instant::now();
             let back = read(dir.path()).unwrap().unwrap();

@@ -15,6 +15,7 @@ use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::dedup::{DedupError, DedupStore, Mark};
 use crate::log::{Log, LogError, PartitionId};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -90,6 +91,19 @@ struct Owed {
     upto: Mark,
     /// An entry is being folded: set for good where that breaks off.
     inside: bool,
+}
+
+/// Bytes of memory that a lane's fold and store hold.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// The whole fold.
+    pub ledger: u64,
+    /// Its messages alone.
+    pub messages: u64,
+    /// Those of each partner.
+    pub by_partner: BTreeMap<String, u64>,
+    /// Filters of the store.
+    pub store: u64,
 }
 
 struct Folded {
@@ -239,22 +253,22 @@ impl Keeper {
     }
 
     fn write_checkpoint(&self, writing: &mut Offset) -> Result<(), KeeperError> {
-        // Most of what must be synced is synced before anything is encoded: where it cannot be, nothing is done in vain.
+        // Most of what must be synced is synced before anything is copied: where it cannot be, nothing is done in vain.
         self.store.sync()?;
-        // Encoded while nothing is folded; synced and written without holding anybody back.
-        let (bytes, next, entries) = {
+        // Copied while nothing is folded: a copy shares what may be millions. Synced and written without holding
+        // anybody back.
+        let (state, last_entry_crc, entries) = {
             let folded = self.folded.lock();
             let entries = self.since_checkpoint.swap(0, Ordering::Relaxed);
-            let bytes = checkpoint::encode(&folded.state, self.ledger, folded.last_entry_crc);
-            (bytes, folded.state.next, entries)
+            (folded.state.clone(), folded.last_entry_crc, entries)
         };
         let written = (|| {
             self.store.sync()?;
-            checkpoint::store(&self.dir, &bytes)?;
+            checkpoint::write(&self.dir, &state, self.ledger, last_entry_crc)?;
             Ok(())
         })();
         match written {
-            Ok(()) => *writing = next,
+            Ok(()) => *writing = state.next,
             Err(_) => _ = self.since_checkpoint.fetch_add(entries, Ordering::Relaxed),
         }
         written
@@ -274,6 +288,25 @@ impl Keeper {
     /// Payloads given up by retention or the size cap since the process started.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory. Cheap: the fold counts as it goes.
+    pub fn memory(&self) -> Held {
+        let mut held = Held {
+            store: self.store.filter_bytes(),
+            ..Held::default()
+        };
+        self.with_state(|state| {
+            held.ledger = state.memory() as u64;
+            for (at, partition) in &state.partitions {
+                let bytes = partition.messages.memory() as u64;
+                held.messages += bytes;
+                if let Some(route) = state.routes.get(&at.route) {
+                    *held.by_partner.entry(route.partner.clone()).or_default() += bytes;
+                }
+            }
+        });
+        held
     }
 
     /// Looks at the fold. Must be short: folding waits meanwhile.

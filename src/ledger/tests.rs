@@ -626,7 +626,7 @@ fn payloads_and_keys_are_read_where_the_fold_says() {
         idempotency_key: "k-2".into(),
     }));
     let (state, ..) = folded(&log, log.next());
-    let message = |n: u64| state.partitions[&AT].messages[&id(n)].clone();
+    let message = |n: u64| state.partitions[&AT].messages.get(&id(n)).unwrap();
     for (n, value) in [(1, "dead"), (3, "parked"), (2, "waiting")] {
         let (at, size) = message(n).payload.unwrap();
         let read = payload::kept(&log, LANE, at).unwrap();

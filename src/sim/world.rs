@@ -407,11 +407,12 @@ impl World {
             tree.gates.push(gate);
             for (partition, input) in self.topic.partitions.iter().enumerate() {
                 let at = at(n, partition as u32);
-                let start = Start::of(&memory.state.lock(), at);
+                let start = Start::of(&memory.state.lock(), at, config.on_doubt);
                 let start = match kind {
                     // As after a `seek` to the beginning: the IDs alone say what is done.
                     Life::Again => Start {
                         messages: start.messages,
+                        held: start.held,
                         ..Start::default()
                     },
                     _ => start,

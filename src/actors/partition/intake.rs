@@ -7,7 +7,7 @@ use super::super::{
     lines,
 };
 use super::{PartitionActor, start};
-use crate::core::ledger::entry::{Body, Outcome, OutcomeKind};
+use crate::core::ledger::entry::{Action, Body, Command, Outcome, OutcomeKind};
 use crate::core::ledger::fold::FinishedState;
 use crate::core::record::Record;
 use crate::core::resolve::{Known, Resolved, Resolver};
@@ -311,7 +311,9 @@ impl<S: Sink> PartitionActor<S> {
             let mut until = None;
             if let Some(left) = self.left_behind.remove(&item.delivery.id) {
                 item.resume(left);
-                until = (left.not_before > self.now()).then_some(left.not_before);
+                // Behind others of its key it goes when they have gone, whatever its time.
+                let idle = item.place.is_none_or(|key| self.queues.is_idle(key));
+                until = (idle && left.not_before > self.now()).then_some(left.not_before);
             } else if self.has_rounds {
                 item.delivery.round = self.remembered.next_round(self.route.at, item.delivery.id);
             }
@@ -391,8 +393,26 @@ impl<S: Sink> PartitionActor<S> {
             reason,
             answer: String::new(),
         };
-        let kind = OutcomeKind::Skipped(attempt::kept(&item, detail));
-        item.outcome = self.route.append_unsent(&item, kind);
+        let mut kept = attempt::kept(&item, detail);
+        // A rule against a flooding key: its millions are remembered, and only the first of them kept.
+        let only_remembered = self.route.partner.memory.is_half_full_of_kept();
+        if only_remembered {
+            *kept = kept.without_payload();
+        }
+        item.outcome = self.route.append_unsent(&item, OutcomeKind::Skipped(kept));
+        if only_remembered {
+            let drop = Action::Drop {
+                at: self.route.at,
+                id: item.delivery.id,
+            };
+            item.outcome = self.route.partner.port.outcome(Body::from(Command {
+                offset: 0,
+                when: now,
+                who: "skip rule".into(),
+                why: String::new(),
+                action: drop,
+            }));
+        }
         self.route.partner.metrics.skipped.inc();
         Passed::Over(self.end(&item))
     }

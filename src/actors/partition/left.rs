@@ -63,7 +63,8 @@ impl<S: Sink> PartitionActor<S> {
     pub(super) fn has_room(&self) -> bool {
         let memory = &self.route.partner.memory;
         let room = memory.room() > (CHUNK_LEAST + ITEM_OVERHEAD) as u64 || self.is_on_the_floor();
-        room && self.left_counted as u64 <= (memory.bound() / 2).max(LEFT_LEAST)
+        let full = memory.is_full_of_kept();
+        room && !full && self.left_counted as u64 <= (memory.bound() / 2).max(LEFT_LEAST)
     }
 
     /// Whether one more message may be queued.
@@ -138,7 +139,8 @@ impl<S: Sink> PartitionActor<S> {
 
     /// Where memory is tight: takes what cannot start out of the queues, and leaves it.
     pub(super) fn leave_stuck(&mut self) {
-        if self.queues.stuck() <= self.stuck_kept || !self.is_tight() {
+        // A look-up that is being made may not know yet what the ledger has: it stays in flight until the answer is here.
+        if self.looking || self.queues.stuck() <= self.stuck_kept || !self.is_tight() {
             return;
         }
         let (now, folded) = (self.now(), self.route.partner.port.folded());
@@ -274,7 +276,9 @@ impl<S: Sink> PartitionActor<S> {
         };
         let mut item = self.restored(id, &message, Task::Send);
         item.not_before = not_before;
-        let until = (not_before > self.now()).then_some(not_before);
+        // Behind others of its key it goes when they have gone, whatever its time.
+        let waits = not_before > self.now() && self.queues.is_idle(key);
+        let until = waits.then_some(not_before);
         self.queue(item, until);
     }
 
@@ -328,7 +332,10 @@ impl<S: Sink> PartitionActor<S> {
             }
             self.admit(record, known, invalid);
         }
-        self.forget_marks();
+        // What is being read beside this may have been looked up before it was called delivered.
+        if !self.reading {
+            self.forget_marks();
+        }
         Ok(())
     }
 }

@@ -2,12 +2,13 @@
 
 use super::super::item::{Item, Task};
 use super::PartitionActor;
+use crate::config::OnDoubt;
 use crate::core::backoff::believed;
 use crate::core::doubt::Doubt;
 use crate::core::ledger::fold::{LaneState, Message, MessageState};
 use crate::core::ranges::RangeSet;
 use crate::core::record::Record;
-use crate::core::types::{MessageId, Offset, RoutePartition, Time};
+use crate::core::types::{KeyHash, MessageId, Offset, RoutePartition, Time};
 use crate::sink::{Delivery, DoubtCause, Sink};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -21,8 +22,10 @@ pub struct Start {
     pub finished: RangeSet,
     /// One past the highest record ever taken up.
     pub high_water: Offset,
-    /// Messages that are open, waiting or parked.
+    /// Messages that are open or waiting.
     pub messages: Vec<(MessageId, Message)>,
+    /// Parked messages and their keys, where these hold their keys.
+    pub held: Vec<(MessageId, KeyHash)>,
     /// The fold knows rounds of messages that it knows nothing else of.
     pub has_rounds: bool,
     /// Every entry of the lane before this offset is in here.
@@ -30,25 +33,24 @@ pub struct Start {
 }
 
 impl Start {
-    /// From the fold. Dead and skipped messages are finished and stay behind.
-    pub fn of(lane: &LaneState, at: RoutePartition) -> Self {
+    /// From the fold. Dead and skipped messages are finished and stay behind; of parked ones only the keys matter.
+    pub fn of(lane: &LaneState, at: RoutePartition, on_doubt: OnDoubt) -> Self {
         let Some(state) = lane.partitions.get(&at) else {
             return Self {
                 folded: lane.next,
                 ..Self::default()
             };
         };
-        let keep = |m: &Message| !matches!(m.state, MessageState::Dead | MessageState::Skipped);
-        let messages = state
-            .messages
-            .iter()
-            .filter(|(_, m)| keep(m))
-            .map(|(id, m)| (*id, m.clone()));
+        let held = match on_doubt {
+            OnDoubt::Hold => state.messages.parked().map(|(id, m)| (id, m.key)).collect(),
+            OnDoubt::Continue => Vec::new(),
+        };
         Self {
             position: state.position,
             finished: state.finished.clone(),
             high_water: state.high_water,
-            messages: messages.collect(),
+            messages: state.messages.unsettled().collect(),
+            held,
             has_rounds: !state.rounds.is_empty(),
             folded: lane.next,
         }
@@ -72,15 +74,15 @@ impl<S: Sink> PartitionActor<S> {
     /// that is read: in the order of their offsets, so that each key goes on where it stood (I4).
     pub(super) fn take_over(&mut self, start: Start) {
         let now = self.now();
+        start.held.iter().for_each(|(id, key)| self.hold(*id, *key));
         let config = self.route.partner.config.clone();
-        let (hold, retry) = (config.on_doubt == crate::config::OnDoubt::Hold, &config.retry);
+        let retry = &config.retry;
         let mut messages = start.messages;
         messages.sort_by_key(|(_, m)| m.offset);
         // Keys that something stands in front of already: what comes after it stands behind it, whatever its time.
         let mut begun = HashSet::new();
         for (id, message) in messages {
             match message.state {
-                MessageState::Parked if hold => self.hold(id, message.key),
                 MessageState::Parked | MessageState::Dead | MessageState::Skipped => {}
                 MessageState::Open {
                     slot,
@@ -111,7 +113,7 @@ impl<S: Sink> PartitionActor<S> {
                 MessageState::Later { not_before }
                     if message.payload.is_some() && self.is_far_behind(&message) =>
                 {
-                    self.leave_in_ledger(id, &message, not_before);
+                    self.leave_in_ledger(id, &message, believed(not_before, now, retry));
                 }
                 MessageState::Later { not_before } if message.payload.is_some() => {
                     let not_before = believed(not_before, now, retry);

@@ -505,6 +505,7 @@ impl World {
         };
         let defaults = Config::for_test("data");
         let flood = config.flood.dead_in_a_row;
+        let on_doubt = config.on_doubt;
         let hosts = RefCell::new(crate::core::hosts::Hosts::new(BreakerSettings::of(&config)));
         let partner = Rc::new(PartnerContext {
             hosts,
@@ -539,7 +540,7 @@ impl World {
             },
             figures: Arc::new(RouteFigures::default()),
         });
-        let start = Start::of(&self.memory.state.lock(), AT);
+        let start = Start::of(&self.memory.state.lock(), AT, on_doubt);
         let settings = PartitionSettings {
             busy_keys: 16,
             ahead: 4,
@@ -584,10 +585,7 @@ impl World {
                 m.key == key && matches!(m.state, MessageState::Later { .. })
             };
             let messages = state.partitions[&AT].messages.iter();
-            messages
-                .filter(|(_, m)| of_key(m))
-                .map(|(id, m)| (*id, m.clone()))
-                .collect()
+            messages.filter(|(_, m)| of_key(m)).collect()
         };
         for (id, m) in waiting {
             let later = crate::core::ledger::entry::Outcome {
@@ -860,7 +858,10 @@ async fn a_doubt_of_an_earlier_life_is_parked_before_its_key_goes_on() {
         "what is in doubt is not sent again"
     );
     let state = world.memory.state.lock();
-    let message = &state.partitions[&AT].messages[&MessageId(*b"2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0")];
+    let message = state.partitions[&AT]
+        .messages
+        .get(&MessageId(*b"2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"))
+        .expect("it is parked");
     assert_eq!(
         (&message.state, message.payload.is_some()),
         (&MessageState::Parked, true)
@@ -966,7 +967,7 @@ async fn what_waits_long_holds_no_position_and_keeps_its_order_over_a_restart() 
     world.live_until(patient, plan, passed).await;
     let waiting = |world: &World| {
         let state = world.memory.state.lock();
-        let mut held: Vec<_> = state.partitions[&AT].messages.values().cloned().collect();
+        let mut held: Vec<_> = state.partitions[&AT].messages.values().collect();
         held.sort_by_key(|m| m.offset);
         held
     };
@@ -989,7 +990,7 @@ async fn what_waits_long_holds_no_position_and_keeps_its_order_over_a_restart() 
                 .messages
                 .iter()
                 .find(|(_, o)| o.offset == m.offset);
-            found.map(|(id, m)| (*id, m.clone())).expect("it waits")
+            found.expect("it waits")
         };
         let later = crate::core::ledger::entry::Outcome {
             at: AT,
@@ -1587,7 +1588,7 @@ async fn a_403_for_everybody_pauses_the_partner_and_counts_for_nobody_not_even_a
     let partner = world.partner.clone();
     // Four on their way, and three probes; then a second's pause.
     let paused = move |state: &LaneState| {
-        let closed = |m: &crate::core::ledger::fold::Message| matches!(m.state, MessageState::Later { .. });
+        let closed = |m: crate::core::ledger::fold::Message| matches!(m.state, MessageState::Later { .. });
         partner.lock().seen.len() >= 7
             && state
                 .partitions
@@ -1756,4 +1757,67 @@ async fn a_dead_host_harms_only_its_own_messages() {
             assert_eq!(seen, live, "{order}, silent: {silent}");
         }
     }
+}
+
+/// A rule against a flooding key: once kept messages have filled half of the memory, what it passes over is remembered
+/// by its ID, costs no row of the fold, and is not sent by a second import either.
+#[actix::test]
+async fn a_flood_that_a_rule_skips_is_remembered_without_being_kept() {
+    for full in [false, true] {
+        let mut world = World::new();
+        let living = world.begin(partner(), |_, _| Reply::Take);
+        if full {
+            let memory = &living.route.partner.memory;
+            memory.set_kept(48 << 20);
+            memory.books().set(48 << 20, 48 << 20, 0);
+        }
+        let rule = SkipRule {
+            rule: 1,
+            topic: "t".into(),
+            partner: None,
+            matches: SkipMatch::Key("hot".into()),
+            reason: "flood".into(),
+            made: Time(1),
+            expires: None,
+        };
+        assert!(living.command(Action::SkipAdd(rule)).await);
+        let flood = || (0..200).map(|n| (Some("hot".to_owned()), n));
+        world.append(flood());
+        world.append(flood());
+        living.idle().await;
+        living.stop().await;
+        assert_eq!(world.partner.lock().seen, []);
+        assert_eq!(world.position(), 400);
+        let state = world.memory.state.lock();
+        let partition = &state.partitions[&AT];
+        let kept = if full { 0 } else { 200 };
+        assert_eq!((partition.counts.skipped, partition.messages.len()), (200, kept));
+        let finished = world.memory.finished.lock();
+        assert_eq!(
+            finished
+                .values()
+                .filter(|s| **s == FinishedState::Skipped)
+                .count(),
+            200
+        );
+    }
+}
+
+/// A partner whose kept messages fill the memory takes nothing up, and goes on when some of them are gone.
+#[actix::test]
+async fn who_fills_the_memory_with_kept_messages_stands_until_some_are_gone() {
+    let mut world = World::new();
+    let living = world.begin(partner(), |_, _| Reply::Take);
+    let memory = living.route.partner.memory.clone();
+    memory.set_kept(62 << 20);
+    memory.books().set(62 << 20, 62 << 20, 0);
+    world.append(keyed(50));
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    assert!(!living.is_idle().await);
+    assert_eq!(world.partner.lock().seen, []);
+    memory.set_kept(1 << 20);
+    memory.books().set(1 << 20, 1 << 20, 0);
+    living.idle().await;
+    living.stop().await;
+    assert_eq!(world.partner.lock().seen.len(), 50);
 }

@@ -508,6 +508,11 @@ impl<T> KeyQueues<T> {
         .map(|node| self.items.get(node))
     }
 
+    /// Whether nothing is queued, in hand or held of a key: then an item of it may wait for a time of its own.
+    pub fn is_idle(&self, key: KeyHash) -> bool {
+        self.find(key).is_none()
+    }
+
     /// How many items of a key are queued, and whether it waits for a time or is held: then no free place starts it.
     pub fn standing(&self, key: KeyHash) -> (usize, bool) {
         match self.find(key) {

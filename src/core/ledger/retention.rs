@@ -88,18 +88,10 @@ pub fn over_since(samples: &[(Time, Offset)], retention: Duration, interval: Dur
     None
 }
 
-/// Whether [`give_up`] may have something to do: asked first, since it copies nothing. Goes over all messages.
+/// Whether [`give_up`] may have something to do: asked first, since it copies nothing. Goes over no message.
 pub fn is_due(state: &LaneState, over_since: Option<Time>, room: u64) -> bool {
-    let (mut bytes, mut over) = (0, false);
-    for (_, _, m) in state.messages().filter(|(_, _, m)| m.payload.is_some()) {
-        let waits = matches!(m.state, MessageState::Open { .. } | MessageState::Later { .. });
-        over |= !waits && over_since.is_some_and(|t| m.since <= t);
-        bytes += m
-            .payload
-            .filter(|_| !m.dropped)
-            .map_or(0, |(_, bytes)| u64::from(bytes));
-    }
-    over || bytes > room
+    let over = over_since.is_some_and(|t| state.partitions.values().any(|p| p.messages.may_be_older(t)));
+    over || state.payload_bytes() > room
 }
 
 /// Decides. `over_since`: see the function; `room`: most bytes of payloads.

@@ -4,7 +4,7 @@
 use super::Desk;
 use crate::api::status::{LedgerStatus, PartnerStatus, Status, StoreStatus, TopicStatus, eta_s};
 use crate::config::{CalendarUnit, Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, Rate, units};
-use crate::core::ledger::fold::{Counts, LaneState, MessageState, Pause};
+use crate::core::ledger::fold::{Counts, LaneState, Message, Pause};
 use crate::core::types::{Offset, RouteId, RoutePartition, Time};
 use std::collections::BTreeMap;
 
@@ -94,25 +94,19 @@ fn tally(state: &LaneState, at: RoutePartition) -> Tally {
         counts: p.counts,
         ..Tally::default()
     };
-    for m in p.messages.values() {
-        match m.state {
-            MessageState::Open { .. } => t.open += 1,
-            MessageState::Later { .. } => t.waiting += 1,
-            MessageState::Parked => t.parked += 1,
-            MessageState::Dead => t.dead += 1,
-            MessageState::Skipped => t.skipped += 1,
-        }
-        if matches!(m.state, MessageState::Open { .. } | MessageState::Later { .. }) {
-            t.from_ledger += u64::from(m.payload.is_some());
-            let since = if m.first_try == Time::ZERO {
-                m.since
-            } else {
-                m.first_try
-            };
-            t.oldest_waiting = Some(t.oldest_waiting.map_or(since, |oldest| oldest.min(since)));
-        }
-    }
+    let totals = p.messages.totals();
+    (t.open, t.waiting, t.from_ledger) = (totals.open, totals.later, totals.from_ledger);
+    (t.parked, t.dead, t.skipped) = (totals.parked, totals.dead, totals.skipped);
+    t.oldest_waiting = p.messages.unsettled().map(|(_, m)| since(&m)).min();
     t
+}
+
+/// When a message was first tried in its round, or came into its state.
+fn since(m: &Message) -> Time {
+    match m.first_try {
+        Time::ZERO => m.since,
+        first_try => first_try,
+    }
 }
 
 /// Why a route stands that only the ledger knows.

@@ -240,16 +240,18 @@ impl View {
         }
         let mut taken: Vec<(Time, RoutePartition, MessageId)> = Vec::new();
         for at in self.places.keys() {
-            let messages = state.partitions.get(at).into_iter().flat_map(|p| &p.messages);
-            taken.extend(
-                messages
-                    .filter(|(_, m)| pick.takes(m))
-                    .map(|(id, m)| (m.since, *at, *id)),
-            );
-            // Keeps the oldest without holding all of them: never more than twice the bound in memory.
-            if taken.len() > 2 * MOST {
-                keep_oldest(&mut taken, pick.most);
-                self.more = true;
+            let messages = state
+                .partitions
+                .get(at)
+                .into_iter()
+                .flat_map(|p| p.messages.iter());
+            for (id, m) in messages.filter(|(_, m)| pick.takes(m)) {
+                taken.push((m.since, *at, id));
+                // Keeps the oldest without holding all of them: never more than twice the bound in memory.
+                if taken.len() > 2 * MOST {
+                    keep_oldest(&mut taken, pick.most);
+                    self.more = true;
+                }
             }
         }
         if taken.len() > pick.most {
@@ -290,7 +292,7 @@ impl View {
         found.dedup();
         for (at, id) in found {
             let message = state.partitions.get(&at).and_then(|p| p.messages.get(&id));
-            if message.is_some_and(|m| pick.takes(m)) {
+            if message.is_some_and(|m| pick.takes(&m)) {
                 if self.picked.len() == pick.most {
                     self.more = true;
                     break;
@@ -304,11 +306,7 @@ impl View {
 
     fn take(&mut self, state: &LaneState, at: RoutePartition, id: MessageId) {
         if let Some(message) = state.partitions.get(&at).and_then(|p| p.messages.get(&id)) {
-            self.picked.push(Picked {
-                at,
-                id,
-                message: message.clone(),
-            });
+            self.picked.push(Picked { at, id, message });
         }
     }
 

@@ -72,18 +72,18 @@ impl Duties {
 
 fn drop_messages(keeper: &Keeper, part: &[(RoutePartition, MessageId)]) -> Vec<Body> {
     keeper.with_state(|state| {
-        let ended = |at, id| {
+        let ended = |(at, id): &(RoutePartition, MessageId)| {
             let message = state.partitions.get(at)?.messages.get(id)?;
-            matches!(message.state, MessageState::Dead | MessageState::Skipped).then_some(message)
+            let ended = matches!(message.state, MessageState::Dead | MessageState::Skipped);
+            ended.then_some((*at, *id, message.since))
         };
-        let still = part.iter().filter(|(at, id)| ended(at, id).is_some());
-        let drops = still.map(|(at, id)| {
+        let drops = part.iter().filter_map(ended).map(|(at, id, since)| {
             Body::from(Command {
                 offset: state.commands,
-                when: state.partitions[at].messages[id].since,
+                when: since,
                 who: WHO.into(),
                 why: "retention".into(),
-                action: Action::Drop { at: *at, id: *id },
+                action: Action::Drop { at, id },
             })
         });
         drops.collect()

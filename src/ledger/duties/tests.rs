@@ -236,7 +236,7 @@ impl World {
     fn step(&self) -> bool {
         let known: Vec<(RoutePartition, MessageId, Message)> = {
             let whole = self.whole.borrow();
-            whole.messages().map(|(at, id, m)| (at, id, m.clone())).collect()
+            whole.messages().collect()
         };
         let body = {
             let rng = &mut *self.rng.borrow_mut();
@@ -495,12 +495,12 @@ fn same(state: &LaneState, whole: &LaneState, seed: u64) {
         assert_eq!(s.samples.last(), p.samples.last(), "seed {seed}");
         let what = |m: &Message| {
             let place = (m.offset, m.key, m.payload, m.dropped, m.opened);
-            (m.state.clone(), m.round, m.attempts, place)
+            (m.state, m.round, m.attempts, place)
         };
-        let of = |messages: &crate::core::ledger::fold::ById<Message>| {
+        let of = |messages: &crate::core::ledger::fold::Messages| {
             messages
                 .iter()
-                .map(|(id, m)| (*id, what(m)))
+                .map(|(id, m)| (id, what(&m)))
                 .collect::<BTreeMap<_, _>>()
         };
         pretty(&of(&s.messages), &of(&p.messages), seed);
@@ -686,7 +686,7 @@ fn at_the_size_cap_the_oldest_payloads_go_and_their_messages_stay() {
     assert!(world.say(vec![opened(1), opened(59)]));
     let state = |n: usize| {
         life.keeper
-            .with_state(|s| s.partitions[&AT[0]].messages[&ids[n]].state.clone())
+            .with_state(|s| s.partitions[&AT[0]].messages.get(&ids[n]).unwrap().state)
     };
     assert_eq!(state(1), MessageState::Dead);
     assert!(matches!(state(59), MessageState::Later { .. }));

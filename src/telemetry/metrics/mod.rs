@@ -246,6 +246,7 @@ struct ReadAtScrape {
     connect_failures: Family<Labels, Counter>,
     stale_connections: Family<Labels, Counter>,
     memory_held: Gauge,
+    memory_part: Family<Labels, Gauge>,
     memory_bound: Gauge,
     intake_paused: Gauge,
     log_commits: Counter,
@@ -508,6 +509,12 @@ impl ReadAtScrape {
                 Some(Unit::Bytes),
                 "bytes held by queues, retries, bookkeeping (I6)",
             ),
+            memory_part: b.gauges(
+                "memory_part",
+                Some(Unit::Bytes),
+                "part",
+                "of these: messages on their way, the ledger's fold, filters of the store, entries not folded yet",
+            ),
             memory_bound: b.gauge("memory_bound", Some(Unit::Bytes), "their bound: node.memory"),
             intake_paused: b.gauge(
                 "intake_paused",
@@ -581,6 +588,15 @@ impl ReadAtScrape {
         self.set_partners(status);
         let node = &status.node;
         self.memory_held.set(node.memory_held as f64);
+        for (part, bytes) in [
+            ("messages", node.memory_messages),
+            ("ledger", node.memory_ledger),
+            ("store", node.memory_store),
+            ("backlog", node.memory_backlog),
+        ] {
+            let labels = vec![("part", part.to_owned())];
+            self.memory_part.get_or_create(&labels).set(bytes as f64);
+        }
         self.memory_bound.set(node.memory_bound as f64);
         self.intake_paused.set(flag(node.intake_paused.is_some()));
         self.uptime.set(node.uptime_s);

@@ -240,9 +240,9 @@ impl PartitionState {
 
     pub(super) fn waiting(&mut self, at: Offset, w: &Waiting, carried: bool, ops: &mut Vec<StoreOp>) {
         let over = self.is_over(w.id, w.round, w.offset);
-        match self.messages.get_mut(&w.id) {
+        match self.messages.get(&w.id) {
             Some(m) if m.round > w.round => return,
-            Some(m) if m.round == w.round => {
+            Some(mut m) if m.round == w.round => {
                 if m.closed() {
                     return;
                 }
@@ -254,6 +254,7 @@ impl PartitionState {
                     };
                     m.attempts = w.attempts;
                 }
+                self.messages.insert(w.id, m);
             }
             Some(_) => self.wait(at, w, carried),
             None if over => return,
@@ -296,8 +297,8 @@ impl PartitionState {
     }
 
     /// The message whose round was opened; none: it is not one that can be opened so.
-    pub(super) fn opened(&mut self, at: Offset, o: &Opened, carried: bool) -> Option<&Message> {
-        let m = self.messages.get_mut(&o.id)?;
+    pub(super) fn opened(&mut self, at: Offset, o: &Opened, carried: bool) -> Option<Message> {
+        let mut m = self.messages.get(&o.id)?;
         // Without its payload there is nothing that the next round could send.
         if !m.closed() || m.dropped || m.round.checked_add(1) != Some(o.round) {
             return None;
@@ -311,6 +312,7 @@ impl PartitionState {
         m.since = o.when;
         m.opened = at;
         m.carried &= carried;
+        self.messages.insert(o.id, m);
         Some(m)
     }
 
@@ -331,8 +333,10 @@ impl PartitionState {
 
     /// Also one that this fold has folded itself: what it opened may have been carried, and so met only now.
     pub(super) fn carried_opened(&mut self, at: Offset, original: Offset, o: &Opened) {
-        match self.messages.get_mut(&o.id) {
-            Some(m) if m.round == o.round && m.opened <= original => m.opened = at,
+        match self.messages.get(&o.id) {
+            Some(m) if m.round == o.round && m.opened <= original => {
+                self.messages.insert(o.id, Message { opened: at, ..m });
+            }
             Some(m) if m.carried => drop(self.opened(at, o, true)),
             _ => {}
         }
@@ -378,13 +382,14 @@ impl PartitionState {
     }
 
     fn move_payload(&mut self, at: Offset, original: Offset, id: MessageId, kept: &Kept) {
-        if let Some(m) = self.messages.get_mut(&id)
+        if let Some(mut m) = self.messages.get(&id)
             && m.payload.is_none_or(|(o, _)| o <= original)
             // Given up only where it is held for an operator: a round that began before still sends it.
             && (m.closed() || !kept.dropped)
         {
             m.payload = payload(at, kept);
             m.dropped = kept.dropped;
+            self.messages.insert(id, m);
         }
     }
 

@@ -39,6 +39,7 @@
 //! same life stamped anew, so the order of the log decides there too, and the fold needs no rule of its own.
 
 mod effects;
+mod held;
 mod messages;
 pub mod used;
 mod view;
@@ -49,6 +50,7 @@ mod model;
 mod tests;
 
 pub use effects::{Effect, Effects};
+pub use held::{Messages, Totals};
 pub use used::UsedSlots;
 
 use super::codec::{REASON_MAX, WORDS_MAX, cut};
@@ -146,7 +148,7 @@ pub struct PartitionState {
     /// Leader epoch of the position (Kafka); 0 on the embedded log.
     pub leader_epoch: u32,
     /// Messages with an open intent, waiting, parked, dead or skipped.
-    pub messages: ById<Message>,
+    pub messages: Messages,
     /// The last round, and the ledger offset that ended it, of messages that are in `messages` no longer and were
     /// opened again, dropped or forgotten: their next round must be a higher one. Bounded by [`ROUNDS_MAX`].
     pub rounds: ById<(u32, Offset)>,
@@ -172,7 +174,7 @@ pub struct Counts {
 }
 
 /// A message that is not simply finished.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Message {
     /// What it waits for.
     pub state: MessageState,
@@ -203,7 +205,7 @@ pub struct Message {
 }
 
 /// States of a [`Message`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MessageState {
     /// An attempt is, or may be, on the wire.
     Open {

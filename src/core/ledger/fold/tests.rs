@@ -103,7 +103,7 @@ impl Lane {
     fn part(&self) -> &PartitionState {
         &self.state.partitions[&AT]
     }
-    fn message(&self, n: u8) -> Option<&Message> {
+    fn message(&self, n: u8) -> Option<Message> {
         self.part().messages.get(&id(n))
     }
     fn last_op(&self) -> Option<FinishedState> {
@@ -251,7 +251,7 @@ fn a_second_replay_of_the_same_round_is_stale() {
     lane.opened(0, 3);
     assert_eq!(lane.message(0).unwrap().round, 1, "not the next round");
     lane.opened(0, 2);
-    let opened = lane.message(0).unwrap().clone();
+    let opened = lane.message(0).unwrap();
     assert_eq!(
         (opened.round, opened.attempts, opened.payload),
         (2, 0, Some((dead, 7)))
@@ -263,9 +263,9 @@ fn a_second_replay_of_the_same_round_is_stale() {
         }
     );
     lane.opened(0, 2);
-    assert_eq!(lane.message(0), Some(&opened));
+    assert_eq!(lane.message(0), Some(opened));
     lane.outcome(0, 1, 3, delivered());
-    assert_eq!(lane.message(0), Some(&opened), "an older round");
+    assert_eq!(lane.message(0), Some(opened), "an older round");
     lane.outcome(0, 2, 1, delivered());
     assert_eq!(
         (lane.message(0), lane.last_op()),

@@ -2,38 +2,65 @@
 
 use super::*;
 
+/// Bytes of a partition beside what it lists, of a finished range in its tree, of a remembered round in its table, and
+/// of the starts drawn from a budget.
+const PARTITION_BYTES: usize = 400;
+const RANGE_BYTES: usize = 26;
+const ROUND_BYTES: usize = 37;
+const USED_BYTES: usize = 200;
+
 impl LaneState {
-    /// Messages with an attempt that is, or may be, on the wire. Goes over all messages.
-    pub fn open_intents(&self) -> impl Iterator<Item = (RoutePartition, MessageId, &Message)> {
-        self.messages()
+    /// Messages with an attempt that is, or may be, on the wire.
+    pub fn open_intents(&self) -> impl Iterator<Item = (RoutePartition, MessageId, Message)> {
+        self.partitions
+            .iter()
+            .flat_map(|(at, p)| p.messages.live().map(|(id, m)| (*at, id, m)))
             .filter(|(_, _, m)| matches!(m.state, MessageState::Open { .. }))
     }
 
     /// Open intents of other lives than this one: the doubts a taker must settle (I3). Intents of the own life are
-    /// matched with what the process has in hand. Goes over all messages.
-    pub fn doubts(&self, own: LifeId) -> impl Iterator<Item = (RoutePartition, MessageId, &Message)> {
-        self.messages()
+    /// matched with what the process has in hand.
+    pub fn doubts(&self, own: LifeId) -> impl Iterator<Item = (RoutePartition, MessageId, Message)> {
+        self.open_intents()
             .filter(move |(_, _, m)| matches!(m.state, MessageState::Open { life, .. } if life != own))
     }
 
     /// All messages that are not simply finished, in no order within a partition.
-    pub fn messages(&self) -> impl Iterator<Item = (RoutePartition, MessageId, &Message)> {
+    pub fn messages(&self) -> impl Iterator<Item = (RoutePartition, MessageId, Message)> {
         self.partitions
             .iter()
-            .flat_map(|(at, p)| p.messages.iter().map(|(id, m)| (*at, *id, m)))
+            .flat_map(|(at, p)| p.messages.iter().map(|(id, m)| (*at, id, m)))
     }
 
-    /// How many messages have their payload in the ledger. Goes over all messages.
+    /// Bytes of memory, as near as counting entries comes.
+    pub fn memory(&self) -> usize {
+        let partitions = self.partitions.values().map(|p| {
+            PARTITION_BYTES
+                + p.messages.memory()
+                + p.finished.len() * RANGE_BYTES
+                + p.rounds.capacity() * ROUND_BYTES
+                + p.samples.capacity() * size_of::<(Time, Offset)>()
+        });
+        partitions.sum::<usize>() + self.used.len() * USED_BYTES
+    }
+
+    /// How many messages are in which state.
+    pub fn totals(&self) -> Totals {
+        let mut all = Totals::default();
+        self.partitions
+            .values()
+            .for_each(|p| all.add(&p.messages.totals()));
+        all
+    }
+
+    /// How many messages have their payload in the ledger.
     pub fn kept_count(&self) -> u64 {
-        self.messages().filter(|(_, _, m)| m.payload.is_some()).count() as u64
+        self.totals().kept
     }
 
-    /// Bytes of the payloads that live in the ledger. Goes over all messages.
+    /// Bytes of the payloads that live in the ledger, those given up not counted.
     pub fn payload_bytes(&self) -> u64 {
-        self.messages()
-            .filter_map(|(_, _, m)| m.payload)
-            .map(|(_, bytes)| u64::from(bytes))
-            .sum()
+        self.totals().payload_bytes
     }
 }
 
@@ -42,11 +69,11 @@ impl LaneState {
     /// lies before it, or was carried behind them by an owner who died before it could carry them as well. A fold
     /// that starts at the trim point meets them before there is anything to open.
     pub fn opened_behind(&self, trim: Offset) -> Vec<Offset> {
+        let unsettled = self.partitions.values().flat_map(|p| p.messages.unsettled());
         let too_early = |m: &Message| m.payload.is_some_and(|p| p.0 < trim || p.0 > m.opened);
-        let mut opened: Vec<Offset> = self
-            .messages()
-            .filter(|(_, _, m)| !m.closed() && m.opened >= trim && too_early(m))
-            .map(|(_, _, m)| m.opened)
+        let mut opened: Vec<Offset> = unsettled
+            .filter(|(_, m)| m.opened >= trim && too_early(m))
+            .map(|(_, m)| m.opened)
             .collect();
         opened.sort_unstable();
         opened

@@ -28,7 +28,7 @@ fn a_replay_opens_the_next_round_once() {
     assert_eq!(world.state_of(3), DedupState::Waiting);
     let (effects, report) = world.carry_out(&second);
     assert_eq!((report.touched, report.stale, effects.len()), (0, 1, 0));
-    assert_eq!(world.state.partitions[&AT].messages[&id(3)].round, 2);
+    assert_eq!(world.state.partitions[&AT].messages.get(&id(3)).unwrap().round, 2);
 }
 
 #[test]
@@ -243,15 +243,15 @@ proptest! {
                             matches!(m.state, MessageState::Open { .. } | MessageState::Later { .. })
                         });
                         if busy {
-                            prop_assert_eq!(&world.state.partitions[&AT].messages[&item.id], &before.partitions[&AT].messages[&item.id]);
+                            prop_assert_eq!(world.state.partitions[&AT].messages.get(&item.id), before.partitions[&AT].messages.get(&item.id));
                         }
                     }
                     for effect in effects {
                         let messages = &world.state.partitions[&AT].messages;
                         match effect {
                             Effect::Opened { id, round, .. } => {
-                                prop_assert_eq!(before.partitions[&AT].messages[&id].round + 1, round);
-                                prop_assert_eq!(messages[&id].round, round);
+                                prop_assert_eq!(before.partitions[&AT].messages.get(&id).unwrap().round + 1, round);
+                                prop_assert_eq!(messages.get(&id).unwrap().round, round);
                             }
                             Effect::Marked { id, .. } => {
                                 prop_assert!(!messages.contains_key(&id));

@@ -446,10 +446,7 @@ impl Oracle {
             let samples = self.samples.get(at).into_iter().flatten().copied();
             assert_eq!(p.samples, samples.collect::<Vec<_>>(), "samples");
         }
-        let known: BTreeMap<Name, Message> = state
-            .messages()
-            .map(|(at, id, m)| ((at, id), m.clone()))
-            .collect();
+        let known: BTreeMap<Name, Message> = state.messages().map(|(at, id, m)| ((at, id), m)).collect();
         let told: BTreeMap<Name, Message> = self
             .facts
             .iter()

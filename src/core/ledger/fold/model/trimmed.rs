@@ -36,7 +36,7 @@ impl Lane {
                 let (mut after, mut told) = (self.whole.clone(), Vec::new());
                 after.apply(self.entries.len() as u64, entry, &mut told).unwrap();
                 let known = |s: &LaneState| -> BTreeMap<Name, Message> {
-                    s.messages().map(|(at, id, m)| ((at, id), m.clone())).collect()
+                    s.messages().map(|(at, id, m)| ((at, id), m)).collect()
                 };
                 !told.is_empty() || known(&after) != known(&self.whole)
             }
@@ -115,31 +115,20 @@ impl Lane {
                 (p.position, &p.finished, p.high_water)
             );
             assert_eq!(t.samples, p.samples);
-            for (id, m) in &p.messages {
+            for (id, m) in p.messages.iter() {
                 let got = t
                     .messages
-                    .get(id)
+                    .get(&id)
                     .unwrap_or_else(|| panic!("{id} of {m:?} is lost"));
                 let what = |m: &Message| {
                     (
-                        m.state.clone(),
-                        m.round,
-                        m.attempts,
-                        m.offset,
-                        m.key,
-                        m.payload,
-                        m.dropped,
-                        m.opened,
+                        m.state, m.round, m.attempts, m.offset, m.key, m.payload, m.dropped, m.opened,
                     )
                 };
-                assert_eq!(what(got), what(m), "{id}");
+                assert_eq!(what(&got), what(&m), "{id}");
             }
-            for id in t.messages.keys() {
-                assert!(
-                    p.messages.contains_key(id),
-                    "{id} has come back: {:?}",
-                    t.messages[id]
-                );
+            for (id, got) in t.messages.iter() {
+                assert!(p.messages.contains_key(&id), "{id} has come back: {got:?}");
             }
         }
     }
