@@ -4,6 +4,7 @@
 use crate::config::TopicConfig;
 use crate::core::identity::{Ambiguous, Content, HeadersOf, Id, Recipe};
 use crate::core::pointer::{NotJson, PointerError};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Decides where records of one topic go.
 #[derive(Clone, Debug)]
@@ -85,15 +86,11 @@ impl Placer {
         let partition = self.recipe.partition(&found, record.value, self.partitions);
         let (mut id_hash, mut looks_rounded) = (0, false);
         if let Id::Of(parts) = &found.id {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(&partition.unwrap_or_default().to_le_bytes());
-            for part in parts {
-                hasher.update(part);
-                hasher.update(&[0x1f]);
-            }
-            let mut head = [0; 8];
-            head.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-            id_hash = u64::from_le_bytes(head);
+            // For comparisons within one import only, so a quick one will do.
+            let mut hasher = DefaultHasher::new();
+            partition.hash(&mut hasher);
+            parts.hash(&mut hasher);
+            id_hash = hasher.finish();
             looks_rounded = parts.iter().any(|part| is_rounded(part));
         }
         Ok(Place {
