@@ -68,7 +68,7 @@ impl Check<'_> {
             );
         }
         self.in_templates(s, p);
-        self.client(s, p);
+        self.redirects(s, p);
         self.retry(s, p);
         self.doubt(s, p);
         self.ordered(
@@ -143,12 +143,7 @@ impl Check<'_> {
         }
     }
 
-    fn client(&mut self, s: &str, p: &PartnerConfig) {
-        if p.client == ClientKind::Reqwest {
-            let value = Some(quoted("reqwest"));
-            let message = "has no effect any more: one client does HTTP/1.1, HTTP/2, proxies and redirects";
-            self.warn(s, "client", value, message, "take it out");
-        }
+    fn redirects(&mut self, s: &str, p: &PartnerConfig) {
         if !p.redirect_to.is_empty() && p.redirects == 0 {
             let hint = "set redirects = 1, or take it out";
             self.warn(

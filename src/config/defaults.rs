@@ -247,7 +247,6 @@ impl PartnerConfig {
             idempotency_window: DAY,
             verify: None,
             verdict: Vec::new(),
-            client: ClientKind::Pool,
             http2: false,
             proxy: None,
             redirects: 0,

@@ -279,14 +279,6 @@ impl Writer {
         }
         let rules = p.verdict.iter().map(verdict);
         self.maybe("verdict", (!p.verdict.is_empty()).then_some(rules), list);
-        self.text(
-            "client",
-            if p.client == ClientKind::Pool {
-                "pool"
-            } else {
-                "reqwest"
-            },
-        );
         self.plain("http2", p.http2);
         let proxy = p.proxy.as_ref().map(|proxy| self.guarded(proxy, mask::url));
         self.put("proxy", proxy);

@@ -259,8 +259,6 @@ pub struct PartnerConfig {
     pub verify: Option<VerifyConfig>,
     /// Rules before the defaults; first match wins.
     pub verdict: Vec<VerdictRuleConfig>,
-    /// Without effect: kept so that files that set it still load.
-    pub client: ClientKind,
     /// HTTP/2, where the partner agrees. Default off.
     pub http2: bool,
     /// Proxy URL.
@@ -298,15 +296,6 @@ pub struct PartnerConfig {
 pub enum SinkKind {
     /// HTTP request per message.
     Http,
-}
-
-/// Which client an HTTP partner is called with: one does all today.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientKind {
-    /// The pool of connections of our own.
-    Pool,
-    /// What HTTP/2, proxies and redirects once needed.
-    Reqwest,
 }
 
 /// How far URLs reach whose host a record names.

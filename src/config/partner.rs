@@ -87,12 +87,6 @@ pub(super) fn partner(r: &mut Reader, mut s: Section<'_>, name: &str) -> Partner
     r.read(s, "url_reach", &mut p.url_reach, read::choice(&reaches));
     r.read(s, "title_case_headers", &mut p.title_case_headers, read::flag);
     r.read(s, "rate_limit_headers", &mut p.rate_limit_headers, read::flag);
-    r.read(
-        s,
-        "client",
-        &mut p.client,
-        read::choice(&[("pool", ClientKind::Pool), ("reqwest", ClientKind::Reqwest)]),
-    );
     r.read(s, "answer_limit", &mut p.answer_limit, bytes_in_memory(0));
     p.ca = r.maybe(s, "ca", read::path);
 

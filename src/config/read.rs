@@ -221,6 +221,12 @@ impl Reader {
             if section.known.contains(&name.as_str()) {
                 continue;
             }
+            let full = dotted(&section.pattern, name);
+            if let Some((_, why)) = GONE.iter().find(|(key, _)| *key == full) {
+                let finding = self.report(Severity::Error, &section.key(name), &node.origin, None, *why);
+                finding.hint = Some("take it out".to_owned());
+                continue;
+            }
             // The value is not shown: under a misspelt key nobody knows whether it is a secret.
             let near = nearest(name, section.known.iter().copied());
             let known = section.known.join(", ");
@@ -238,6 +244,12 @@ impl Reader {
         }
     }
 }
+
+/// Keys that there once were, and why not any more.
+const GONE: [(&str, &str); 1] = [(
+    "partners.NAME.client",
+    "there is one client for everything now: HTTP/1.1, HTTP/2, proxies and redirects",
+)];
 
 impl Finding {
     /// Says how to mend it.

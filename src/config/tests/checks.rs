@@ -99,6 +99,11 @@ fn contradictions_are_refused() {
         "expected \"POST\"",
     );
     refuses(
+        &partner("client = 'reqwest'"),
+        "partners.p.client",
+        "one client for everything",
+    );
+    refuses(
         &partner("redirect_to = ['https://a.example/path']"),
         "partners.p.redirect_to",
         "a list of origins",

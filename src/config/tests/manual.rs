@@ -109,7 +109,6 @@ fn the_table_tells_the_defaults_that_hold() {
     let p = &config.partners["NAME"];
     assert_eq!(p.flood.doubts_in_a_row as usize, p.concurrency);
     assert_eq!(p.verify.as_ref().unwrap().timeout, p.request_timeout);
-    assert_eq!(p.client, ClientKind::Pool);
 }
 
 #[test]
