@@ -215,6 +215,10 @@ async fn send<S: Sink>(
             drop(permit);
             return After::Again(granted);
         }
+        if route.is_kept_back(item) {
+            drop(permit);
+            return After::Again(granted);
+        }
         partner.metrics.limiter_wait.record(granted.since(wanted));
         if granted > item.resend_until {
             drop(permit);

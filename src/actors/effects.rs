@@ -215,10 +215,7 @@ fn here(local: &mut Local, effects: &Effects) {
                     }
                 }
             },
-            Effect::SkipsChanged(_)
-            | Effect::RouteStopped { .. }
-            | Effect::RouteResumed { .. }
-            | Effect::RouteForgotten { .. } => {
+            Effect::SkipsChanged(_) | Effect::RouteStopped { .. } | Effect::RouteResumed { .. } => {
                 for (at, route) in &local.routes {
                     let actor = local.partitions.get(at).and_then(|p| p.actor.as_ref());
                     carry_out(*offset, effect, route, actor);

@@ -40,6 +40,8 @@ pub struct RoutePlan {
     pub topic: Arc<str>,
     /// Which incarnation of it.
     pub topic_id: TopicId,
+    /// The ledger had never met the route when it was planned.
+    pub fresh: bool,
     /// The partner's name.
     pub partner: Arc<str>,
     /// Number of its queue at the partner's gate.
@@ -200,7 +202,10 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
         tokio::time::sleep(SETTLED_EVERY).await;
     }
     let on_doubt = route.partner.config.on_doubt;
-    let start = plan.keeper.with_state(|state| Start::of(state, at, on_doubt));
+    let start = Start {
+        fresh: plan.fresh,
+        ..plan.keeper.with_state(|state| Start::of(state, at, on_doubt))
+    };
     let parts = PartitionParts {
         route,
         log: plan.log.clone(),

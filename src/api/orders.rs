@@ -111,6 +111,13 @@ pub enum Order {
         /// The partner.
         partner: String,
     },
+    /// Gives up what is known of a route that the configuration no longer has.
+    ForgetRoute {
+        /// Its topic.
+        topic: String,
+        /// Its partner.
+        partner: String,
+    },
     /// Starts a stopped route again.
     ResumeRoute {
         /// Its topic.
@@ -156,6 +163,7 @@ impl Order {
             Order::Pause { .. } => "pause",
             Order::Resume { .. } => "resume",
             Order::ResumeRoute { .. } => "resume route",
+            Order::ForgetRoute { .. } => "forget route",
         }
     }
 }

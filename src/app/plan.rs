@@ -134,6 +134,7 @@ pub fn plans(
                 },
                 topic: meta.name.as_str().into(),
                 topic_id: meta.id,
+                fresh: keeper.with_state(|state| !state.routes.contains_key(&route)),
                 partner: partner.as_str().into(),
                 queue: *queue,
                 rules: rules.clone(),

@@ -608,8 +608,7 @@ impl Node {
         };
         let plans = plan::plans(&self.config, section, &meta, homes, log, (*lane, keeper), queue);
         for plan in plans.iter().filter(|p| p.at.partition == 0) {
-            let known = keeper.with_state(|s| s.routes.contains_key(&plan.at.route));
-            if !known {
+            if plan.fresh {
                 port.outcome(Body::Route(RouteInfo {
                     route: plan.at.route,
                     topic: plan.topic.to_string(),

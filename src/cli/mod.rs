@@ -148,7 +148,7 @@ pub enum Command {
     Status(status::Args),
     /// What became of a message, everywhere
     Message(message::Args),
-    /// List, show, test, pause and resume partners
+    /// List, show, test, pause and resume partners; forget routes
     Partners(partners::Args),
     /// Look into the store of delivered IDs, and change it
     Dedup(dedup::Args),

@@ -117,6 +117,7 @@ fn is_setting(order: &Order) -> bool {
             | Order::SkipRemove { .. }
             | Order::Pause { .. }
             | Order::Resume { .. }
+            | Order::ForgetRoute { .. }
             | Order::ResumeRoute { .. }
     )
 }

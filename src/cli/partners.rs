@@ -1,4 +1,4 @@
-//! `partners`: list, show, test, pause and resume partners.
+//! `partners`: list, show, test, pause and resume partners, forget routes.
 
 use super::node;
 use super::order::{self, How};
@@ -49,12 +49,27 @@ pub enum Action {
         /// Partner
         #[arg(value_name = "NAME")]
         name: String,
-        /// The route from this topic, which a flood guard has stopped
+        /// The route from this topic, which the flood guard or a loss of records has stopped
         #[arg(long, value_name = "NAME")]
         topic: Option<String>,
         /// Why, for the record
         #[arg(long = "because", value_name = "TEXT")]
         because: Option<String>,
+    },
+    /// Give up what is known of a route that the configuration no longer has: its records may leave the topic
+    Forget {
+        /// Partner
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Topic of the route
+        #[arg(long, value_name = "NAME")]
+        topic: String,
+        /// Why, for the record
+        #[arg(long = "because", value_name = "TEXT")]
+        because: Option<String>,
+        /// Do not ask before forgetting it
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -67,6 +82,20 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         Action::Pause { name, because, yes } => order::give(
             global,
             Order::Pause { partner: name },
+            &How {
+                why: because,
+                yes,
+                dry_run: false,
+            },
+        ),
+        Action::Forget {
+            name,
+            topic,
+            because,
+            yes,
+        } => order::give(
+            global,
+            Order::ForgetRoute { topic, partner: name },
             &How {
                 why: because,
                 yes,

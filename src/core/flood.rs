@@ -75,14 +75,12 @@ impl FloodGuard {
         self.stopped.as_ref()
     }
 
-    /// The ledger says that the route stands; one that stands already keeps its reason.
+    /// The route must stand, for this reason.
     pub fn stop(&mut self, reason: &str) {
-        if self.stopped.is_none() {
-            self.stopped = Some(Stop {
-                dead: self.in_a_row,
-                reason: reason.to_owned(),
-            });
-        }
+        self.stopped = Some(Stop {
+            dead: self.in_a_row,
+            reason: reason.to_owned(),
+        });
     }
 
     /// An operator lets the route go on; the row begins anew.

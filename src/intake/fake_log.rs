@@ -32,6 +32,8 @@ struct State {
     refuses: Option<String>,
     begun: usize,
     read: HashMap<PartitionId, usize>,
+    /// Where partitions begin that were trimmed.
+    first: HashMap<PartitionId, Offset>,
 }
 
 /// The log. Clones share it.
@@ -164,9 +166,10 @@ impl Log for FakeLog {
         Ok(())
     }
     fn bounds(&self, partition: PartitionId) -> Result<Bounds, LogError> {
+        let state = self.0.lock();
         Ok(Bounds {
-            first: 0,
-            next: self.0.lock().partitions[partition.0 as usize].len() as Offset,
+            first: state.first.get(&partition).copied().unwrap_or(0),
+            next: state.partitions[partition.0 as usize].len() as Offset,
         })
     }
     fn read(
@@ -178,6 +181,14 @@ impl Log for FakeLog {
     ) -> Result<Offset, LogError> {
         // One at a time: whoever reads must go on by itself.
         let mut state = self.0.lock();
+        let first = state.first.get(&p).copied().unwrap_or(0);
+        if from < first {
+            return Err(LogError::OutOfRange {
+                wanted: from,
+                first,
+                next: state.partitions[p.0 as usize].len() as Offset,
+            });
+        }
         let record = state.partitions[p.0 as usize].get(from as usize).cloned();
         let got = usize::from(record.is_some());
         *state.read.entry(p).or_default() += got;
@@ -205,7 +216,8 @@ impl Log for FakeLog {
         Ok(0)
     }
     fn allow_trim(&self, _: PartitionId, _: Offset) {}
-    fn trim(&self, _: PartitionId, _: Offset) -> Result<(), LogError> {
+    fn trim(&self, partition: PartitionId, to: Offset) -> Result<(), LogError> {
+        self.0.lock().first.insert(partition, to);
         Ok(())
     }
     fn stats(&self) -> LogStats {

@@ -412,6 +412,7 @@ impl World {
                     // As after a `seek` to the beginning: the IDs alone say what is done.
                     Life::Again => Start {
                         messages: start.messages,
+                        fresh: true,
                         held: start.held,
                         ..Start::default()
                     },

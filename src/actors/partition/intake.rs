@@ -21,6 +21,9 @@ use actix::prelude::*;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// The code of the reason for which a route stands whose records left the topic.
+const LOST: &str = "lost:";
+
 /// Says what a record is. Pure; one for each route partition.
 pub trait Resolve: Send {
     /// What the record is.
@@ -137,11 +140,7 @@ impl<S: Sink> PartitionActor<S> {
     fn read_failed(&mut self, error: LogError, ctx: &mut Context<Self>) {
         match error {
             LogError::OutOfRange { first, .. } if self.next_read < first => {
-                // Retention takes only what every route has passed (I1), so this is never a route's own loss; a
-                // new route begins at the first record that is left.
-                let from = self.next_read;
-                self.window.finish_silently(from, first);
-                self.next_read = first;
+                self.meet_first(first);
                 self.reading = false;
             }
             error => self.read_again(&error.to_string(), ctx),
@@ -160,6 +159,62 @@ impl<S: Sink> PartitionActor<S> {
             act.reading = false;
             act.read_on(ctx);
         });
+    }
+
+    /// The topic begins at this record, behind the one that would be read next. A new route begins there. One that was
+    /// there before has lost what it had not finished: it stands until an operator lets it go on behind the loss.
+    pub(super) fn meet_first(&mut self, first: Offset) {
+        let from = self.window.next_unfinished(self.next_read);
+        let (topic, partner) = (&*self.route.topic, &*self.route.partner.name);
+        let partition = self.route.at.partition;
+        if from >= first {
+            self.next_read = from;
+        } else if self.fresh {
+            tracing::info!(
+                event = "route_begins",
+                topic,
+                partner,
+                partition,
+                from = first,
+                "a new route begins at the first record that the topic still has"
+            );
+            self.go_on_behind(first);
+        } else {
+            tracing::error!(
+                event = "offsets_lost",
+                topic,
+                partner,
+                partition,
+                from,
+                to = first,
+                "records left the topic before this route had finished them: it stands until `sluicegate partners resume --topic`"
+            );
+            let last = first - 1;
+            let range = if from == last {
+                format!("record {from}")
+            } else {
+                format!("records {from} to {last}")
+            };
+            self.lost = Some(first);
+            self.stop_route(
+                "retention",
+                format!(
+                    "{LOST} {range} of partition {partition} left the topic before they were finished; `sluicegate partners resume {partner} --topic {topic}` goes on behind them"
+                ),
+            );
+        }
+    }
+
+    /// Goes on at this record, and gives up what lies before it.
+    pub(super) fn go_on_behind(&mut self, first: Offset) {
+        self.window.finish_silently(self.window.position(), first);
+        self.window.seen(first.saturating_sub(1));
+        self.next_read = self.next_read.max(first);
+        let gone: Vec<_> = self.left_at.range(..first).map(|(offset, _)| *offset).collect();
+        for offset in gone {
+            self.end_left(offset, None, start::GONE);
+        }
+        self.write_position();
     }
 
     fn give_up(&mut self, error: impl std::fmt::Display, ctx: &mut Context<Self>) {
@@ -224,7 +279,11 @@ impl<S: Sink> PartitionActor<S> {
             if self.window.is_finished(record.offset) {
                 continue;
             }
-            match self.resolve.resolve(&record) {
+            let resolved = self.resolve.resolve(&record);
+            if self.left_at.contains_key(&record.offset) {
+                self.meet_left(&record, &resolved);
+            }
+            match resolved {
                 Resolved::Filtered => {
                     self.route.partner.metrics.filtered.inc();
                     self.window.finish_silently(record.offset, record.offset + 1);
@@ -275,6 +334,7 @@ impl<S: Sink> PartitionActor<S> {
             }
             self.admit(record, known, verdict);
         }
+        self.end_passed(self.next_read);
         self.count_left();
         self.forget_marks();
         true
@@ -297,6 +357,7 @@ impl<S: Sink> PartitionActor<S> {
         let marked = || self.route.orders.bar_of(&known.id) == Some(Bar::Marked);
         let duplicate = finished || marked() || self.in_flight.contains(&known.id);
         if duplicate {
+            self.end_replaced(&known.id);
             self.route.partner.metrics.duplicate.inc();
             self.window.finish_silently(offset, offset + 1);
         }
@@ -309,7 +370,7 @@ impl<S: Sink> PartitionActor<S> {
         let mut item = self.new_item(record, known);
         let Some(reason) = invalid else {
             let mut until = None;
-            if let Some(left) = self.left_behind.remove(&item.delivery.id) {
+            if let Some(left) = self.take_left(offset, &item.delivery.id) {
                 item.resume(left);
                 // Behind others of its key it goes when they have gone, whatever its time.
                 let idle = item.place.is_none_or(|key| self.queues.is_idle(key));
@@ -431,7 +492,7 @@ impl Item {
 }
 
 impl<S> RouteContext<S> {
-    fn append_unsent(self: &Rc<Self>, item: &Item, kind: OutcomeKind) -> u64 {
+    pub(super) fn append_unsent(self: &Rc<Self>, item: &Item, kind: OutcomeKind) -> u64 {
         let port = &self.partner.port;
         port.outcome(Body::Outcome(Outcome {
             at: self.at,

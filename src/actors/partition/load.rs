@@ -3,11 +3,12 @@
 use super::super::blocking;
 use super::super::item::Item;
 use super::PartitionActor;
+use crate::core::ledger::entry::OutcomeKind;
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::ledger::keeper::Keeper;
 use crate::ledger::payload::PayloadError;
-use crate::log::{Log, PartitionId};
+use crate::log::{Log, LogError, PartitionId};
 use crate::sink::Sink;
 use actix::prelude::*;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ pub struct Loaded {
 /// Why a payload was not read again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoadError {
-    /// It was given up (retention, the size cap, an operator): the message is only listed, and cannot be sent.
+    /// It was given up (retention, the size cap, an operator), or its record has left the topic: the message is only
+    /// listed, and cannot be sent.
     #[error("its payload was given up")]
     Gone,
     /// It cannot be read now. In words, for people.
@@ -52,13 +54,15 @@ pub trait Payloads: Send + Sync {
 ///
 /// # Errors
 /// If it cannot be read, or is no longer there.
-pub fn from_topic(log: &dyn Log, input: PartitionId, offset: Offset) -> Result<Record, String> {
+pub fn from_topic(log: &dyn Log, input: PartitionId, offset: Offset) -> Result<Record, LoadError> {
     let mut records = Vec::with_capacity(1);
-    log.read(input, offset, 1, &mut records)
-        .map_err(|e| e.to_string())?;
+    log.read(input, offset, 1, &mut records).map_err(|e| match e {
+        LogError::OutOfRange { first, .. } if offset < first => LoadError::Gone,
+        error => LoadError::Failed(error.to_string()),
+    })?;
     match records.into_iter().next() {
         Some(record) if record.offset == offset => Ok(record),
-        _ => Err(format!("no record at offset {offset}")),
+        _ => Err(LoadError::Failed(format!("no record at offset {offset}"))),
     }
 }
 
@@ -128,6 +132,7 @@ impl<S: Sink> PartitionActor<S> {
             }
             // A round that was opened at the moment its payload went: the ledger lists the message as it was before.
             Ok(Err(LoadError::Gone)) if item.off_position => act.let_lie(*item, ctx),
+            Ok(Err(LoadError::Gone)) => act.lost(item, ctx),
             failed => {
                 let why = match failed {
                     Ok(Err(why)) => why.to_string(),
@@ -140,6 +145,25 @@ impl<S: Sink> PartitionActor<S> {
             }
         });
         ctx.spawn(loaded);
+    }
+
+    /// A message whose record left the topic before it was finished: it ends, and the ledger says how.
+    fn lost(&mut self, mut item: Box<Item>, ctx: &mut Context<Self>) {
+        let doubt = !matches!(item.task, super::Task::Send) || item.is_unsettled();
+        let kept = self.kept_without_record(&item, super::start::GONE);
+        let hold = doubt && self.route.partner.config.on_doubt == crate::config::OnDoubt::Hold;
+        item.outcome = match doubt {
+            true => {
+                self.route.partner.metrics.parked.inc();
+                self.route.append_unsent(&item, OutcomeKind::Parked(kept))
+            }
+            false => {
+                self.route.partner.metrics.dead.inc();
+                self.route.append_unsent(&item, OutcomeKind::Dead(kept))
+            }
+        };
+        self.finish(item, hold, ctx);
+        self.start_work(ctx);
     }
 
     /// A message that cannot be sent any more: its key goes on without it.

@@ -45,7 +45,7 @@ use crate::sink::{DoubtCause, Sink};
 use actix::prelude::*;
 use crew::Crew;
 use hashbrown::{HashMap, HashSet};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -130,6 +130,10 @@ pub struct PartitionActor<S: Sink> {
     relieving: bool,
     /// Stuck messages that stayed in memory when there was little room.
     stuck_kept: usize,
+    /// What lives before this one left behind, and its key, by the offset of the record, until that comes by.
+    left_at: BTreeMap<Offset, (MessageId, KeyHash)>,
+    /// Records that are another message now, by that one: what is left of them ends when it does.
+    replaced: HashMap<MessageId, Offset>,
     /// Doubts of earlier lives, queued before their record comes by, and its offset.
     taken_over: HashMap<MessageId, Offset>,
     start: Option<Start>,
@@ -140,6 +144,10 @@ pub struct PartitionActor<S: Sink> {
     /// Messages in doubt that hold their key, and that key.
     holding: HashMap<MessageId, KeyHash>,
     next_read: Offset,
+    /// The route was met in this life.
+    fresh: bool,
+    /// The topic begins here, behind what was not finished: an operator must say that it may go on.
+    lost: Option<Offset>,
     reading: bool,
     /// What was read is being looked up.
     looking: bool,
@@ -194,10 +202,14 @@ impl<S: Sink> PartitionActor<S> {
             reading_back: false,
             relieving: false,
             stuck_kept: 0,
+            left_at: BTreeMap::new(),
+            replaced: HashMap::new(),
             taken_over: HashMap::new(),
             next_read: start.position,
             folded_before: start.folded,
             has_rounds: start.has_rounds,
+            fresh: start.fresh,
+            lost: None,
             holding: HashMap::new(),
             start: Some(start),
             reading: false,
@@ -334,6 +346,7 @@ impl<S: Sink> PartitionActor<S> {
     fn end(&mut self, item: &Item) -> Option<KeyHash> {
         self.in_hand -= 1;
         self.uncount(item.counted);
+        self.end_replaced(&item.delivery.id);
         self.route.orders.ended(&item.delivery.id);
         self.unfolded.push_back((item.outcome, item.delivery.id));
         if !item.off_position {
@@ -372,15 +385,33 @@ impl<S: Sink> PartitionActor<S> {
             event = "route_stopped", topic = %route.topic, partner = %route.partner.name, dead = stop.dead,
             "too many dead letters in a row: the route stands until `sluicegate partners resume --topic`"
         );
+        let reason = stop.to_string();
+        self.write_stop("flood guard", reason);
+    }
+
+    /// Stops the route for this reason, unless it stands for one like it: all its partitions, also over restarts.
+    fn stop_route(&self, who: &str, reason: String) {
+        let code = reason.split_inclusive(':').next().unwrap_or_default();
+        let mut flood = self.route.flood.borrow_mut();
+        if flood.stopped().is_some_and(|stop| stop.reason.starts_with(code)) {
+            return;
+        }
+        flood.stop(&reason);
+        drop(flood);
+        self.write_stop(who, reason);
+    }
+
+    fn write_stop(&self, who: &str, reason: String) {
+        let route = &self.route;
         route.partner.port.outcome(Body::from(Command {
             offset: 0,
             when: route.partner.clock.now(),
-            who: "flood guard".into(),
+            who: who.into(),
             why: String::new(),
             action: Action::Pause {
                 partner: String::new(),
                 route: Some(route.at.route),
-                reason: stop.to_string(),
+                reason,
             },
         }));
     }
@@ -502,6 +533,11 @@ impl<S: Sink> Actor for PartitionActor<S> {
         self.route.orders.keep_marked(|_| false);
         if let Some(start) = self.start.take() {
             self.take_over(start);
+        }
+        if let Ok(bounds) = self.log.bounds(self.input)
+            && self.next_read < bounds.first
+        {
+            self.meet_first(bounds.first);
         }
         self.start_work(ctx);
         self.read_on(ctx);

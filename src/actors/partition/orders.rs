@@ -42,7 +42,12 @@ impl<S: Sink> Handler<Follow> for PartitionActor<S> {
                 }
             }
             Effect::Forgotten { .. } => self.has_rounds = true,
-            Effect::RouteResumed { .. } => self.read_on(ctx),
+            Effect::RouteResumed { .. } => {
+                if let Some(first) = self.lost.take() {
+                    self.go_on_behind(first);
+                }
+                self.read_on(ctx);
+            }
             _ => {}
         }
         self.start_work(ctx);

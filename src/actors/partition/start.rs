@@ -1,15 +1,18 @@
 //! Where a partition's actor begins, and what it does with what earlier lives left behind.
 
+use super::super::attempt;
 use super::super::item::{Item, Task};
 use super::PartitionActor;
 use crate::config::OnDoubt;
 use crate::core::backoff::believed;
 use crate::core::doubt::Doubt;
+use crate::core::ledger::entry::{Kept, OutcomeKind};
 use crate::core::ledger::fold::{LaneState, Message, MessageState};
 use crate::core::ranges::RangeSet;
 use crate::core::record::Record;
+use crate::core::resolve::Resolved;
 use crate::core::types::{KeyHash, MessageId, Offset, RoutePartition, Time};
-use crate::sink::{Delivery, DoubtCause, Sink};
+use crate::sink::{AnswerDetail, Delivery, DoubtCause, Sink};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -30,6 +33,8 @@ pub struct Start {
     pub has_rounds: bool,
     /// Every entry of the lane before this offset is in here.
     pub folded: Offset,
+    /// The route was met in this life: it begins wherever the topic does.
+    pub fresh: bool,
 }
 
 impl Start {
@@ -53,6 +58,7 @@ impl Start {
             held,
             has_rounds: !state.rounds.is_empty(),
             folded: lane.next,
+            fresh: false,
         }
     }
 }
@@ -68,6 +74,13 @@ pub(super) struct LeftBehind {
     /// The partner's outage clock when it was first tried.
     pub(super) outage: Duration,
 }
+
+/// Why a message ends whose record is no longer there.
+pub(super) const GONE: &str = "lost: its record left the topic before the message was finished";
+/// Why one ends whose record the route does not take any more.
+const FILTERED: &str = "filtered: the route no longer takes its record";
+/// Why one ends whose record is another message now.
+const REPLACED: &str = "replaced: its record has another message ID now";
 
 impl<S: Sink> PartitionActor<S> {
     /// Takes over from earlier lives. Doubts, and what waits with its payload in the ledger, queue before any record
@@ -132,7 +145,13 @@ impl<S: Sink> PartitionActor<S> {
                         status: message.status,
                         outage: self.outage(),
                     };
+                    let offset = message.offset;
+                    self.left_at.insert(offset, (id, message.key));
                     self.left_behind.insert(id, left);
+                    if self.window.is_finished(offset) {
+                        // An earlier life passed it by: its record comes by no more.
+                        self.end_left(offset, None, REPLACED);
+                    }
                 }
             }
         }
@@ -144,6 +163,120 @@ impl<S: Sink> PartitionActor<S> {
             .partner
             .gate
             .with(|turnstile, now| turnstile.outage(now))
+    }
+
+    /// Takes up what was left of this message, if anything was.
+    pub(super) fn take_left(&mut self, offset: Offset, id: &MessageId) -> Option<LeftBehind> {
+        if self.left_behind.is_empty() {
+            return None;
+        }
+        if self.left_at.get(&offset).is_some_and(|left| left.0 == *id) {
+            self.left_at.remove(&offset);
+        }
+        self.left_behind.remove(id)
+    }
+
+    /// The record of a message that an earlier life left comes by: it may be something else now, since the topic's
+    /// settings were changed.
+    pub(super) fn meet_left(&mut self, record: &Record, resolved: &Resolved) {
+        let offset = record.offset;
+        let Some((left, _)) = self.left_at.get(&offset).copied() else {
+            return;
+        };
+        match resolved {
+            Resolved::Filtered => self.end_left(offset, Some(record.clone()), FILTERED),
+            Resolved::Message(known) | Resolved::Invalid(known, _) if known.id == left => {
+                self.left_at.remove(&offset);
+            }
+            // The record is not finished before the message that it is now: this one ends with it.
+            Resolved::Message(known) | Resolved::Invalid(known, _) => {
+                self.replaced.insert(known.id, offset);
+            }
+        }
+    }
+
+    /// A message came to its end: with it ends the one that its record was before.
+    pub(super) fn end_replaced(&mut self, by: &MessageId) {
+        if !self.replaced.is_empty()
+            && let Some(offset) = self.replaced.remove(by)
+        {
+            self.end_left(offset, None, REPLACED);
+        }
+    }
+
+    /// Ends what earlier lives left of records before this offset: all of them have been read, and it was in none.
+    pub(super) fn end_passed(&mut self, next: Offset) {
+        if self.left_at.is_empty() {
+            return;
+        }
+        let replaced: HashSet<Offset> = self.replaced.values().copied().collect();
+        let passed = self.left_at.range(..next).map(|(offset, _)| *offset);
+        let passed: Vec<_> = passed.filter(|offset| !replaced.contains(offset)).collect();
+        for offset in passed {
+            self.end_left(offset, None, GONE);
+        }
+    }
+
+    /// Ends a message that an earlier life left and that cannot be sent any more.
+    pub(super) fn end_left(&mut self, offset: Offset, record: Option<Record>, reason: &str) {
+        let Some((id, key)) = self.left_at.remove(&offset) else {
+            return;
+        };
+        let Some(left) = self.left_behind.remove(&id) else {
+            return;
+        };
+        let message = Message {
+            state: MessageState::Later {
+                not_before: Time::ZERO,
+            },
+            key,
+            offset,
+            round: left.round,
+            attempts: left.attempts,
+            first_try: left.first_try,
+            since: Time::ZERO,
+            status: left.status,
+            payload: None,
+            dropped: false,
+            opened: 0,
+            carried: false,
+        };
+        let mut item = self.restored(id, &message, Task::Send);
+        let metrics = &self.route.partner.metrics;
+        let kind = match record {
+            Some(record) => {
+                item.delivery.record = record;
+                metrics.skipped.inc();
+                let detail = AnswerDetail {
+                    reason: reason.to_owned(),
+                    answer: String::new(),
+                };
+                OutcomeKind::Skipped(attempt::kept(&item, detail))
+            }
+            None if reason == GONE => {
+                metrics.dead.inc();
+                OutcomeKind::Dead(self.kept_without_record(&item, reason))
+            }
+            None => {
+                metrics.skipped.inc();
+                OutcomeKind::Skipped(self.kept_without_record(&item, reason))
+            }
+        };
+        item.outcome = self.route.append_unsent(&item, kind);
+        self.in_flight.insert(id);
+        self.unfolded.push_back((item.outcome, id));
+        self.window.finish(offset);
+    }
+
+    /// What is kept of a message whose record is gone.
+    pub(super) fn kept_without_record(&self, item: &Item, reason: &str) -> Box<Kept> {
+        let detail = AnswerDetail {
+            reason: reason.to_owned(),
+            answer: String::new(),
+        };
+        let mut kept = attempt::kept(item, detail);
+        kept.dropped = true;
+        kept
     }
 
     /// A message of which only the ledger's facts are in memory: its payload is read when its turn comes.

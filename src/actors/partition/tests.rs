@@ -12,7 +12,7 @@ use crate::config::{Config, IdSource, KeySource, OnDoubt, PartnerConfig};
 use crate::core::breaker::BreakerSettings;
 use crate::core::hosts::HostId;
 use crate::core::ledger::entry::{SkipMatch, SkipRule};
-use crate::core::ledger::fold::{FinishedState, LaneState, MessageState, StoreOp};
+use crate::core::ledger::fold::{FinishedState, LaneState, Message, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
 use crate::core::mask::Masker;
 use crate::core::record::Record;
@@ -182,7 +182,17 @@ impl Sink for FakeSink {
 /// Numbers from here on are no messages.
 const INVALID: u64 = 1_000_000;
 
-struct ByKey;
+/// The plan's numbers from here on are filtered, where a test says so; or are another message.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Changed {
+    #[default]
+    No,
+    Filtered,
+    OtherId,
+}
+
+#[derive(Default)]
+struct ByKey(Changed);
 impl ByKey {
     fn id(value: &[u8]) -> MessageId {
         let mut id = [0; 16];
@@ -195,8 +205,15 @@ impl ByKey {
 impl Resolve for ByKey {
     fn resolve(&mut self, record: &Record) -> Resolved {
         let key = record.key.as_ref().map(|k| crate::core::message_id::key_hash(k));
+        if self.0 == Changed::Filtered {
+            return Resolved::Filtered;
+        }
+        let mut id = ByKey::id(&record.value);
+        if self.0 == Changed::OtherId {
+            id.0[15] = 1;
+        }
         let known = Known {
-            id: ByKey::id(&record.value),
+            id,
             key,
             readable: record.value.clone(),
         };
@@ -367,6 +384,8 @@ struct World {
     ranges: usize,
     /// The partner's share.
     share: u64,
+    changed: Changed,
+    fresh: bool,
     gone: Option<Offset>,
     no_request: fn(u64, u32) -> bool,
     short: Arc<AtomicUsize>,
@@ -404,6 +423,8 @@ impl World {
             waiting_after: Duration::from_secs(600),
             ranges: 1_000,
             share: 64 << 20,
+            changed: Changed::No,
+            fresh: false,
             gone: None,
             no_request: |_, _| false,
             short: Arc::default(),
@@ -540,7 +561,10 @@ impl World {
             },
             figures: Arc::new(RouteFigures::default()),
         });
-        let start = Start::of(&self.memory.state.lock(), AT, on_doubt);
+        let start = Start {
+            fresh: self.fresh,
+            ..Start::of(&self.memory.state.lock(), AT, on_doubt)
+        };
         let settings = PartitionSettings {
             busy_keys: 16,
             ahead: 4,
@@ -556,7 +580,7 @@ impl World {
             route: route.clone(),
             log: log.clone(),
             input: self.input,
-            resolve: Box::new(ByKey),
+            resolve: Box::new(ByKey(self.changed)),
             remembered: self.memory.clone(),
             payloads: Arc::new(FromTopic {
                 log,
@@ -1820,4 +1844,151 @@ async fn who_fills_the_memory_with_kept_messages_stands_until_some_are_gone() {
     living.idle().await;
     living.stop().await;
     assert_eq!(world.partner.lock().seen.len(), 50);
+}
+
+/// A route that the ledger knows stands where its records left the topic, until an operator lets it go on; one that is
+/// new begins where the topic does.
+#[actix::test]
+async fn lost_records_stop_a_route_that_was_there_before() {
+    let mut world = World::new();
+    world.append((0..10).map(|n| (None, n)));
+    let living = world.begin(
+        partner(),
+        |n, _| if n == 3 { Reply::TryLater } else { Reply::Take },
+    );
+    living
+        .until(|l| {
+            l.memory
+                .state
+                .lock()
+                .partitions
+                .get(&AT)
+                .is_some_and(|p| p.counts.delivered == 9)
+        })
+        .await;
+    living.stop().await;
+    assert_eq!(world.position(), 3);
+    world.append((10..20).map(|n| (None, n)));
+    world.log.trim(world.input, 13).expect("trimmed");
+    for life in 0..2 {
+        let living = world.begin(partner(), |_, _| Reply::Take);
+        living.until(|l| !l.memory.state.lock().stopped.is_empty()).await;
+        let reason = living.memory.state.lock().stopped[&AT.route].reason.clone();
+        assert!(
+            reason.starts_with("lost: records 3 to 12 of partition 0 left the topic"),
+            "{reason}"
+        );
+        assert!(
+            !living.is_idle().await,
+            "a drain does not end before somebody has decided"
+        );
+        if life == 1 {
+            let resume = Action::Resume {
+                partner: String::new(),
+                route: Some(AT.route),
+            };
+            assert!(living.command(resume).await);
+            living.idle().await;
+        }
+        living.stop().await;
+    }
+    assert_eq!(
+        (
+            world.position(),
+            world.partner.lock().seen.iter().filter(|s| s.1 >= 10).count()
+        ),
+        (20, 7)
+    );
+    {
+        let state = world.memory.state.lock();
+        let left = state.partitions[&AT].messages.get(&id_of(3)).expect("it is kept");
+        assert_eq!(
+            (&left.state, left.dropped, state.stopped.len()),
+            (&MessageState::Dead, true, 0),
+            "what was tried is listed"
+        );
+    }
+    // A third life finds nothing to ask.
+    world.live(partner(), |_, _| Reply::Take).await;
+    let mut world = World::new();
+    world.fresh = true;
+    world.append((0..10).map(|n| (None, n)));
+    world.log.trim(world.input, 5).expect("trimmed");
+    world.live(partner(), |_, _| Reply::Take).await;
+    assert_eq!((world.position(), world.partner.lock().seen.len()), (10, 5));
+    assert!(world.memory.state.lock().stopped.is_empty());
+}
+
+/// What an earlier life tried ends where its record is no longer taken, or is another message now: a drain ends, and
+/// the message says why.
+#[actix::test]
+async fn what_is_left_of_records_that_changed_ends() {
+    for changed in [Changed::Filtered, Changed::OtherId] {
+        let mut world = World::new();
+        world.append((0..3).map(|n| (None, n)));
+        let waits = |state: &LaneState| {
+            let later = |m: &Message| matches!(m.state, MessageState::Later { .. });
+            state
+                .partitions
+                .get(&AT)
+                .is_some_and(|p| p.messages.values().filter(later).count() == 3)
+        };
+        world.live_until(partner(), |_, _| Reply::TryLater, waits).await;
+        assert!(waits(&world.memory.state.lock()));
+        world.changed = changed;
+        world.live(partner(), |_, _| Reply::Take).await;
+        let sent = world
+            .partner
+            .lock()
+            .seen
+            .iter()
+            .filter(|s| s.2 == Reply::Take)
+            .count();
+        assert_eq!(sent, if changed == Changed::OtherId { 3 } else { 0 });
+        assert_eq!(world.position(), 3);
+        let state = world.memory.state.lock();
+        for n in 0..3 {
+            assert_eq!(
+                state.partitions[&AT]
+                    .messages
+                    .get(&id_of(n))
+                    .expect("it is kept")
+                    .state,
+                MessageState::Skipped,
+                "{n}"
+            );
+        }
+    }
+}
+
+/// A doubt whose record has left the topic ends parked: it is listed, and cannot be sent.
+#[actix::test]
+async fn a_doubt_whose_record_is_gone_is_parked() {
+    let mut world = World::new();
+    world.append([(None, 0), (None, 1)]);
+    let intent = crate::core::ledger::entry::Intent {
+        at: AT,
+        id: id_of(0),
+        key: KeyHash(1),
+        offset: 0,
+        round: 1,
+        attempt: 1,
+        first_try: Time(1),
+        slot: Time(1),
+        budgets: Default::default(),
+        life: LifeId(99),
+        lease_ms: 1,
+        timeout_ms: 1,
+    };
+    append_entry(&world.log, world.lane, &world.memory, Body::Intent(intent));
+    world.log.trim(world.input, 1).expect("trimmed");
+    world.fresh = true;
+    let parked = |state: &LaneState| state.partitions[&AT].counts.parked == 1;
+    world.live_until(partner(), |_, _| Reply::Take, parked).await;
+    assert!(
+        world.memory.state.lock().partitions[&AT]
+            .messages
+            .get(&id_of(0))
+            .is_some_and(|m| m.dropped)
+    );
 }

@@ -9,6 +9,7 @@
 //! What was left in the topic behind a stuck key is copied only where the finished ranges above the position come near
 //! their bound: the topic keeps it as well, and its position says so.
 
+use super::super::context::Bar;
 use super::super::item::Item;
 use super::super::{attempt, blocking};
 use super::left::read_places;
@@ -62,7 +63,8 @@ impl<S: Sink> PartitionActor<S> {
         let now = self.now();
         let after = self.settings.waiting_after;
         let (at, port) = (self.route.at, self.route.partner.port.clone());
-        let (mut wanted, mut finished) = (Vec::new(), Vec::new());
+        let (mut wanted, mut finished, mut marked) = (Vec::new(), Vec::new(), Vec::new());
+        let orders = self.route.orders.clone();
         self.queues.visit_stuck(|item, behind| {
             if item.off_position {
                 return true;
@@ -73,6 +75,16 @@ impl<S: Sink> PartitionActor<S> {
                 return false;
             }
             let (id, offset) = (item.delivery.id, item.delivery.record.offset);
+            match orders.bar_of(&id) {
+                // An entry behind the one that calls it delivered would have it wait again.
+                Some(Bar::Claimed) => return false,
+                Some(Bar::Marked) => {
+                    item.off_position = true;
+                    marked.push(offset);
+                    return true;
+                }
+                None => {}
+            }
             let kept = if item.shed {
                 let Some(record) = loaded.remove(&id) else {
                     wanted.push((id, offset));
@@ -93,6 +105,9 @@ impl<S: Sink> PartitionActor<S> {
         });
         for offset in finished {
             self.window.finish(offset);
+        }
+        for offset in marked {
+            self.window.finish_silently(offset, offset + 1);
         }
         wanted
     }

@@ -371,6 +371,12 @@ pub enum Action {
         /// How many messages it touched.
         touched: u64,
     },
+    /// What is known of a route that no node serves any more is given up: its positions hold no record, and its dead
+    /// and parked messages are gone.
+    ForgetRoute {
+        /// The route.
+        route: RouteId,
+    },
     /// A pause or stop ends.
     Resume {
         /// Name of the partner; empty: a route.

@@ -128,6 +128,7 @@ impl Desk {
             | Order::SkipRemove { .. }
             | Order::Pause { .. }
             | Order::Resume { .. }
+            | Order::ForgetRoute { .. }
             | Order::ResumeRoute { .. } => Pick::new(&Filter::default(), States::NONE, now),
         }
     }

@@ -102,6 +102,8 @@ pub enum Setting {
     Resume(String),
     /// Starts a stopped route again.
     ResumeRoute(RouteId),
+    /// Gives up what is known of a route.
+    ForgetRoute(RouteId),
 }
 
 /// An order that was made up: settle it against the fold, part by part.
@@ -332,6 +334,12 @@ impl Making<'_> {
                     partner: partner.clone(),
                     route: None,
                 });
+            }
+            Setting::ForgetRoute(route) => {
+                if !state.routes.contains_key(route) {
+                    return self.moot("nothing is known of the route".to_owned());
+                }
+                self.command(Action::ForgetRoute { route: *route });
             }
             Setting::ResumeRoute(route) => {
                 if !state.stopped.contains_key(route) {

@@ -8,11 +8,12 @@ use crate::api::messages::{DedupRow, DedupState, MessageRow, parse_ago, parse_ti
 use crate::api::orders::{Confirmed, IMPORT_ROWS, Order, OrderReport, OrderRequest, Touched};
 use crate::api::{ApiError, Filter};
 use crate::config::finding::nearest;
+use crate::config::model::{DeliverConfig, PartnerRef};
 use crate::config::{Config, IdSource};
 use crate::core::ledger::entry::{Kept, SkipMatch, SkipRule};
 use crate::core::ledger::fold::{FinishedState, MessageState};
 use crate::core::readable_id::{Meaning, meanings};
-use crate::core::types::{MessageId, RoutePartition, Time};
+use crate::core::types::{MessageId, RouteId, RoutePartition, Time};
 use crate::sink::idempotency_key;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -441,12 +442,16 @@ impl Desk {
             },
             Order::Pause { partner } => partner_exists(partner).map(|()| Setting::Pause(partner.clone())),
             Order::Resume { partner } => partner_exists(partner).map(|()| Setting::Resume(partner.clone())),
-            Order::ResumeRoute { topic, partner } => view
-                .routes
-                .values()
-                .find(|r| r.topic == *topic && r.partner == *partner)
-                .map(|r| Setting::ResumeRoute(r.route))
-                .ok_or_else(|| ApiError::NotFound(format!("no route from `{topic}` to `{partner}`"))),
+            Order::ResumeRoute { topic, partner } => route_of(view, topic, partner).map(Setting::ResumeRoute),
+            Order::ForgetRoute { topic, partner } => {
+                let route = route_of(view, topic, partner)?;
+                if serves(&self.config, topic, partner) {
+                    return Err(ApiError::Conflict(format!(
+                        "the configuration has a route from `{topic}` to `{partner}`: take it out, restart, then forget it"
+                    )));
+                }
+                Ok(Setting::ForgetRoute(route))
+            }
             Order::Replay { .. }
             | Order::Drop { .. }
             | Order::Resend { .. }
@@ -470,6 +475,27 @@ fn intended(config: &Config, topic: &str, text: &str) -> Meaning {
         [] => Meaning::Whole,
         [..] => Meaning::Parts,
     }
+}
+
+fn route_of(view: &View, topic: &str, partner: &str) -> Result<RouteId, ApiError> {
+    let named = view
+        .routes
+        .values()
+        .find(|r| r.topic == topic && r.partner == partner);
+    named
+        .map(|r| r.route)
+        .ok_or_else(|| ApiError::NotFound(format!("no route from `{topic}` to `{partner}`")))
+}
+
+/// Whether the configuration has this route.
+fn serves(config: &Config, topic: &str, partner: &str) -> bool {
+    let to_it = |d: &DeliverConfig| match &d.partner {
+        PartnerRef::Named(name) => name == partner,
+        PartnerRef::Field(_) => config.partners.contains_key(partner),
+    };
+    config
+        .section_of(topic)
+        .is_some_and(|t| t.deliver.iter().any(to_it))
 }
 
 /// When a rule ends: after so long, or at a time to come.

@@ -30,10 +30,10 @@ use super::keeper::{Keeper, KeeperError};
 use crate::config::Config;
 use crate::core::ledger::codec::CodecError;
 use crate::core::ledger::entry::Body;
-use crate::core::types::{Offset, RoutePartition, Time};
+use crate::core::types::{Offset, RouteId, RoutePartition, Time};
 use crate::dedup::DedupError;
 use crate::log::{Log, LogError, PartitionId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -253,6 +253,30 @@ impl Duties {
         Ok(())
     }
 
+    /// Inputs of routes that no configuration has at present, and their positions: what stands behind one is kept until
+    /// the route is back, or an operator forgets it.
+    fn unserved(&self, inputs: &[Input]) -> Vec<(PartitionId, Offset)> {
+        let served: BTreeSet<RouteId> = inputs.iter().map(|input| input.at.route).collect();
+        let unserved: Vec<_> = self.keeper.with_state(|state| {
+            let unserved = state
+                .partitions
+                .iter()
+                .filter(|(at, _)| !served.contains(&at.route));
+            let known =
+                unserved.filter_map(|(at, p)| Some((at.partition, p.position, state.routes.get(&at.route)?)));
+            known
+                .map(|(partition, position, route)| {
+                    (partition, position, route.topic.clone(), route.topic_id)
+                })
+                .collect()
+        });
+        let input = |(partition, position, topic, id): (u32, Offset, String, _)| {
+            let meta = self.log.topic(&topic).filter(|meta| meta.id == id)?;
+            Some((*meta.partitions.get(partition as usize)?, position))
+        };
+        unserved.into_iter().filter_map(input).collect()
+    }
+
     /// Tells the log up to where no route needs the records of an input: what stands before a route's durable
     /// position is finished, or has its payload in the ledger (I1).
     fn allow_trim(&self, inputs: &[Input]) {
@@ -264,6 +288,11 @@ impl Duties {
                 *from = position.min(*from);
             }
         });
+        for (input, position) in self.unserved(inputs) {
+            if let Some(from) = needed.get_mut(&input) {
+                *from = position.min(*from);
+            }
+        }
         for (input, from) in needed {
             self.log.allow_trim(input, from);
         }

@@ -760,3 +760,47 @@ fn a_clock_set_back_costs_no_more_samples() {
     assert!(world.turn());
     assert_eq!(samples(&world), 6);
 }
+
+/// Records that a route has not finished are kept while no configuration has the route, until an operator forgets it.
+#[test]
+fn a_route_that_is_not_served_holds_its_records() {
+    let mut world = World::new(1);
+    world.open();
+    let life = world.life();
+    let (at, topic) = (
+        RoutePartition {
+            route: RouteId(9),
+            partition: 0,
+        },
+        life.log.topic("a").unwrap(),
+    );
+    let route = RouteInfo {
+        route: at.route,
+        topic: "a".into(),
+        topic_id: topic.id,
+        partner: "gone".into(),
+    };
+    let position = Position {
+        at,
+        leader_epoch: 0,
+        position: 3,
+        finished: Vec::new(),
+        high_water: 3,
+    };
+    assert!(world.say(vec![Body::Route(route), Body::Position(position)]));
+    let unserved = || life.duties.borrow().unserved(&world.inputs());
+    assert_eq!(unserved(), [(life.inputs[0], 3)]);
+    let forget = Command {
+        offset: 1,
+        when: START,
+        who: "kim".into(),
+        why: "gone".into(),
+        action: Action::ForgetRoute { route: at.route },
+    };
+    assert!(world.say(vec![Body::from(forget)]));
+    assert_eq!(unserved(), []);
+    let state = life
+        .keeper
+        .with_state(|s| (s.routes.len(), s.partitions.contains_key(&at)));
+    assert_eq!(state, (0, false));
+}

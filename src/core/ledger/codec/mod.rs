@@ -102,6 +102,7 @@ pub(super) mod action {
     pub const PAUSE: u8 = 6;
     pub const RESUME: u8 = 7;
     pub const AUDIT: u8 = 8;
+    pub const FORGET_ROUTE: u8 = 9;
 }
 
 /// Why bytes are no entry of the ledger. The node stops: the log has checksums, so this is no torn write.

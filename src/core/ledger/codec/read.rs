@@ -296,6 +296,9 @@ fn act(src: &Bytes, r: &mut Reader<'_>) -> Result<Action, CodecError> {
             let (partner, route) = pause(r)?;
             Action::Resume { partner, route }
         }
+        action::FORGET_ROUTE => Action::ForgetRoute {
+            route: RouteId(r.u64()?),
+        },
         action::AUDIT => Action::Audit {
             order: r.text()?,
             touched: r.varint()?,

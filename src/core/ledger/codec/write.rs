@@ -265,6 +265,10 @@ fn act(out: &mut Vec<u8>, a: &Action) {
             put_bytes(out, cut(order, WORDS_MAX).as_bytes());
             put_varint(out, *touched);
         }
+        Action::ForgetRoute { route } => {
+            out.push(action::FORGET_ROUTE);
+            out.extend_from_slice(&route.0.to_le_bytes());
+        }
         Action::Resume { partner, route } => {
             out.push(action::RESUME);
             pause(out, partner, *route);

@@ -84,11 +84,6 @@ pub enum Effect {
         /// Which.
         route: RouteId,
     },
-    /// What was known of a route that is configured no more was given up.
-    RouteForgotten {
-        /// Which.
-        route: RouteId,
-    },
 }
 
 impl Effect {

@@ -485,6 +485,11 @@ impl LaneState {
                 };
             }
             Action::Audit { .. } => {}
+            Action::ForgetRoute { route } => {
+                self.partitions.retain(|at, _| at.route != *route);
+                self.routes.remove(route);
+                self.stopped.remove(route);
+            }
             Action::Resume { partner, route } => {
                 match route {
                     Some(route) => {
@@ -551,6 +556,7 @@ impl LaneState {
             Action::Forget { .. }
             | Action::Drop { .. }
             | Action::Audit { .. }
+            | Action::ForgetRoute { .. }
             | Action::Resume { .. }
             | Action::SkipRemove { .. } => true,
         };

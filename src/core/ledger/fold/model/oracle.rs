@@ -421,6 +421,8 @@ impl Oracle {
                 }
             }
             Action::Audit { .. } => {}
+            // The maker makes none.
+            Action::ForgetRoute { .. } => {}
             Action::SkipAdd(rule) => {
                 self.skips.insert(rule.rule);
             }
