@@ -65,7 +65,7 @@ struct FakeSink {
     no_request: fn(u64, u32) -> bool,
     /// Connects that still fail for want of descriptors.
     short: Arc<AtomicUsize>,
-    /// Connects to the dead host fail only once so many requests have come.
+    /// Connects to the dead host fail, and [`Reply::Wait`] comes, only once so many requests have come.
     silent_until: usize,
 }
 
@@ -137,6 +137,11 @@ impl Sink for FakeSink {
         let key = String::from_utf8_lossy(delivery.record.key.as_deref().unwrap_or_default()).into_owned();
         self.partner.lock().seen.push((key, number, reply));
         tokio::task::yield_now().await;
+        if let Reply::Wait(_) = reply {
+            while self.partner.lock().seen.len() < self.silent_until {
+                tokio::task::yield_now().await;
+            }
+        }
         if let Reply::TakeAt(requests) = reply {
             while self.partner.lock().seen.len() < requests {
                 tokio::task::yield_now().await;
@@ -1661,7 +1666,9 @@ async fn a_wait_that_concerns_a_message_or_key_holds_nobody_else() {
 async fn a_key_rests_although_its_message_has_ended_where_the_rule_says_so() {
     for (concerns, next) in [(Concerns::Message, 1), (Concerns::Key, 0)] {
         let mut world = World::new();
-        // The key's messages come one behind the other.
+        // The key's messages come one behind the other; the second is there when the first is answered, for those behind
+        // it have been sent.
+        world.silent_until = 39;
         world.append((0..40).map(|i| (Some(format!("k{}", if i < 2 { 0 } else { i })), i)));
         let mut config = partner();
         config.retry.attempts = Some(1);
