@@ -329,7 +329,8 @@ impl<S: Sink> PartitionActor<S> {
         let now = self.now();
         if item.key_rests_until > now {
             // The partner's word about this key outlives the message that brought it.
-            self.queues.rest(place, item.key_rests_until, now);
+            let more = place.is_some_and(|key| self.left.has(key));
+            self.queues.rest(place, item.key_rests_until, now, more);
         } else {
             self.free_place(place, ctx);
         }

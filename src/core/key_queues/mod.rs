@@ -231,12 +231,13 @@ impl<T> KeyQueues<T> {
         None
     }
 
-    /// The item in hand of this key is finished, and the key's next ones wait until then; the place is free.
-    pub fn rest(&mut self, key: Option<KeyHash>, until: Time, now: Time) {
+    /// The item in hand of this key is finished, and the key's next ones wait until then; the place is free. `more`:
+    /// next ones are left outside ([`left`]).
+    pub fn rest(&mut self, key: Option<KeyHash>, until: Time, now: Time, more: bool) {
         let id = key.and_then(|hash| self.find(hash));
         let waits = id.filter(|id| {
             let key = self.keys.get_mut(*id);
-            key.state == State::Busy && key.len > 0 && key.holds == 0
+            key.state == State::Busy && (key.len > 0 || more) && key.holds == 0
         });
         let Some(id) = waits else {
             let next = self.done(key);
