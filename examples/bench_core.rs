@@ -40,6 +40,7 @@ fn limit(count: u64, secs: u64) -> LimitConfig {
         rates,
         by: None,
         burst: None,
+        ..LimitConfig::default()
     }
 }
 
@@ -60,6 +61,7 @@ fn settings(concurrency: u32) -> BreakerSettings {
 struct Item {
     _offset: u64,
 }
+impl sluicegate::core::key_queues::Queued for Item {}
 fn limiters() {
     const N: u64 = 1_000_000;
     for (name, count, secs) in [

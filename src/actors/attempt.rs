@@ -24,7 +24,10 @@ use crate::core::ledger::entry::{Body, Intent, Kept, Outcome, OutcomeKind};
 use crate::core::turnstile::{Draws, Slot};
 use crate::core::types::{MessageId, Time};
 use crate::ledger::lane::LaneError;
-use crate::sink::{Answer, AnswerDetail, Concerns, DoubtCause, Moved, Sent, Sink, Verdict, idempotency_key};
+use crate::sink::{
+    Answer, AnswerDetail, Asked, Concerns, DoubtCause, Moved, Pace, Sent, Sink, Verdict, Verified,
+    idempotency_key,
+};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -36,6 +39,10 @@ const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 const SHORTAGE_WAIT: Duration = Duration::from_millis(500);
 /// A pause that the partner asks for is worth a line from this length on.
 const TOLD_PAUSE: Duration = Duration::from_secs(10);
+
+/// Marks the queue, at the gate, of a route partition's messages in doubt: they take turns with its others, so that
+/// settling a doubt does not wait behind a backlog.
+const DOUBTS: u32 = 1 << 31;
 
 /// What comes after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,21 +145,94 @@ pub async fn attempt<S: Sink>(
     match item.task {
         Task::Send => send(route, item, draws, approaching, written).await,
         Task::Doubt(doubt) => settle(route, item, doubt, None, AnswerDetail::default()),
-        Task::LookUp(doubt, progress) => {
-            // Boxed: look-ups are rare, and their future is larger than that of a request.
-            let answer = Box::pin(route.partner.sink.verify(&item.delivery)).await;
-            if !route.is_current(item) {
-                return OVERTAKEN;
+        // Boxed: look-ups are rare, and their future is larger than that of a request.
+        Task::LookUp(doubt, progress) => Box::pin(look_up(route, item, draws, doubt, progress)).await,
+    }
+}
+
+/// Asks the partner's look-up. It is a request like another for what the partner allows (I5), so it takes a place and
+/// draws from the budgets, and nothing is asked of a partner that is paused or left alone. It changes nothing there,
+/// so it needs no intent.
+async fn look_up<S: Sink>(
+    route: &Rc<RouteContext<S>>,
+    item: &mut Item,
+    draws: &Draws,
+    doubt: Doubt,
+    progress: Progress,
+) -> After {
+    let partner = &route.partner;
+    let clock = partner.clock;
+    loop {
+        let Some(permit) = partner.gate.enter(route.queue | DOUBTS, draws.clone()).await else {
+            return After::Again(clock.now());
+        };
+        if !route.is_current(item) {
+            return OVERTAKEN;
+        }
+        let granted = clock.now();
+        let request = match partner.sink.look_up(&item.delivery) {
+            Ok(request) => request,
+            Err(verified) => {
+                drop(permit);
+                return after_look_up(route, item, doubt, verified, progress);
             }
-            settle(
-                route,
-                item,
-                doubt,
-                Some((answer, progress)),
-                AnswerDetail::default(),
-            )
+        };
+        let connection = match partner.sink.connect(&request).await {
+            Ok(connection) => connection,
+            Err(answer) => {
+                permit.finish(AttemptResult::Failed);
+                let why = answer.detail.map(|d| d.reason).unwrap_or_default();
+                return after_look_up(route, item, doubt, Verified::AskAgain(why), progress);
+            }
+        };
+        let Slot {
+            at: slot_at,
+            valid_until,
+            seq,
+            ..
+        } = *permit.slot();
+        partner.gate.prepared_within(clock.now().since(granted));
+        let wait = slot_at.since(clock.now());
+        if wait > Duration::ZERO {
+            tokio::time::sleep(wait).await;
+        }
+        let mut held = false;
+        let mut may_start = || {
+            let now = clock.now();
+            held = partner.gate.is_held(now);
+            now <= valid_until && !held
+        };
+        match partner.sink.ask(connection, request, &mut may_start).await {
+            Asked::Stopped if held => drop(permit),
+            Asked::Stopped => permit.missed(),
+            Asked::Answered {
+                verified,
+                reached,
+                pace,
+            } => {
+                obey_look_up(route, pace.as_deref(), seq);
+                permit.finish(match reached {
+                    true => AttemptResult::Answered,
+                    false => AttemptResult::Failed,
+                });
+                return after_look_up(route, item, doubt, verified, progress);
+            }
         }
     }
+}
+
+fn after_look_up<S: Sink>(
+    route: &Rc<RouteContext<S>>,
+    item: &mut Item,
+    doubt: Doubt,
+    verified: Verified,
+    progress: Progress,
+) -> After {
+    if !route.is_current(item) {
+        return OVERTAKEN;
+    }
+    let looked_up = Some((verified, progress));
+    settle(route, item, doubt, looked_up, AnswerDetail::default())
 }
 
 async fn send<S: Sink>(
@@ -184,7 +264,11 @@ async fn send<S: Sink>(
             // The partition's actor knows what to do with it.
             return After::Again(wanted);
         }
-        let Some(permit) = partner.gate.enter(route.queue, draws.clone()).await else {
+        let queue = match item.is_unsettled() {
+            true => route.queue | DOUBTS,
+            false => route.queue,
+        };
+        let Some(permit) = partner.gate.enter(queue, draws.clone()).await else {
             // The node stops: the partition hands nothing out any more, and the next life takes it up. Not a later
             // time: what waits for long is copied into the ledger with it.
             return After::Again(clock.now());
@@ -326,18 +410,20 @@ async fn send<S: Sink>(
             // The process is ending; nothing may be concluded from this attempt any more.
             Err(LaneError::Failed(_)) => std::future::pending().await,
         }
-        partner.gate.prepared_within(clock.now().since(asked));
+        // What stands before a start is the connect, if one was needed, and the commit.
+        partner.gate.prepared_within(clock.now().since(granted));
         note_first_try(route, item, first_try);
         let wait = slot_at.since(clock.now());
         if wait > Duration::ZERO {
             tokio::time::sleep(wait).await;
         }
         let until = valid_until.min(asked.plus(lease));
-        let mut started = Time::ZERO;
+        let (mut started, mut held) = (Time::ZERO, false);
         let of = &*item;
         let mut may_start = || {
             started = clock.now();
-            let may = started <= until && !route.is_kept_back(of);
+            held = partner.gate.is_held(started);
+            let may = started <= until && !held && !route.is_kept_back(of);
             written.set(may);
             may
         };
@@ -347,7 +433,12 @@ async fn send<S: Sink>(
             Sent::Stopped => {
                 written.set(false);
                 partner.metrics.attempt_stopped.inc();
-                permit.missed();
+                if held {
+                    // The partner was paused meanwhile: that is no slot missed for want of time.
+                    drop(permit);
+                } else {
+                    permit.missed();
+                }
                 // The next slot may be a day away: meanwhile a process that ends must not leave a doubt behind.
                 if !unsure {
                     let now = clock.now();
@@ -497,6 +588,19 @@ fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) 
         item.first_try = first_try;
         item.outage_at_first_try = route.partner.gate.with(|turnstile, now| turnstile.outage(now));
     }
+}
+
+/// Does as the partner asks in the answer to a look-up.
+fn obey_look_up<S>(route: &RouteContext<S>, pace: Option<&Pace>, seq: u64) {
+    let Some(pace) = pace else { return };
+    route.partner.gate.with(|turnstile, now| {
+        if let Some(pause) = pace.pause {
+            turnstile.pause_until(now.plus(pause), now);
+        }
+        if let (Some(remaining), Some(reset)) = (pace.remaining, pace.reset) {
+            turnstile.observe_remaining(remaining, reset, seq, now);
+        }
+    });
 }
 
 /// Does as the partner asks, before the place of its answer is free for another start.
@@ -658,7 +762,7 @@ fn settle<S: Sink>(
     route: &Rc<RouteContext<S>>,
     item: &mut Item,
     doubt: Doubt,
-    looked_up: Option<(crate::sink::Verified, Progress)>,
+    looked_up: Option<(Verified, Progress)>,
     detail: AnswerDetail,
 ) -> After {
     let partner = &route.partner;

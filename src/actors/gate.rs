@@ -10,7 +10,7 @@
 
 use crate::clock::Clock;
 use crate::core::breaker::{AttemptResult, Cause};
-use crate::core::limiter::BudgetTable;
+use crate::core::limiter::{BudgetTable, Minded, WallStep};
 use crate::core::turnstile::{Draws, Granted, Slot, Turnstile};
 use crate::core::types::Time;
 use hashbrown::HashMap;
@@ -69,7 +69,7 @@ impl NodeCap {
     }
 }
 
-/// How long it takes to make an intent durable, as measured: mean and mean deviation, both smoothed.
+/// How long it takes to prepare a start, connect and commit of its intent together, as measured: mean and mean deviation, both smoothed.
 #[derive(Clone, Copy, Debug)]
 struct Preparing {
     mean: Duration,
@@ -77,9 +77,10 @@ struct Preparing {
 }
 
 impl Preparing {
-    /// Bounds of the lead that comes of it. A longer one keeps places of the partner's concurrency waiting.
+    /// Bounds of the lead that comes of it. A partner that closes each connection has a lead as long as a connect takes;
+    /// a shorter one would miss a slot for each message, and with it half of the limit.
     const LEAST: Duration = Duration::from_millis(2);
-    const MOST: Duration = Duration::from_millis(100);
+    const MOST: Duration = Duration::from_secs(1);
     /// Weight of what was known before: `n - 1` of `n`.
     const SMOOTH: u32 = 16;
 
@@ -128,6 +129,8 @@ pub struct PartnerGate {
     turn: usize,
     cap: Arc<NodeCap>,
     ask_at: Cell<Time>,
+    /// Steps of the wall clock seen.
+    wall_steps: Cell<u64>,
     /// Tells the keeper of the time that `ask_at` has moved closer.
     pub(super) alarm: Notify,
     /// Since when, and when last, this node lacked what a connection needs.
@@ -163,6 +166,7 @@ impl PartnerGate {
             turn: turn.max(1),
             cap,
             ask_at: Cell::new(Time::NEVER),
+            wall_steps: Cell::new(0),
             alarm: Notify::new(),
             short: Cell::new(None),
         })
@@ -203,12 +207,36 @@ impl PartnerGate {
         result
     }
 
-    /// A start took so long to prepare: from asking for its intent until that was durable.
+    /// A start took so long to prepare: from its permit until all was there, connection and durable intent.
     #[inline]
     pub fn prepared_within(&self, took: Duration) {
         let mut preparing = self.preparing.get();
         preparing.note(took);
         self.preparing.set(preparing);
+    }
+
+    /// Whether nothing may start now, though a slot was granted: an operator, or the partner, has paused it since.
+    #[inline]
+    pub fn is_held(&self, now: Time) -> bool {
+        self.state.borrow().turnstile.is_held(now)
+    }
+
+    /// Looks after the budgets, about once a second: quotas follow the wall clock, values that are over go. What is
+    /// remarkable is told.
+    pub fn mind_budgets(&self) {
+        let now = self.clock.now();
+        let mut table = self.budgets.borrow_mut();
+        let minded = table.mind(now, || Clock::wall().0 as i64 - now.0 as i64);
+        let steps = table.wall_steps();
+        drop(table);
+        for news in minded {
+            tell_budgets(&news, now);
+        }
+        if steps != self.wall_steps.replace(steps) {
+            // A quota's slots have moved.
+            self.state.borrow_mut().turnstile.limits_changed();
+            self.pump();
+        }
     }
 
     /// Grants nothing any more: who waits, and who comes, is sent away.
@@ -375,6 +403,35 @@ impl PartnerGate {
             .turnstile
             .missed(slot, now, &mut self.budgets.borrow_mut());
         self.pump();
+    }
+}
+
+fn tell_budgets(news: &Minded, now: Time) {
+    match news {
+        Minded::WallStep(WallStep::Waits(until)) => tracing::warn!(
+            event = "clock_doubted",
+            wait_s = until.since(now).as_secs(),
+            "the wall clock went ahead over the edge of a calendar quota: nothing is drawn from it until the clock has \
+             kept that time"
+        ),
+        Minded::WallStep(step) => tracing::info!(
+            event = "clock_followed",
+            believed = matches!(step, WallStep::Believed),
+            "the wall clock was set: calendar quotas go by it"
+        ),
+        Minded::Full(values) => tracing::warn!(
+            event = "budget_values_full",
+            values = values.own,
+            bytes = values.bytes,
+            shared = values.classes,
+            "more values of `by` than there is memory for: new ones share budgets in small groups, each within its \
+             limit; raise node.memory"
+        ),
+        Minded::Room(values) => tracing::info!(
+            event = "budget_values_room",
+            values = values.own,
+            "each value of `by` has its own budget again"
+        ),
     }
 }
 

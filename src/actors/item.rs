@@ -2,6 +2,7 @@
 
 use crate::core::doubt::{Doubt, Progress};
 use crate::core::hosts::HostId;
+use crate::core::key_queues::Queued;
 use crate::core::types::{KeyHash, Time};
 use crate::sink::Delivery;
 use std::time::Duration;
@@ -107,5 +108,11 @@ impl Item {
 
     fn bytes(&self) -> usize {
         self.delivery.record.held_bytes()
+    }
+}
+
+impl Queued for Box<Item> {
+    fn is_urgent(&self) -> bool {
+        !matches!(self.task, Task::Send) || self.is_unsettled()
     }
 }

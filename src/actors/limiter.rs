@@ -2,7 +2,7 @@
 //!
 //! Parent: `Supervisor`. Children: none. The attempts on its arbiter use the gate directly (a message for each
 //! permit would cost more than the permit); the actor wakes when the turnstile says that time alone makes
-//! the next start possible. It upholds I5 together with the gate. After a restart of the actor the gate is as it
+//! the next start possible, and once a second to look after the budgets (calendar quotas follow the wall clock). It upholds I5 together with the gate. After a restart of the actor the gate is as it
 //! was; after a restart of the node its budgets are rebuilt from the slots in the ledger.
 
 use super::fault;
@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// Shortest time between two turns: the timer's own grain, so that slots are granted in batches.
 const TURN: Duration = Duration::from_millis(1);
+
+/// The budgets are looked after at least so often.
+const MIND: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct RateLimiterActor {
@@ -42,10 +45,11 @@ impl Actor for RateLimiterActor {
         let keep_time = async move {
             loop {
                 fault::point("limiter", gate.name());
+                gate.mind_budgets();
                 gate.pump();
                 let wait = gate.ask_at().since(clock.now()).max(TURN);
                 tokio::select! {
-                    () = tokio::time::sleep(wait.min(Duration::from_secs(3_600))) => {}
+                    () = tokio::time::sleep(wait.min(MIND)) => {}
                     () = gate.alarm.notified() => {}
                 }
             }

@@ -57,8 +57,13 @@ pub struct MemoryShare {
 impl MemoryShare {
     /// Divides `bound` evenly over `partners` shares.
     pub fn divide(bound: u64, partners: usize) -> Vec<MemoryShare> {
+        Self::divide_beside(bound, 0, partners)
+    }
+
+    /// The same, but for a part of the bound that is for something else.
+    pub fn divide_beside(bound: u64, other: u64, partners: usize) -> Vec<MemoryShare> {
         let (node, books) = (Arc::new(AtomicU64::new(0)), Arc::new(Books::default()));
-        let share = bound / partners.max(1) as u64;
+        let share = bound.saturating_sub(other) / partners.max(1) as u64;
         (0..partners.max(1))
             .map(|_| MemoryShare {
                 held: Arc::default(),

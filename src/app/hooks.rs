@@ -3,7 +3,7 @@
 //! Each arbiter's thread sets a beat every second: one that has not for long is stuck, and a restart helps.
 
 use super::live::Hooks;
-use super::partner::{PartnerFigures, figures};
+use super::partner::{self, PartnerFigures, figures};
 use super::reload::Present;
 use crate::actors::arbiter::local;
 use crate::actors::context::RouteFigures;
@@ -147,9 +147,11 @@ impl NodeHooks {
     pub fn keep_beating(self: &Arc<Self>) {
         for (arbiter, beat) in &self.arbiters {
             let (beat, clock) = (beat.clone(), self.clock);
+            let memory = self.memory.values().next().map(MemoryShare::of_node);
             arbiter.spawn(async move {
                 loop {
                     beat.store(clock.now().0, Ordering::Relaxed);
+                    memory.iter().for_each(partner::count_budgets);
                     tokio::time::sleep(BEAT).await;
                 }
             });

@@ -9,17 +9,15 @@ use crate::clock::Clock;
 use crate::config::{Config, PartnerConfig};
 use crate::core::breaker::{BreakerSettings, Cause};
 use crate::core::hosts::Hosts;
-use crate::core::ledger::entry::BudgetDraw;
-use crate::core::ledger::fold::UsedSlots;
 use crate::core::limiter::BudgetTable;
 use crate::core::turnstile::Turnstile;
 use crate::core::types::Time;
+use crate::ledger::keeper::Keeper;
 use crate::sink::SinkStats;
 use crate::sink::http::HttpSink;
 use crate::sink::secrets::Secrets;
 use crate::telemetry::metrics::Metrics;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +43,8 @@ pub struct PartnerStart {
     pub cap: Arc<NodeCap>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Slots that earlier lives used.
-    pub used: BTreeMap<BudgetDraw, UsedSlots>,
+    /// Knows the slots that earlier lives used.
+    pub keeper: Arc<Keeper>,
     /// An operator has paused it.
     pub paused: bool,
     /// The node's own listeners: no request goes there.
@@ -56,12 +54,8 @@ pub struct PartnerStart {
 thread_local! {
     /// Budgets of the partners on this arbiter.
     static BUDGETS: Rc<RefCell<BudgetTable>> = Rc::new(RefCell::new(BudgetTable::new()));
-}
-
-/// What was drawn from one budget.
-pub fn used_of(used: &BTreeMap<BudgetDraw, UsedSlots>, budget: u64) -> Vec<(BudgetDraw, UsedSlots)> {
-    let of = used.iter().filter(|(draw, _)| draw.budget == budget);
-    of.map(|(draw, used)| (*draw, used.clone())).collect()
+    /// Bytes counted for them.
+    static COUNTED: Cell<usize> = const { Cell::new(0) };
 }
 
 impl PartnerStart {
@@ -79,11 +73,13 @@ impl PartnerStart {
                 let _ = table
                     .set(budget, limit, now)
                     .map_err(|e| format!("{}: {e}", self.partner.name))?;
+                if let Some(limiter) = table.get_mut(budget) {
+                    limiter.set_bound(plan::budget_bytes(&self.config).0);
+                }
                 table.set_shared(budget, plan::drawers(&self.config, budget) > 1);
                 // No fresh burst after a restart: the slots of the last windows are in the ledger (I5).
-                for (draw, used) in used_of(&self.used, budget) {
-                    table.restore(draw, &used, now);
-                }
+                self.keeper
+                    .with_state(|state| table.restore(budget, &state.used, now));
             }
         }
         let mut turnstile = Turnstile::new(self.number, BreakerSettings::of(&self.partner), now);
@@ -120,6 +116,14 @@ impl PartnerStart {
         local(|l| l.partners.insert(name, Rc::new(context)));
         Ok(())
     }
+}
+
+/// Counts what the budgets on this arbiter hold now instead of what they held before (I6).
+pub fn count_budgets(memory: &MemoryShare) {
+    let held = BUDGETS.with(|table| table.borrow().values().bytes);
+    let before = COUNTED.replace(held);
+    memory.take(held);
+    memory.give_back(before);
 }
 
 /// How a partner stands, as only its arbiter knows.

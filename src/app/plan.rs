@@ -5,14 +5,17 @@ use crate::actors::ledger::InputFigures;
 use crate::actors::partition::PartitionSettings;
 use crate::actors::topic::RoutePlan;
 use crate::config::{Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, TopicConfig};
+use crate::core::ledger::entry::Used;
+use crate::core::limiter;
 use crate::core::message_id::{budget_id, route_id};
 use crate::core::resolve::{BudgetRule, Rules, Share};
 use crate::core::types::RoutePartition;
 use crate::ledger::keeper::Keeper;
 use crate::log::{Log, PartitionId, TopicMeta};
 use actix::ArbiterHandle;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Budgets of a partner: hash of the name and limit. An inline one is called after the partner, with a separator
 /// that no name can contain.
@@ -28,6 +31,37 @@ pub fn budgets<'a>(config: &'a Config, partner: &'a PartnerConfig) -> Vec<(u64, 
 pub fn drawers(config: &Config, budget: u64) -> usize {
     let draws = |p: &&PartnerConfig| budgets(config, p).iter().any(|b| b.0 == budget);
     config.partners.values().filter(draws).count()
+}
+
+/// Bytes for the values of one budget that is split by a field, and of all of them: together a quarter of the node's
+/// memory.
+pub fn budget_bytes(config: &Config) -> (usize, usize) {
+    let all = config
+        .partners
+        .values()
+        .flat_map(|partner| budgets(config, partner));
+    let split: BTreeSet<u64> = all.filter(|(_, limit)| limit.by.is_some()).map(|b| b.0).collect();
+    if split.is_empty() {
+        return (0, 0);
+    }
+    let quarter = usize::try_from(config.node.memory / 4).unwrap_or(usize::MAX);
+    (quarter / split.len(), quarter)
+}
+
+/// For how long starts of each budget count, where that is not what the ledger says.
+pub fn horizons(config: &Config, known: &BTreeMap<u64, Duration>) -> Vec<Used> {
+    let all = config
+        .partners
+        .values()
+        .flat_map(|partner| budgets(config, partner));
+    let all: BTreeMap<u64, Used> = all
+        .map(|(budget, limit)| (budget, Used::horizon(budget, limiter::horizon(limit))))
+        .collect();
+    let news = |used: &Used| {
+        let known = known.get(&used.draw.budget).map(Duration::as_secs);
+        known != Some(used.window.into())
+    };
+    all.into_values().filter(news).collect()
 }
 
 /// Groups of partners that share a budget, each to live on one arbiter.

@@ -8,11 +8,11 @@
 //!
 //! After a restart the file holds as it stands; nothing of this is in the ledger.
 
-use super::partner;
 use super::plan;
 use crate::actors::arbiter::{self, local};
 use crate::config::{Config, LimitConfig, LimitRef, PartnerConfig};
 use crate::core::breaker::BreakerSettings;
+use crate::core::ledger::entry::Body;
 use crate::ledger::keeper::Keeper;
 use actix::ArbiterHandle;
 use parking_lot::Mutex;
@@ -120,16 +120,24 @@ async fn apply(config: &Arc<Config>, keeper: &Arc<Keeper>, homes: &[ArbiterHandl
     for home in homes {
         let (config, keeper) = (config.clone(), keeper.clone());
         arbiter::on(home, move || {
-            let partners: Vec<_> = local(|l| l.partners.values().cloned().collect());
+            let (partners, port) = local(|l| {
+                let partners: Vec<_> = l.partners.values().cloned().collect();
+                (partners, l.port.clone())
+            });
+            // A longer window needs more of what is to come. Each arbiter says it: once more does no harm.
+            for used in keeper.with_state(|state| plan::horizons(&config, state.used.horizons())) {
+                if let Some(port) = &port {
+                    port.outcome(Body::Used(used));
+                }
+            }
             for context in partners {
                 let Some(partner) = config.partners.get(&*context.name) else {
                     continue;
                 };
                 for (budget, limit) in plan::budgets(&config, partner) {
-                    let used = keeper.with_state(|state| partner::used_of(&state.used, budget));
                     context.gate.with_budgets(|table, now| match table.set(budget, limit, now) {
                         Ok(changed) if changed.needs_history => {
-                            used.iter().for_each(|(draw, used)| table.restore(*draw, used, now));
+                            keeper.with_state(|state| table.restore(budget, &state.used, now));
                         }
                         Ok(_) => {}
                         Err(error) => tracing::error!(

@@ -18,9 +18,9 @@ use crate::actors::topic::{DrainTopic, IsTopicIdle, RoutePlan, StopTopic, TopicS
 use crate::admin::{AdminError, AdminOptions, AdminServer, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Secret, SecretSource, TopicConfig, raise_open_files};
-use crate::core::ledger::entry::{Body, RouteInfo};
+use crate::core::ledger::entry::{Body, RouteInfo, Used};
 use crate::ledger::duties::DutyRules;
-use crate::ledger::keeper::KeeperError;
+use crate::ledger::keeper::{Keeper, KeeperError};
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::LogError;
 use crate::sink::secrets::{SecretError, Secrets};
@@ -127,6 +127,8 @@ const WAITS_FIRST: Duration = Duration::from_secs(10);
 const WAITS_EVERY: Duration = Duration::from_secs(60);
 /// So often it is looked for new topics that a pattern matches.
 const TOPICS_EVERY: Duration = Duration::from_secs(5);
+/// A smaller step of the wall clock is a clock being kept right.
+const CLOCK_SET_US: u64 = 1_000_000;
 /// Secrets from files are read again so often; a change resumes a partner that refused the old ones.
 const SECRETS_EVERY: Duration = Duration::from_secs(10);
 
@@ -236,7 +238,11 @@ impl Node {
             })
             .await;
         }
-        let shares = MemoryShare::divide(self.config.node.memory, homes.len());
+        let shares = MemoryShare::divide_beside(
+            self.config.node.memory,
+            plan::budget_bytes(&self.config).1 as u64,
+            homes.len(),
+        );
         let hooks = self.hooks(&arbiters, &homes, &shares, lane.clone());
         let (outlet, inlet) = effects::channel();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -294,6 +300,9 @@ impl Node {
         }
 
         let main = LanePort::open(lane.clone());
+        for used in keeper.with_state(|state| plan::horizons(&self.config, state.used.horizons())) {
+            main.outcome(Body::Used(used));
+        }
         let mut queue = 0;
         for (name, plans) in self.plan_topics(&homes, &main, &hooks, &mut queue)? {
             inputs.lock().extend(plan::inputs(&self.config, &plans));
@@ -343,14 +352,17 @@ impl Node {
                 }
                 () = &mut stop => break Ended::Told,
                 ended = &mut done, if options.until_drained => break ended,
-                _ = look.tick() => match self.plan_topics(&homes, &main, &hooks, &mut queue) {
+                _ = look.tick() => {
+                    self.tell_clock(keeper, &main);
+                    match self.plan_topics(&homes, &main, &hooks, &mut queue) {
                     Ok(new) => for (name, plans) in new {
                         tracing::info!(event = "topic_found", topic = name, "a new topic matches a pattern");
                         inputs.lock().extend(plan::inputs(&self.config, &plans));
                         supervisor.do_send(Add(self.topic(name, plans, &hooks.topics)));
                     },
                     Err(error) => tracing::error!(event = "topics_unread", %error, "cannot look for new topics"),
-                },
+                    }
+                }
             }
         };
         hooks.enter(Phase::Draining);
@@ -459,6 +471,16 @@ impl Node {
         Ok((server, node))
     }
 
+    /// Notes in the ledger that the wall clock was set: the slots of this life are told by the clock as it stood at its
+    /// beginning, those of the next one will not be.
+    fn tell_clock(&self, keeper: &Keeper, port: &LanePort) {
+        let ahead = Clock::wall().0 as i64 - self.clock.now().0 as i64;
+        let told = keeper.with_state(|state| state.used.wall_ahead());
+        if ahead.abs_diff(told) >= CLOCK_SET_US {
+            port.outcome(Body::Used(Used::clock(ahead)));
+        }
+    }
+
     /// Reads secrets again now and then.
     fn watch_secrets(&self, arbiters: &[Arbiter]) {
         if self.secrets.is_empty() {
@@ -520,7 +542,7 @@ impl Node {
                 cap: cap.clone(),
                 own: own.clone(),
                 metrics: self.metrics.clone(),
-                used: self.opened.keeper.with_state(|s| s.used.clone()),
+                keeper: self.opened.keeper.clone(),
                 paused: self.opened.keeper.with_state(|s| s.paused.contains_key(name)),
             };
             match arbiter::on(home, move || start.start()).await {

@@ -93,6 +93,9 @@ pub struct One {
     /// A sliding window whose most arrivals are counted, as 1s; may be given several times [default: 1s]
     #[arg(long, value_name = "DURATION")]
     pub window: Vec<Span>,
+    /// A limit that it is meant to see kept, as 500/s, by arrival in every sliding window: the report says whether it was, and the exit code is 1 if not; may be given several times
+    #[arg(long, value_name = "RATE")]
+    pub most: Vec<Rate>,
 }
 
 impl Args {
@@ -123,6 +126,7 @@ impl One {
         if !one.window.is_empty() {
             partner.windows = one.window;
         }
+        partner.most = one.most;
         let usual = Behaviour::default();
         partner.behaviour = Behaviour {
             latency: one.latency.unwrap_or_default(),
@@ -185,7 +189,14 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         None => out.line(serde_json::to_string_pretty(&report).unwrap_or_default())?,
     }
     out.finish()?;
-    Ok(Exit::Done)
+    let exceeded = report.exceeded();
+    exceeded
+        .iter()
+        .for_each(|what| eprintln!("limit exceeded: {what}"));
+    Ok(match exceeded.is_empty() {
+        true => Exit::Done,
+        false => Exit::Failed,
+    })
 }
 
 /// Whether it closes its listener at some time.

@@ -148,6 +148,17 @@ impl Default for LoggingConfig {
     }
 }
 
+impl Default for LimitConfig {
+    fn default() -> Self {
+        Self {
+            rates: Vec::new(),
+            by: None,
+            burst: None,
+            margin: Duration::from_millis(10),
+        }
+    }
+}
+
 impl Default for RetryConfig {
     fn default() -> Self {
         Self {

@@ -199,6 +199,10 @@ impl Writer {
             quoted(&format!("json:{by}"))
         });
         self.maybe(&format!("{prefix}burst"), limit.burst, |burst| burst.to_string());
+        self.put(
+            &format!("{prefix}margin"),
+            Some(quoted(&units::duration(limit.margin))),
+        );
     }
 
     fn headers(&mut self, prefix: &str, headers: &[(String, String)]) {

@@ -169,7 +169,7 @@ pub enum SecretSource {
 }
 
 /// A budget of starts.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LimitConfig {
     /// All hold at once.
     pub rates: Vec<Rate>,
@@ -177,6 +177,9 @@ pub struct LimitConfig {
     pub by: Option<String>,
     /// At most so many starts back to back before starts are spaced evenly. Default: no spacing.
     pub burst: Option<u32>,
+    /// By how much the way to the partner may differ from one request to the next: windows are longer by that, and
+    /// quotas begin later and end earlier, so that the limit holds for what the partner counts.
+    pub margin: Duration,
 }
 
 /// One rate of a budget.

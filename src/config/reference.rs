@@ -127,6 +127,7 @@ pub const KEYS: &[Key] = &[
     k("limits.NAME.rates", Rates, "", "Rates that all hold at once, over any sliding window: `500/s`, `20000/min`, `10/250ms`. With a zone it is a calendar quota: `1000000/day@Europe/London` (hour, day, week, month)."),
     k("limits.NAME.by", Forms("`json:/POINTER`"), "", "One such budget for each value of this field of the record."),
     k("limits.NAME.burst", Count(1), "", "At most so many starts back to back before starts are spaced evenly. Unset: a window's whole count may start at once."),
+    k("limits.NAME.margin", Duration, "\"10ms\"", "By how much the way to the partner may differ from one request to the next. Windows are longer by so much (at most a tenth of the window), calendar quotas begin so much later and end so much earlier: then the limit holds for what the partner counts on its clock. 10 ms of a second cost 1 % of the limit."),
     k("partners.NAME.sink", Choice(&["http"]), "\"http\"", "What takes the messages."),
     k("partners.NAME.url", Template, "[required]", "Address of each request. `{{ value }}` alone: the record is the URL, and the method is GET."),
     k("partners.NAME.method", Text, "\"POST\"", "Request method; GET where the URL is the record's value."),

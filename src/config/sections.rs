@@ -247,6 +247,9 @@ pub(super) fn limit(r: &mut Reader, s: &mut Section<'_>) -> LimitConfig {
         rates: r.required(s, "rates", rates).unwrap_or_default(),
         by: r.maybe(s, "by", |node| read::json_pointer(&read::text(node)?)),
         burst: r.maybe(s, "burst", read::count(1)),
+        margin: r
+            .maybe(s, "margin", read::duration)
+            .unwrap_or(LimitConfig::default().margin),
     }
 }
 

@@ -113,6 +113,13 @@ impl Row {
             self.order_violations == 0,
             format!("{} requests out of order", self.order_violations),
         );
+        unless(
+            self.most <= self.limit,
+            format!(
+                "{} requests arrived in one second, its limit is {}",
+                self.most, self.limit
+            ),
+        );
         found
     }
 }
@@ -171,6 +178,10 @@ impl fmt::Display for Table {
         for row in &self.rows {
             write!(f, "{:>12}", count(row.limit))?;
         }
+        write!(f, "\n{:<28}", "  limit kept")?;
+        for row in &self.rows {
+            write!(f, "{:>12}", if row.most <= row.limit { "yes" } else { "NO" })?;
+        }
         writeln!(f)?;
         for row in &self.rows {
             for (reason, n) in &row.node.dead {
@@ -183,7 +194,7 @@ impl fmt::Display for Table {
         if self.mistakes.is_empty() {
             writeln!(
                 f,
-                "It adds up: sent = delivered + dead + parked; nothing lost, nothing applied twice."
+                "It adds up: sent = delivered + dead + parked; nothing lost, nothing applied twice, every limit kept."
             )?;
         }
         Ok(())

@@ -105,13 +105,14 @@ fn what_adds_up_is_said_to_and_what_does_not_is_named() {
     assert_eq!(good.mistakes, Vec::<String>::new());
     assert!(good.to_string().contains("It adds up") && good.to_string().contains("3 x 422 not taken"));
     type Damage = fn(&mut Row);
-    let broken: [(Damage, &str); 6] = [
+    let broken: [(Damage, &str); 7] = [
         (|r| r.node.delivered -= 1, "is not 50 sent"),
         (|r| (r.node.delivered, r.node.waiting) = (44, 1), "not finished"),
         (|r| r.applied_again = 1, "applied more than once"),
         (|r| r.applied = 44, "has only 44"),
         (|r| r.applied = 48, "only 45 delivered and 2 parked"),
         (|r| r.order_violations = 1, "out of order"),
+        (|r| r.most = r.limit + 1, "arrived in one second"),
     ];
     for (damage, said) in broken {
         let mut row = row();

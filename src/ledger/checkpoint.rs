@@ -6,11 +6,11 @@
 //! the lane is folded from its start. Whether it fits the lane is for [`super::restore`] to say.
 //!
 //! ```text
-//! file      magic "sluicckp" | format u32 (2) | crc32c u32 of all that follows |
+//! file      magic "sluicckp" | format u32 (3) | crc32c u32 of all that follows |
 //!           ledger u128 | lane u32 | next u64 | crc32c u32 of the entry before next (0: there is none) |
 //!           count u64 of partitions, messages and rounds together | body, to the end
 //! body      flag, genesis | flag, owner | tenure | first | lives | routes | partitions | skip rules |
-//!           paused | stopped | used | commands | settings
+//!           paused | stopped | used | commands | settings | horizons, wall clock ahead (from format 3)
 //! message   id 16 bytes | state u8, its fields | key u64 | offset, round, attempts, first try, since, status |
 //!           payload: 0, or ledger offset + 1 and size | opened | flags: 1 carried, 2 payload given up
 //! ```
@@ -29,12 +29,15 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Name of the file, in the folder of its lane.
 pub const FILE: &str = "checkpoint";
 const TEMPORARY: &str = "checkpoint.tmp";
 const MAGIC: &[u8; 8] = b"sluicckp";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
+/// The oldest format that is read: it has no horizons.
+const OLDEST: u32 = 2;
 /// Bytes before those that the checksum covers.
 const UNCOVERED: usize = 16;
 const HEAD: usize = UNCOVERED + 16 + 4 + 8 + 4 + 8;
@@ -243,7 +246,7 @@ pub(crate) fn decode(bytes: &Bytes, path: PathBuf) -> Result<Checkpoint, Checkpo
         return damaged("it does not begin as one".into(), path);
     }
     let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    if number(8) != FORMAT {
+    if !(OLDEST..=FORMAT).contains(&number(8)) {
         return Err(CheckpointError::Format {
             path,
             found: number(8),
@@ -252,20 +255,20 @@ pub(crate) fn decode(bytes: &Bytes, path: PathBuf) -> Result<Checkpoint, Checkpo
     if number(12) != crc32c::crc32c(&bytes[UNCOVERED..]) {
         return damaged("the checksum does not fit".into(), path);
     }
-    match parse(bytes) {
+    match parse(bytes, number(8)) {
         Ok(checkpoint) => Ok(checkpoint),
         Err(e) => damaged(e.to_string(), path),
     }
 }
 
-fn parse(bytes: &Bytes) -> Result<Checkpoint, CodecError> {
+fn parse(bytes: &Bytes, format: u32) -> Result<Checkpoint, CodecError> {
     let mut r = Reader::new(&bytes[UNCOVERED..]);
     let ledger = r.u128()?;
     let lane = u32::from_le_bytes(r.array()?);
     let next = r.u64()?;
     let last_entry_crc = u32::from_le_bytes(r.array()?);
     let said = r.u64()?;
-    let mut state = get_state(bytes, &mut r)?;
+    let mut state = get_state(bytes, &mut r, format)?;
     state.next = next;
     r.end()?;
     if count(&state) != said {
@@ -335,7 +338,7 @@ fn put_state(out: &mut Out<'_>, s: &LaneState) {
         put_u64(out, route.0);
         put_pause(out, pause);
     });
-    put_list(out, &s.used, |out, (draw, used)| {
+    put_list(out, s.used.iter(), |out, (draw, used)| {
         put_u64(out, draw.budget);
         put_u64(out, draw.by);
         put_list(out, &used.recent, |out, (slot, n)| {
@@ -349,6 +352,11 @@ fn put_state(out: &mut Out<'_>, s: &LaneState) {
     });
     put_varint(out, s.commands);
     put_varint(out, s.settings);
+    put_list(out, s.used.horizons(), |out, (budget, horizon)| {
+        put_u64(out, *budget);
+        put_varint(out, horizon.as_secs());
+    });
+    put_u64(out, s.used.wall_ahead().cast_unsigned());
 }
 
 fn put_list<T>(
@@ -465,7 +473,7 @@ fn get_list<T>(
     Ok(())
 }
 
-fn get_state(src: &Bytes, r: &mut Reader<'_>) -> Result<LaneState, CodecError> {
+fn get_state(src: &Bytes, r: &mut Reader<'_>, format: u32) -> Result<LaneState, CodecError> {
     let mut s = LaneState::default();
     if flag(r)? {
         s.genesis = Some(Genesis {
@@ -531,6 +539,13 @@ fn get_state(src: &Bytes, r: &mut Reader<'_>) -> Result<LaneState, CodecError> {
     })?;
     s.commands = r.varint()?;
     s.settings = r.varint()?;
+    if format > 2 {
+        let horizon = |r: &mut Reader<'_>| Ok((r.u64()?, Duration::from_secs(r.varint()?)));
+        get_list(r, 9, horizon, |(budget, horizon)| {
+            s.used.set_horizon(budget, horizon)
+        })?;
+        s.used.set_wall_ahead(r.u64()?.cast_signed());
+    }
     Ok(s)
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn answer<'s>(
                     .unwrap_or_default();
                 let id = percent_decoded(id);
                 let mut state = partner.state.lock();
-                state.tally.looked_up();
+                state.tally.looked_up(shared.now());
                 let count = state.tally.id(&id);
                 let text = serde_json::json!({
                     "known": count.applied > 0, "requests": count.requests, "applied": count.applied,

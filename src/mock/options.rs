@@ -71,6 +71,9 @@ pub struct PartnerOptions {
     pub seq: Option<Field>,
     /// Windows whose highest count of arrivals is measured. Default one second.
     pub windows: Vec<Span>,
+    /// Limits that it is meant to see kept: the report says whether it was, by arrival, in every sliding window. (Its own
+    /// `limits` are what it enforces.)
+    pub most: Vec<Rate>,
     /// Connections are closed, without a word, after so many answers.
     pub requests_per_connection: Option<u64>,
     /// Connections are closed, without a word, after so long without a request.
@@ -90,6 +93,7 @@ impl Default for PartnerOptions {
             key: None,
             seq: None,
             windows: vec![Span(Duration::from_secs(1))],
+            most: Vec::new(),
             requests_per_connection: None,
             idle_timeout: None,
             behaviour: Behaviour::default(),

@@ -151,17 +151,25 @@ impl Shared {
     }
     /// One partner's report.
     pub(crate) fn partner_report(&self, partner: &Partner) -> PartnerReport {
+        self.report_of(partner, &partner.state.lock())
+    }
+    fn report_of(&self, partner: &Partner, state: &State) -> PartnerReport {
         let addr = self.listeners[partner.listener].addr;
         let url = format!("{}://{addr}{}", self.scheme, partner.options.prefix);
-        partner
-            .state
-            .lock()
+        state
             .tally
             .report(&partner.options.name, url, self.wall_at_start_us)
     }
-    /// The whole report.
+    /// One snapshot of all partners: nothing is counted while it is made, so that its sums add up.
     pub(crate) fn report(&self) -> Report {
-        let partners: Vec<_> = self.partners.iter().map(|p| self.partner_report(p)).collect();
+        let states: Vec<_> = self.partners.iter().map(|p| p.state.lock()).collect();
+        let partners: Vec<_> = self
+            .partners
+            .iter()
+            .zip(&states)
+            .map(|(partner, state)| self.report_of(partner, state))
+            .collect();
+        drop(states);
         let requests = partners.iter().map(|p| p.requests).sum();
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         let cpu_us = cpu.tv_sec as u64 * 1_000_000 + cpu.tv_nsec as u64 / 1_000;
@@ -174,6 +182,11 @@ impl Shared {
             } else {
                 cpu_us as f64 / requests as f64
             },
+            limits_kept: partners
+                .iter()
+                .flat_map(|p| &p.limits)
+                .map(|limit| limit.kept)
+                .reduce(|all, kept| all && kept),
             partners,
         }
     }
@@ -331,7 +344,7 @@ fn bind(options: &MockOptions, tls: bool) -> Result<(Shared, Vec<TcpListener>), 
         let state = State {
             script: Script::new(&p.behaviour, 0),
             limits: p.behaviour.limits.iter().copied().map(OwnLimit::new).collect(),
-            tally: Tally::new(&p.windows),
+            tally: Tally::new(&p.windows, &p.most),
             rng: options
                 .seed
                 .map_or_else(fastrand::Rng::new, |s| fastrand::Rng::with_seed(s + i as u64)),

@@ -1,7 +1,7 @@
 //! The counts of one partner, exact and cheap enough to be always on, and the report made of them.
 
 use super::plan::{Nanos, Plan, nanos};
-use super::spec::Span;
+use super::spec::{Rate, Span};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -140,6 +140,8 @@ pub struct Tally {
     order_violations: u64,
     overlaps: u64,
     windows: Vec<Window>,
+    /// Limits that are to be kept.
+    most: Vec<(Rate, Window)>,
     first_at: Option<Nanos>,
     last_at: Nanos,
     longest_gap: Nanos,
@@ -147,9 +149,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing counted yet; arrivals will be counted over these windows.
-    pub fn new(windows: &[Span]) -> Self {
+    /// Nothing counted yet; arrivals will be counted over these windows, and held against these limits.
+    pub fn new(windows: &[Span], most: &[Rate]) -> Self {
+        let held = |rate: &Rate| (*rate, Window::new(nanos(rate.window)));
         Self {
+            most: most.iter().map(held).collect(),
             windows: windows.iter().map(|w| Window::new(nanos(w.0))).collect(),
             ..Self::default()
         }
@@ -172,6 +176,7 @@ impl Tally {
         self.first_at.get_or_insert(arrival.at);
         self.last_at = self.last_at.max(arrival.at);
         self.windows.iter_mut().for_each(|w| w.arrive(arrival.at));
+        self.most.iter_mut().for_each(|(_, w)| w.arrive(arrival.at));
         let before = if arrival.id.is_empty() {
             self.without_id += 1;
             false
@@ -260,9 +265,10 @@ impl Tally {
     pub fn bad_request(&mut self) {
         self.bad_requests += 1;
     }
-    /// Counts a look-up.
-    pub fn looked_up(&mut self) {
+    /// Counts a look-up: a limit is on all that is asked of the partner.
+    pub fn looked_up(&mut self, at: Nanos) {
         self.lookups += 1;
+        self.most.iter_mut().for_each(|(_, w)| w.arrive(at));
     }
 
     /// The report. `wall_at_start_us` makes times of day out of times since the start.
@@ -318,6 +324,15 @@ impl Tally {
                     max: w.max as u64,
                 })
                 .collect(),
+            limits: self
+                .most
+                .iter()
+                .map(|(rate, window)| LimitReport {
+                    limit: rate.to_string(),
+                    most: window.max as u64,
+                    kept: window.max <= rate.count,
+                })
+                .collect(),
             first_at_us: self.first_at.map(|at| wall_at_start_us + at / 1_000),
             last_at_us: self.first_at.map(|_| wall_at_start_us + self.last_at / 1_000),
             longest_gap_ms: self.longest_gap as f64 / 1e6,
@@ -336,6 +351,9 @@ pub struct Report {
     pub cpu_us: u64,
     /// The two divided; means something where the process does nothing else.
     pub cpu_us_per_request: f64,
+    /// Whether every limit was kept that a partner was meant to see kept; none if there was none.
+    #[serde(default)]
+    pub limits_kept: Option<bool>,
     /// One each.
     pub partners: Vec<PartnerReport>,
 }
@@ -344,6 +362,43 @@ impl Report {
     /// The partner of this name.
     pub fn partner(&self, name: &str) -> Option<&PartnerReport> {
         self.partners.iter().find(|p| p.name == name)
+    }
+
+    /// The limits that were exceeded, in words.
+    pub fn exceeded(&self) -> Vec<String> {
+        let partners = self.partners.iter();
+        partners
+            .flat_map(|p| p.limits.iter().filter(|l| !l.kept).map(move |l| (p, l)))
+            .map(|(p, l)| format!("{}: {} arrived in one window of {}", p.name, l.most, l.limit))
+            .collect()
+    }
+}
+
+impl PartnerReport {
+    /// Where its sums do not add up: a report is one snapshot, so they always do.
+    pub fn mistakes(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut same = |what: &str, sum: u64, of: u64| {
+            if sum != of {
+                found.push(format!("{what}: {sum} are not {of}"));
+            }
+        };
+        let answered: u64 = self.statuses.values().sum();
+        same(
+            "requests",
+            answered + self.unanswered + self.in_flight,
+            self.requests,
+        );
+        let applied_once = self.ids_applied + self.applied_without_id;
+        if self.ids_applied_again == 0 {
+            same("applied", applied_once, self.applied);
+        } else if self.applied <= applied_once {
+            found.push("applied: fewer than were applied again".to_owned());
+        }
+        if self.ids_applied > self.ids || self.ids + self.without_id > self.requests {
+            found.push("more IDs than requests".to_owned());
+        }
+        found
     }
 }
 
@@ -408,6 +463,9 @@ pub struct PartnerReport {
     pub overlaps: u64,
     /// Most arrivals in any sliding window.
     pub windows: Vec<WindowReport>,
+    /// Limits that it was meant to see kept.
+    #[serde(default)]
+    pub limits: Vec<LimitReport>,
     /// First arrival, microseconds since the epoch.
     pub first_at_us: Option<u64>,
     /// Last arrival, microseconds since the epoch.
@@ -425,6 +483,17 @@ pub struct RepeatedId {
     pub requests: u32,
     /// Times applied.
     pub applied: u32,
+}
+
+/// Whether a limit was kept, as the partner counts: by arrival, in every sliding window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LimitReport {
+    /// The limit: `500/s`.
+    pub limit: String,
+    /// Most arrivals in any of its windows.
+    pub most: u64,
+    /// The verdict.
+    pub kept: bool,
 }
 
 /// Most arrivals in any window of a length.
@@ -453,7 +522,7 @@ mod tests {
 
     #[test]
     fn order_and_overlap_are_told_apart() {
-        let mut tally = Tally::new(&[]);
+        let mut tally = Tally::new(&[], &[]);
         let (first, _) = tally.arrive(request(1, "a", "k", 1));
         let (second, _) = tally.arrive(request(2, "b", "k", 2));
         tally.finish(first, Some(200), 1);
@@ -469,6 +538,30 @@ mod tests {
         );
         assert_eq!((report.in_flight, report.in_flight_peak), (0, 2));
         assert_eq!(report.requested_again.len(), 2);
+    }
+
+    /// By arrival over sliding windows, wherever they lie: five in a row that straddle a second are five in a second.
+    #[test]
+    fn a_limit_has_a_verdict() {
+        let rate: Rate = "4/s".parse().expect("a rate");
+        for (gap_ms, most, kept) in [(251, 4, true), (249, 5, false)] {
+            let mut tally = Tally::new(&[], &[rate]);
+            for n in 0..20u64 {
+                tally.arrive(request(600_000_000 + n * gap_ms * 1_000_000, "a", "", n));
+            }
+            let report = tally.report("p", String::new(), 0);
+            let expected = LimitReport {
+                limit: "4/1s".into(),
+                most,
+                kept,
+            };
+            assert_eq!(report.limits, [expected]);
+            let whole = Report {
+                partners: vec![report],
+                ..Report::default()
+            };
+            assert_eq!(whole.exceeded().len(), usize::from(!kept));
+        }
     }
 
     proptest! {

@@ -493,3 +493,40 @@ fn waits_and_counts_many_at_once() {
     assert_eq!((report.ids, report.connections, report.in_flight), (200, 200, 0));
     assert!(report.in_flight_peak > 1 && report.in_flight_peak <= 200);
 }
+
+/// The report is the measure of everything else: whenever it is asked for, it is one snapshot whose sums add up.
+#[test]
+fn a_report_adds_up_at_any_moment() {
+    let mock =
+        mock(serde_json::json!({"faults": ["429=0.2", "close=0.1", "502=0.1"], "latency": "0ms..1ms"}));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut looks = 0u32;
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (mock, stop) = (&mock, &stop);
+            scope.spawn(move || {
+                let mut client = Client::to(mock);
+                for n in 0..400 {
+                    let id = format!("{thread}-{}", n / 3);
+                    client.send(&format!(
+                        "POST /hook HTTP/1.1\r\nhost: m\r\nidempotency-key: {id}\r\ncontent-length: 2\r\n\r\nok"
+                    ));
+                    if client.answer().is_err() {
+                        client = Client::to(mock);
+                    }
+                }
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let report = mock.report();
+            assert_eq!(report.partners[0].mistakes(), Vec::<String>::new(), "{report:?}");
+            let sum: u64 = report.partners.iter().map(|p| p.requests).sum();
+            assert_eq!(report.requests, sum);
+            looks += 1;
+        }
+    });
+    assert!(looks > 10, "{looks}");
+    let partner = mock.partner("partner").expect("the partner");
+    assert_eq!((partner.requests, partner.mistakes()), (1_600, Vec::new()));
+}

@@ -6,8 +6,8 @@ use crate::clock::simulated;
 use crate::core::mask::Masker;
 use crate::core::types::{MessageId, RoutePartition, Time};
 use crate::sink::{
-    Answer, AnswerDetail, Delivery, DoubtCause, Gate, Pace, PrepareError, Sent, Sink, Verdict, Verified,
-    idempotency_key,
+    Answer, AnswerDetail, Asked, Delivery, DoubtCause, Gate, Pace, PrepareError, Sent, Sink, Verdict,
+    Verified, idempotency_key,
 };
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -306,19 +306,34 @@ impl Sink for SimSink {
         })
     }
 
-    async fn verify(&self, delivery: &Delivery) -> Verified {
+    fn look_up(&self, delivery: &Delivery) -> Result<Self::Request, Verified> {
+        Ok(self.prepare(delivery).expect("every delivery makes a request"))
+    }
+
+    async fn ask(&self, _: Self::Connection, delivery: Self::Request, gate: Gate<'_>) -> Asked {
         self.step().await;
+        if !gate() {
+            return Asked::Stopped;
+        }
         tokio::time::sleep(Duration::from_millis(3)).await;
         self.step().await;
         let facts = &mut *self.facts.lock();
         let name = (super::world::at(self.partner, delivery.partition), delivery.id);
         let server = &facts.servers[self.partner];
         if server.mood == Mood::Down || facts.rng.u8(0..6) == 0 {
-            return Verified::AskAgain("down".into());
+            return Asked::Answered {
+                verified: Verified::AskAgain("down".into()),
+                reached: false,
+                pace: None,
+            };
         }
-        match server.has(name) {
-            true => Verified::Delivered,
-            false => Verified::NeverSeen,
+        Asked::Answered {
+            verified: match server.has(name) {
+                true => Verified::Delivered,
+                false => Verified::NeverSeen,
+            },
+            reached: true,
+            pace: None,
         }
     }
 

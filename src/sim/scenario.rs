@@ -110,6 +110,7 @@ fn limit(rng: &mut fastrand::Rng) -> LimitConfig {
         rates,
         by: (rng.u8(0..4) == 0).then(|| "/app".to_owned()),
         burst: (rng.u8(0..3) == 0).then(|| rng.u32(1..10)),
+        ..LimitConfig::default()
     }
 }
 

@@ -484,15 +484,7 @@ impl World {
             if table.get_mut(budget).is_none() {
                 let _ = table.set(budget, limit, now).expect("a limit that can be set");
                 table.set_shared(budget, scenario.shared && scenario.partners.len() > 1);
-                for (draw, used) in memory
-                    .state
-                    .lock()
-                    .used
-                    .iter()
-                    .filter(|(d, _)| d.budget == budget)
-                {
-                    table.restore(*draw, used, now);
-                }
+                table.restore(budget, &memory.state.lock().used, now);
             }
         }
         let turnstile = Turnstile::new(partner as u32, BreakerSettings::of(config), now);

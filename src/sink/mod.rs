@@ -203,6 +203,22 @@ pub enum Verified {
     Unclear(String),
 }
 
+/// What [`Sink::ask`] did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Asked {
+    /// The gate said no right before the first byte.
+    Stopped,
+    /// This is what came of it.
+    Answered {
+        /// For the message.
+        verified: Verified,
+        /// Whether the partner answered, whatever it said.
+        reached: bool,
+        /// What it said about pace.
+        pace: Option<Box<Pace>>,
+    },
+}
+
 /// A partner as the actors see it. Everything stays on one arbiter, so futures need not be `Send`.
 pub trait Sink: 'static {
     /// A request ready to be written.
@@ -232,8 +248,15 @@ pub trait Sink: 'static {
         request: Self::Request,
         gate: Gate<'_>,
     ) -> impl Future<Output = Sent>;
-    /// Asks the partner's look-up where a message in doubt stands.
-    fn verify(&self, delivery: &Delivery) -> impl Future<Output = Verified>;
+    /// Makes the request of the partner's look-up; no I/O. None can be made: what that means for the message.
+    fn look_up(&self, delivery: &Delivery) -> Result<Self::Request, Verified>;
+    /// Asks the gate, then the partner's look-up, where a message in doubt stands.
+    fn ask(
+        &self,
+        connection: Self::Connection,
+        request: Self::Request,
+        gate: Gate<'_>,
+    ) -> impl Future<Output = Asked>;
     /// What makes text about this partner's messages fit to be shown (I9).
     fn masker(&self) -> Rc<Masker>;
 }

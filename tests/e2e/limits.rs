@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// partner may have been asleep.
 const SHORTER: [u64; 10] = [0, 5, 10, 20, 40, 70, 100, 150, 250, 400];
 /// What the limiter's own guard leaves for the way between two processes.
-const JITTER: Duration = Duration::from_millis(5);
+const JITTER: Duration = Duration::from_millis(10);
 
 fn windows(length: Duration) -> impl Iterator<Item = Span> {
     SHORTER
@@ -317,4 +317,48 @@ fn a_limit_changes_while_the_node_runs() {
         busiest > Some(45),
         "the old limit holds still: {busiest:?} in a second"
     );
+}
+
+/// Look-ups are requests like others to a partner that counts: they draw from the same budget, also those of all the
+/// messages that a kill left in doubt, and they do not wait until the backlog is gone.
+#[test]
+fn look_ups_keep_the_limit_and_come_before_the_backlog_is_gone() {
+    let hang = Behaviour::default()
+        .changed(&serde_json::json!({"faults": ["hang"]}))
+        .expect("a behaviour");
+    let mock = partner_with(hang, |options| {
+        options.partners[0].most = vec!["5/s".parse().expect("a rate")];
+    });
+    let look_up = format!("http://{}/lookup/{{{{ id }}}}", mock.addr());
+    let policy = format!(
+        "limits = [\"5/s\"]\nconcurrency = 40\ntimeout = {{ request = \"1s\" }}\ndoubt = \"verify\"\n\
+         verify = {{ url = \"{look_up}\", delivered = \"body.known == true\", never_seen = \"body.known == false\", settle = \"200ms\" }}"
+    );
+    let rig = Rig::new(&config(&mock, &policy, ""));
+    rig.import("t", lines(0..60, 60));
+    let mut node = rig.start(&[]);
+    let seen = || mock.partner("partner").expect("the partner");
+    node.until("some hang", || seen().in_flight >= 4);
+    node.kill();
+    mock.control("partner", &serde_json::json!({"faults": []}))
+        .expect("all answer");
+    let mut node = rig.start(&[]);
+    node.until("the first look-up", || seen().lookups > 0);
+    let first = seen();
+    assert!(
+        first.requests < 50,
+        "{} of 60 before the first look-up",
+        first.requests
+    );
+    node.kill();
+    let drained = rig.drain();
+    let end = seen();
+    assert!(end.lookups >= 4, "{end:?}");
+    assert_eq!(
+        (end.ids_applied, end.ids_applied_again),
+        (60, 0),
+        "{}",
+        drained.said
+    );
+    assert!(end.limits[0].kept, "{:?}", end.limits);
 }

@@ -260,6 +260,11 @@ impl<S: Sink> PartitionActor<S> {
         if self.stands() {
             return;
         }
+        // Doubts do not wait for the room that messages have at the gate: there they take turns with these.
+        while let Some((_, item)) = self.queues.next_urgent() {
+            self.in_hand += 1;
+            self.hand_out(item, ctx);
+        }
         while self.route.approach.has_room()
             && let Some((_, item)) = self.queues.next_ready()
         {

@@ -8,10 +8,10 @@ use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lines::LineRules;
 use crate::actors::memory::MemoryShare;
 use crate::clock::Clock;
-use crate::config::{Config, IdSource, KeySource, OnDoubt, PartnerConfig};
+use crate::config::{Config, IdSource, KeySource, LimitConfig, OnDoubt, PartnerConfig, Rate};
 use crate::core::breaker::BreakerSettings;
 use crate::core::hosts::HostId;
-use crate::core::ledger::entry::{SkipMatch, SkipRule};
+use crate::core::ledger::entry::{BudgetDraw, SkipMatch, SkipRule};
 use crate::core::ledger::fold::{FinishedState, LaneState, Message, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
 use crate::core::mask::Masker;
@@ -23,7 +23,7 @@ use crate::intake::fake_log::FakeLog;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Batch, TopicSpec};
 use crate::sink::{
-    Answer, AnswerDetail, Concerns, Delivery, Gate, Pace, PrepareError, Sent, Verdict, Verified,
+    Answer, AnswerDetail, Asked, Concerns, Delivery, Gate, Pace, PrepareError, Sent, Verdict, Verified,
 };
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -55,6 +55,8 @@ enum Reply {
 struct Partner {
     /// (key, number of the message, what was replied), in the order of arrival.
     seen: Vec<(String, u64, Reply)>,
+    /// What was looked up, and how many requests had been seen by then.
+    asked: Vec<(MessageId, usize)>,
 }
 
 #[derive(Clone)]
@@ -175,8 +177,21 @@ impl Sink for FakeSink {
         })
     }
 
-    async fn verify(&self, _: &Delivery) -> Verified {
-        Verified::Delivered
+    fn look_up(&self, delivery: &Delivery) -> Result<Delivery, Verified> {
+        Ok(delivery.clone())
+    }
+
+    async fn ask(&self, (): (), delivery: Delivery, gate: Gate<'_>) -> Asked {
+        if !gate() {
+            return Asked::Stopped;
+        }
+        let partner = &mut *self.partner.lock();
+        partner.asked.push((delivery.id, partner.seen.len()));
+        Asked::Answered {
+            verified: Verified::Delivered,
+            reached: true,
+            pace: None,
+        }
     }
 
     fn masker(&self) -> Rc<Masker> {
@@ -196,8 +211,10 @@ enum Changed {
     OtherId,
 }
 
-#[derive(Default)]
-struct ByKey(Changed);
+struct ByKey {
+    changed: Changed,
+    draws: Draws,
+}
 impl ByKey {
     fn id(value: &[u8]) -> MessageId {
         let mut id = [0; 16];
@@ -210,11 +227,11 @@ impl ByKey {
 impl Resolve for ByKey {
     fn resolve(&mut self, record: &Record) -> Resolved {
         let key = record.key.as_ref().map(|k| crate::core::message_id::key_hash(k));
-        if self.0 == Changed::Filtered {
+        if self.changed == Changed::Filtered {
             return Resolved::Filtered;
         }
         let mut id = ByKey::id(&record.value);
-        if self.0 == Changed::OtherId {
+        if self.changed == Changed::OtherId {
             id.0[15] = 1;
         }
         let known = Known {
@@ -228,7 +245,7 @@ impl Resolve for ByKey {
         }
     }
     fn draws(&mut self, _: &Record) -> Draws {
-        Draws::new()
+        self.draws.clone()
     }
 }
 
@@ -397,6 +414,7 @@ struct World {
     silent_until: usize,
     /// What the life that begins was settling when its actor failed.
     settling: Vec<(MessageId, DoubtCause)>,
+    limit: Option<LimitConfig>,
 }
 
 impl World {
@@ -435,6 +453,7 @@ impl World {
             short: Arc::default(),
             silent_until: 0,
             settling: Vec::new(),
+            limit: None,
         }
     }
 
@@ -511,7 +530,13 @@ impl World {
         });
         let port = LanePort::open(lane);
         let turnstile = Turnstile::new(0, BreakerSettings::of(&config), clock.now());
-        let budgets = Rc::new(RefCell::new(BudgetTable::new()));
+        let mut budgets = BudgetTable::new();
+        let mut draws = Draws::new();
+        if let Some(limit) = &self.limit {
+            let _ = budgets.set(1, limit, clock.now()).expect("a limit");
+            draws.push(BudgetDraw { budget: 1, by: 0 });
+        }
+        let budgets = Rc::new(RefCell::new(budgets));
         let gate = PartnerGate::new(
             "p".into(),
             turnstile,
@@ -585,7 +610,10 @@ impl World {
             route: route.clone(),
             log: log.clone(),
             input: self.input,
-            resolve: Box::new(ByKey(self.changed)),
+            resolve: Box::new(ByKey {
+                changed: self.changed,
+                draws,
+            }),
             remembered: self.memory.clone(),
             payloads: Arc::new(FromTopic {
                 log,
@@ -680,6 +708,35 @@ fn assert_order(seen: &[(String, u64, Reply)]) {
             assert!(before <= *number, "key {key}: {number} came after {before}");
         }
     }
+}
+
+/// A doubt is settled soon, although hundreds of messages wait for the partner's limit: its look-up takes turns with
+/// them at the gate, and does not wait for their room there.
+#[actix_rt::test]
+async fn a_look_up_does_not_wait_behind_a_backlog() {
+    let mut world = World::new();
+    world.limit = Some(LimitConfig {
+        rates: vec![Rate::Sliding {
+            count: 200,
+            window: Duration::from_secs(1),
+        }],
+        burst: Some(1),
+        ..LimitConfig::default()
+    });
+    world.append((0..300).map(|n| (Some(format!("k{n}")), n)));
+    let mut config = partner();
+    config.request_timeout = Duration::from_millis(10);
+    config.doubt.timeout = crate::config::model::DoubtPolicy::Verify;
+    let mut verify =
+        crate::config::model::VerifyConfig::new("http://127.0.0.1/", "true", "true", config.request_timeout);
+    verify.settle = Duration::from_millis(10);
+    config.verify = Some(verify);
+    let doubtful = |number, _| if number == 3 { Reply::Silence } else { Reply::Take };
+    world.live(config, doubtful).await;
+    let partner = world.partner.lock();
+    assert_eq!(partner.asked.len(), 1);
+    let (_, seen) = partner.asked[0];
+    assert!(seen < 60, "looked up after {seen} of 300 requests");
 }
 
 #[actix_rt::test]

@@ -24,6 +24,7 @@ fn every_form_of_limits_is_taken() {
             rates: vec![five.clone()],
             by: by.map(str::to_owned),
             burst: None,
+            margin: std::time::Duration::from_millis(10),
         })
     };
     let named = LimitRef::Named("a".to_owned());

@@ -39,6 +39,15 @@ pub const TURN: u8 = 8;
 /// Marks a link to an item without key; plain numbers are keys.
 const UNORDERED: u32 = 1 << 31;
 
+/// What is queued.
+pub trait Queued {
+    /// Whether it goes before what is not, once it may go: an attempt of it is in doubt, and the sooner that is settled
+    /// the fewer doubts there are.
+    fn is_urgent(&self) -> bool {
+        false
+    }
+}
+
 /// Queues per key with a bounded number of busy keys.
 #[derive(Debug)]
 pub struct KeyQueues<T> {
@@ -47,6 +56,8 @@ pub struct KeyQueues<T> {
     index: HashTable<u32>,
     /// Keys and items without key that wait for a place, first come first served.
     ready: List,
+    /// The same, where the next item is urgent.
+    urgent: List,
     /// What waits for a time: lists by the time, rounded up (see [`coalesced`]).
     timers: BTreeMap<Time, List>,
     busy: usize,
@@ -112,7 +123,7 @@ fn mixed(key: KeyHash) -> u64 {
     key.0.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
 }
 
-impl<T> KeyQueues<T> {
+impl<T: Queued> KeyQueues<T> {
     /// Queues with `busy_keys` places (at least one).
     pub fn new(busy_keys: usize) -> Self {
         Self {
@@ -120,6 +131,7 @@ impl<T> KeyQueues<T> {
             keys: Slab::new(),
             index: HashTable::new(),
             ready: List::EMPTY,
+            urgent: List::EMPTY,
             timers: BTreeMap::new(),
             busy: 0,
             busy_keys: busy_keys.max(1),
@@ -135,9 +147,10 @@ impl<T> KeyQueues<T> {
 
     /// Queues an item behind all others of its key; without key it is a unit of its own.
     pub fn push(&mut self, key: Option<KeyHash>, item: T) {
+        let urgent = item.is_urgent();
         let Some(hash) = key else {
             let node = self.store(item);
-            self.ready_push(node | UNORDERED);
+            self.ready_push(node | UNORDERED, urgent);
             return;
         };
         let id = self.key_entry(hash);
@@ -158,7 +171,7 @@ impl<T> KeyQueues<T> {
             self.items.set_next(tail, node);
         }
         if starts {
-            self.ready_push(id);
+            self.ready_push(id, urgent);
         }
         self.note_stuck(id, stuck);
     }
@@ -171,32 +184,54 @@ impl<T> KeyQueues<T> {
             return None;
         }
         loop {
-            let first = self.ready_pop()?;
-            if first & UNORDERED != 0 {
+            let first = self.ready_pop(false)?;
+            if let Some(next) = self.start(first) {
+                return Some(next);
+            }
+        }
+    }
+
+    /// The same for what is urgent. It has as many places of its own as there are for all else, so that it does not
+    /// wait for those.
+    pub fn next_urgent(&mut self) -> Option<(Option<KeyHash>, T)> {
+        if self.busy >= 2 * self.busy_keys {
+            return None;
+        }
+        loop {
+            let first = self.ready_pop(true)?;
+            if let Some(next) = self.start(first) {
+                return Some(next);
+            }
+        }
+    }
+
+    /// Gives a place to what was taken out of a list of those that wait for one, if it still has work.
+    fn start(&mut self, first: u32) -> Option<(Option<KeyHash>, T)> {
+        if first & UNORDERED != 0 {
+            self.busy += 1;
+            return Some((None, self.unstore(first & !UNORDERED)));
+        }
+        let stuck = self.stuck_of(first);
+        let key = self.keys.get_mut(first);
+        if key.holds > 0 {
+            key.state = State::Idle;
+            self.note_stuck(first, stuck);
+            self.forget_if_empty(first);
+            return None;
+        }
+        key.state = State::Busy;
+        key.turn = 1;
+        let hash = key.hash;
+        match self.pop_item(first) {
+            Some(item) => {
                 self.busy += 1;
-                return Some((None, self.unstore(first & !UNORDERED)));
+                Some((Some(hash), item))
             }
-            let stuck = self.stuck_of(first);
-            let key = self.keys.get_mut(first);
-            if key.holds > 0 {
-                key.state = State::Idle;
-                self.note_stuck(first, stuck);
+            // Its items were taken away while it waited for a place.
+            None => {
+                self.keys.get_mut(first).state = State::Idle;
                 self.forget_if_empty(first);
-                continue;
-            }
-            key.state = State::Busy;
-            key.turn = 1;
-            let hash = key.hash;
-            match self.pop_item(first) {
-                Some(item) => {
-                    self.busy += 1;
-                    return Some((Some(hash), item));
-                }
-                // Its items were taken away while it waited for a place.
-                None => {
-                    self.keys.get_mut(first).state = State::Idle;
-                    self.forget_if_empty(first);
-                }
+                None
             }
         }
     }
@@ -221,7 +256,7 @@ impl<T> KeyQueues<T> {
                 return self.pop_item(id);
             }
             key.state = State::Ready;
-            self.ready_push(id);
+            self.ready_push(id, false);
         } else {
             key.state = State::Idle;
             self.note_stuck(id, 0);
@@ -309,7 +344,8 @@ impl<T> KeyQueues<T> {
                 let next = self.link(at);
                 if at & UNORDERED != 0 {
                     self.stuck -= 1;
-                    self.ready_push(at);
+                    let urgent = self.items.get(at & !UNORDERED).is_urgent();
+                    self.ready_push(at, urgent);
                 } else {
                     let stuck = self.stuck_of(at);
                     let key = self.keys.get_mut(at);
@@ -319,8 +355,10 @@ impl<T> KeyQueues<T> {
                         self.forget_if_empty(at);
                     } else {
                         key.state = State::Ready;
+                        let head = key.head;
                         self.note_stuck(at, stuck);
-                        self.ready_push(at);
+                        let urgent = head != NIL && self.items.get(head).is_urgent();
+                        self.ready_push(at, urgent);
                     }
                 }
                 woken += 1;
@@ -357,8 +395,10 @@ impl<T> KeyQueues<T> {
         }
         if key.len > 0 {
             key.state = State::Ready;
+            let head = key.head;
             self.note_stuck(id, stuck);
-            self.ready_push(id);
+            let urgent = self.items.get(head).is_urgent();
+            self.ready_push(id, urgent);
         } else {
             self.forget_if_empty(id);
         }
@@ -668,23 +708,32 @@ impl<T> KeyQueues<T> {
         }
     }
 
-    fn ready_push(&mut self, at: u32) {
-        let mut list = self.ready;
+    fn ready_push(&mut self, at: u32, urgent: bool) {
+        let mut list = if urgent { self.urgent } else { self.ready };
         self.append(&mut list, at);
-        self.ready = list;
+        *self.list(urgent) = list;
     }
 
-    fn ready_pop(&mut self) -> Option<u32> {
-        let first = self.ready.head;
+    fn ready_pop(&mut self, urgent: bool) -> Option<u32> {
+        let mut list = *self.list(urgent);
+        let first = list.head;
         if first == NIL {
             return None;
         }
-        self.ready.head = self.link(first);
-        self.ready.len -= 1;
-        if self.ready.head == NIL {
-            self.ready.tail = NIL;
+        list.head = self.link(first);
+        list.len -= 1;
+        if list.head == NIL {
+            list.tail = NIL;
         }
+        *self.list(urgent) = list;
         Some(first)
+    }
+
+    fn list(&mut self, urgent: bool) -> &mut List {
+        match urgent {
+            true => &mut self.urgent,
+            false => &mut self.ready,
+        }
     }
 
     fn timer_push(&mut self, until: Time, at: u32) {

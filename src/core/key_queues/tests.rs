@@ -7,6 +7,13 @@ struct Item {
     seq: u32,
 }
 
+/// Message 1,000,000 and those behind it are urgent.
+impl Queued for Item {
+    fn is_urgent(&self) -> bool {
+        self.seq >= 1_000_000
+    }
+}
+
 fn item(seq: u32) -> Item {
     Item { seq }
 }
@@ -340,6 +347,8 @@ fn bookkeeping_stays_below_64_bytes_an_item() {
 
 struct Slim(#[expect(dead_code, reason = "as large as a pointer")] u64);
 
+impl Queued for Slim {}
+
 #[test]
 fn what_stands_behind_a_stuck_key_can_be_taken_out_and_its_head_too() {
     let mut queues = KeyQueues::new(4);
@@ -423,4 +432,24 @@ fn what_stands_behind_a_waiting_or_held_key_is_stuck_with_it() {
     assert_eq!(queues.stuck(), 1);
     queues.unhold(hash(2));
     assert_eq!(queues.stuck(), 0);
+}
+
+/// What is urgent does not wait behind what was ready before it, nor for its places.
+#[test]
+fn what_is_urgent_goes_first_and_has_places_of_its_own() {
+    let now = Time::from_millis(1_000);
+    let mut queues = KeyQueues::new(2);
+    (0..10).for_each(|n| queues.push(Some(hash(n)), item(u32::from(n))));
+    for _ in 0..2 {
+        assert!(queues.next_ready().is_some());
+    }
+    assert!(queues.next_ready().is_none() && queues.next_urgent().is_none());
+    // The second one's request came to nothing known, and is to be looked up.
+    queues.wait_until(Some(hash(1)), item(1_000_001), now, now);
+    assert!(queues.next_ready().is_some(), "its place is free");
+    queues.due(now.plus(std::time::Duration::from_millis(2)));
+    assert_eq!(queues.next_urgent(), Some((Some(hash(1)), item(1_000_001))));
+    assert_eq!((queues.busy(), queues.next_urgent()), (3, None));
+    assert_eq!(queues.done(Some(hash(1))), None);
+    assert_eq!(queues.busy(), 2);
 }

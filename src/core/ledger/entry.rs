@@ -7,6 +7,7 @@ use crate::core::types::{
 };
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::time::Duration;
 
 /// One entry of a lane, with the tenure under which it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,6 +153,43 @@ pub struct BudgetDraw {
     pub budget: u64,
     /// Hash of the value that `by` names; zero where the budget is not split.
     pub by: u64,
+}
+
+/// Stands for the clock where a budget's hash stands else. Never change.
+const CLOCK: u64 = 0xC10C_C10C_C10C_C10C;
+
+impl Used {
+    /// Starts of this budget count for so long (rounded up to seconds): its longest window or quota.
+    pub fn horizon(budget: u64, horizon: Duration) -> Self {
+        let seconds = horizon.as_secs() + u64::from(horizon.subsec_nanos() > 0);
+        Self {
+            draw: BudgetDraw { budget, by: 0 },
+            window: u32::try_from(seconds).unwrap_or(u32::MAX).max(1),
+            since: Time::ZERO,
+            count: 0,
+        }
+    }
+
+    /// The wall clock was set: it is so many microseconds ahead of the clock by which this life tells its slots.
+    pub fn clock(ahead_us: i64) -> Self {
+        Self {
+            draw: BudgetDraw { budget: CLOCK, by: 0 },
+            window: 0,
+            since: Time(ahead_us.cast_unsigned() ^ (1 << 63)),
+            count: 0,
+        }
+    }
+
+    /// What [`Used::clock`] says, if it is one.
+    pub fn wall_ahead(&self) -> Option<i64> {
+        let is_clock = self.draw.budget == CLOCK && self.count == 0;
+        is_clock.then_some((self.since.0 ^ (1 << 63)).cast_signed())
+    }
+
+    /// Whether it says that, and nothing of starts.
+    pub fn is_horizon(&self) -> bool {
+        self.window > 0 && self.count == 0
+    }
 }
 
 /// What became of a message's attempt.
@@ -425,12 +463,12 @@ pub struct Sample {
     pub end: Offset,
 }
 
-/// Starts drawn from a budget in its present window.
+/// Starts drawn from a budget. Without starts and with a window: for how long starts of the whole budget count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Used {
     /// Which budget.
     pub draw: BudgetDraw,
-    /// Index of the window in the budget's list of rates.
+    /// Zero; or for how long starts count, in seconds.
     pub window: u32,
     /// Start of the span that `count` is about.
     pub since: Time,

@@ -1,10 +1,10 @@
 //! All budgets of a node, by the hash of their names. Several partners may draw from one.
 
 use super::sharing::{Turns, YIELD};
-use super::{HashedMap, LimitError, Limiter, MAX_INSTANCES, RatesChanged, VALIDITY};
+use super::{HashedMap, LimitError, Limiter, RatesChanged, VALIDITY, WallStep};
 use crate::config::model::LimitConfig;
 use crate::core::ledger::entry::BudgetDraw;
-use crate::core::ledger::fold::UsedSlots;
+use crate::core::ledger::fold::UsedBudgets;
 use crate::core::types::Time;
 use std::time::Duration;
 
@@ -15,7 +15,63 @@ use std::time::Duration;
 pub struct BudgetTable {
     limiters: HashedMap<u64, Limiter>,
     /// Turns at budgets that several partners draw from.
-    shared: HashedMap<u64, HashedMap<u64, Turns>>,
+    shared: HashedMap<u64, SharedTurns>,
+    /// How often a step of the wall clock changed something.
+    wall_steps: u64,
+    sweep_next: usize,
+    mind_at: Time,
+    told_full: bool,
+}
+
+/// How often a table is looked after.
+const MIND_EVERY: Duration = Duration::from_secs(1);
+
+/// What [`BudgetTable::mind`] has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Minded {
+    /// The wall clock was set.
+    WallStep(WallStep),
+    /// There is no room for more values of their own.
+    Full(Values),
+    /// There is again.
+    Room(Values),
+}
+
+/// Turns at one budget, by the value that splits it.
+#[derive(Debug, Default)]
+struct SharedTurns {
+    by: HashedMap<u64, Turns>,
+    sweep_at: usize,
+}
+
+/// Values of a shared budget that partners take turns at. Beyond them whoever comes first is served first, within
+/// the limit.
+const TURNS_MAX: usize = 16_384;
+
+impl SharedTurns {
+    /// The turns at one value; none if there are too many that somebody waits for.
+    fn of(&mut self, by: u64, now: Time) -> Option<&mut Turns> {
+        if !self.by.contains_key(&by) && self.by.len() >= self.sweep_at.max(64) {
+            self.by.retain(|_, turns| !turns.is_idle(now));
+            // Not again before there are twice as many: looking through all at each start would be the hot path's end.
+            self.sweep_at = (2 * self.by.len()).max(64);
+        }
+        if self.by.len() >= TURNS_MAX && !self.by.contains_key(&by) {
+            return None;
+        }
+        Some(self.by.entry(by).or_default())
+    }
+}
+
+/// The values of the split budgets of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Values {
+    /// Values that have a budget of their own now.
+    pub own: usize,
+    /// Budgets that several values share, for there was no room for more.
+    pub classes: usize,
+    /// Bytes that they hold.
+    pub bytes: usize,
 }
 
 impl BudgetTable {
@@ -58,17 +114,84 @@ impl BudgetTable {
         self.limiters.get_mut(&budget)
     }
 
-    /// See [`Limiter::set_wall_offset`].
-    pub fn set_wall_offset(&mut self, offset_us: i64) {
-        self.limiters
-            .values_mut()
-            .for_each(|l| l.set_wall_offset(offset_us));
+    /// Looks after the budgets, at most once a second: tells the quotas how far the wall clock is ahead of the clock that
+    /// slots are told by (in microseconds), drops some of what is over. Returns what is worth telling.
+    pub fn mind(&mut self, now: Time, wall_offset: impl FnOnce() -> i64) -> Vec<Minded> {
+        if now < self.mind_at {
+            return Vec::new();
+        }
+        self.mind_at = now.plus(MIND_EVERY);
+        let mut news = self.set_wall_offset(wall_offset(), now);
+        self.sweep_some(now);
+        let values = self.values();
+        let full = values.classes > 0;
+        if full != std::mem::replace(&mut self.told_full, full) {
+            news.push(match full {
+                true => Minded::Full(values),
+                false => Minded::Room(values),
+            });
+        }
+        news
     }
 
-    /// See [`Limiter::restore`].
-    pub fn restore(&mut self, draw: BudgetDraw, used: &UsedSlots, now: Time) {
-        if let Some(limiter) = self.limiters.get_mut(&draw.budget) {
-            limiter.restore(draw.by, used, now);
+    fn set_wall_offset(&mut self, offset_us: i64, now: Time) -> Vec<Minded> {
+        let mut steps: Vec<Minded> = Vec::new();
+        for limiter in self.limiters.values_mut() {
+            let waited = limiter.disbelief();
+            let step = limiter.set_wall_offset(offset_us, now);
+            let news = match step {
+                WallStep::None => waited.is_some(),
+                WallStep::Believed => true,
+                WallStep::Waits(_) => waited.is_none(),
+            };
+            if news && limiter.has_quotas() {
+                self.wall_steps += 1;
+                // One clock, told once, however many quotas follow it.
+                if !steps.contains(&Minded::WallStep(step)) {
+                    steps.push(Minded::WallStep(step));
+                }
+            }
+        }
+        steps
+    }
+
+    /// How often a step of the wall clock changed something: a caller that has seen fewer looks at its starts again.
+    pub fn wall_steps(&self) -> u64 {
+        self.wall_steps
+    }
+
+    /// Until when a budget gives nothing, for a step of the wall clock is not believed yet.
+    pub fn disbelief(&self) -> Option<Time> {
+        self.limiters.values().filter_map(Limiter::disbelief).max()
+    }
+
+    /// Counts all that the ledger knows of a budget: see [`Limiter::restore`].
+    pub fn restore(&mut self, budget: u64, used: &UsedBudgets, now: Time) {
+        if let Some(limiter) = self.limiters.get_mut(&budget) {
+            limiter.restore(|each| used.each_of(budget, |by, slots| each(by, slots)), now);
+        }
+    }
+
+    /// The values of all split budgets.
+    pub fn values(&self) -> Values {
+        let limiters = self.limiters.values();
+        limiters.fold(Values::default(), |sum, limiter| Values {
+            own: sum.own + limiter.instances(),
+            classes: sum.classes + limiter.classes(),
+            bytes: sum.bytes + limiter.memory(),
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn turns(&self, budget: u64) -> usize {
+        self.shared.get(&budget).map_or(0, |turns| turns.by.len())
+    }
+
+    /// Drops some of what is over, of one budget after the other: all of it by and by.
+    pub fn sweep_some(&mut self, now: Time) {
+        self.sweep_next = (self.sweep_next + 1) % self.limiters.len().max(1);
+        if let Some(limiter) = self.limiters.values_mut().nth(self.sweep_next) {
+            limiter.sweep_some(now);
         }
     }
 
@@ -114,10 +237,13 @@ impl BudgetTable {
                 continue;
             };
             if *slot > horizon {
-                if *last == Some(*draw) {
-                    turns.entry(draw.by).or_default().claim(who, *slot);
+                if *last == Some(*draw)
+                    && let Some(turns) = turns.of(draw.by, now)
+                {
+                    turns.claim(who, *slot);
                 }
             } else if turns
+                .by
                 .get_mut(&draw.by)
                 .is_some_and(|t| t.must_yield(who, horizon, now))
             {
@@ -143,11 +269,9 @@ impl BudgetTable {
         }
         if !self.shared.is_empty() {
             for draw in draws {
-                if let Some(turns) = self.shared.get_mut(&draw.budget) {
-                    if turns.len() >= MAX_INSTANCES {
-                        turns.retain(|_, t| !t.is_idle(slot));
-                    }
-                    turns.entry(draw.by).or_default().took(who);
+                let shared = self.shared.get_mut(&draw.budget);
+                if let Some(turns) = shared.and_then(|turns| turns.of(draw.by, slot)) {
+                    turns.took(who);
                 }
             }
         }
@@ -161,10 +285,5 @@ impl BudgetTable {
                 limiter.missed(draw.by, slot);
             }
         }
-    }
-
-    /// Bytes held, roughly.
-    pub fn memory(&self) -> usize {
-        self.limiters.values().map(Limiter::memory).sum()
     }
 }

@@ -7,50 +7,60 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan, Zoned};
 use std::time::Duration;
 
-/// No slot so shortly before an edge: its start must not be counted in the span after it.
-const EDGE_GUARD: Duration = Duration::from_millis(10);
-
 const HOUR_US: i64 = 3_600_000_000;
 
-/// One quota and what is used of its present span.
+/// One quota, and the span of the calendar that it is in.
 ///
 /// Spans are laid by the wall clock in the quota's zone: from midnight to midnight, so 23 or 25 hours long where
 /// the clocks change. They only move forward: a wall clock that is set back opens no second quota.
 #[derive(Clone, Debug)]
-pub(super) struct CalendarQuota {
+pub(super) struct Quota {
     pub(super) count: u64,
     pub(super) unit: CalendarUnit,
     zone: TimeZone,
     zone_name: Box<str>,
-    /// The present span, microseconds of the wall clock, half open.
+    /// The present span, microseconds of the wall clock, half open, and its number.
     start: i64,
     end: i64,
-    used: u64,
-    /// Every start of the span since then is in `used`.
-    known_since: Time,
+    number: u32,
+    /// No slot so shortly before an edge, or behind one: its start must not be counted in the other span, by a clock
+    /// that differs from ours by as much as the margin.
+    before_edge: i64,
+    behind_edge: i64,
+    /// What was drawn before this value began to count is not known yet.
+    pub(super) wants_history: bool,
 }
 
-impl CalendarQuota {
-    /// A quota of which nothing is used, in the span that holds `now`.
+/// What one value has drawn from a quota. It says nothing about any span but the one it names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Drawn {
+    span: u32,
+    used: u32,
+}
+
+impl Quota {
+    /// A quota in the span that holds `now`.
     pub(super) fn new(
         count: u64,
         unit: CalendarUnit,
-        zone: TimeZone,
-        zone_name: &str,
+        (zone, zone_name): (TimeZone, &str),
+        (validity, margin): (Duration, Duration),
         now: Time,
         wall_offset: i64,
     ) -> Self {
         let (start, end) = span_of(wall(now, wall_offset), unit, &zone);
-        let zone_name = zone_name.into();
+        let (validity, margin) = (validity.as_micros() as i64, margin.as_micros() as i64);
         Self {
-            count: count.max(1),
+            count: count.clamp(1, u64::from(u32::MAX)),
             unit,
             zone,
-            zone_name,
+            zone_name: zone_name.into(),
             start,
             end,
-            used: 0,
-            known_since: now,
+            number: 1,
+            before_edge: validity.saturating_add(margin).min((end - start) / 4),
+            behind_edge: margin.min((end - start) / 4),
+            wants_history: true,
         }
     }
 
@@ -59,69 +69,118 @@ impl CalendarQuota {
         self.unit == other.unit && self.zone_name == other.zone_name
     }
 
-    /// A quota like this one, of which nothing is used.
-    pub(super) fn unused(&self, now: Time, wall_offset: i64) -> Self {
-        Self::new(
-            self.count,
-            self.unit,
-            self.zone.clone(),
-            &self.zone_name,
-            now,
-            wall_offset,
-        )
+    /// The span that another quota, which is renewed at the same times, is in, with what is drawn there.
+    pub(super) fn go_on_from(&mut self, other: &Self) {
+        (self.start, self.end, self.number) = (other.start, other.end, other.number);
+        self.wants_history = other.wants_history;
     }
 
-    pub(super) fn is_idle(&self, now: Time, wall_offset: i64) -> bool {
-        self.used == 0 || wall(now, wall_offset) >= self.end
+    /// Whether nothing of the present span is drawn.
+    pub(super) fn is_idle(&self, drawn: Drawn, now: Time, wall_offset: i64) -> bool {
+        self.used(drawn) == 0 || wall(now, wall_offset) >= self.end
+    }
+
+    fn used(&self, drawn: Drawn) -> u64 {
+        if drawn.span == self.number {
+            u64::from(drawn.used)
+        } else {
+            0
+        }
     }
 
     #[inline]
-    pub(super) fn earliest(&self, from: Time, wall_offset: i64) -> Time {
+    pub(super) fn earliest(&self, drawn: Drawn, from: Time, wall_offset: i64) -> Time {
         let at = wall(from, wall_offset);
-        let guard = EDGE_GUARD.as_micros() as i64;
+        let in_span = |start: i64, end: i64| {
+            if at >= start && at - start < self.behind_edge {
+                return from.max(unwall(start.saturating_add(self.behind_edge), wall_offset));
+            }
+            if at.saturating_add(self.before_edge) >= end {
+                return from.max(unwall(end.saturating_add(self.behind_edge), wall_offset));
+            }
+            from
+        };
         if at >= self.end {
-            // A span in which nothing is taken yet; but not so shortly before its end.
-            let (_, end) = span_of(at, self.unit, &self.zone);
-            return if at.saturating_add(guard) >= end {
-                unwall(end, wall_offset)
-            } else {
-                from
-            };
+            // A span in which nothing is drawn yet.
+            let (start, end) = span_of(at, self.unit, &self.zone);
+            return in_span(start, end);
         }
-        if self.used < self.count && at.saturating_add(guard) < self.end {
-            return from;
+        if self.used(drawn) < self.count {
+            return in_span(self.start, self.end);
         }
-        from.max(unwall(self.end, wall_offset))
+        from.max(unwall(self.end.saturating_add(self.behind_edge), wall_offset))
     }
 
+    /// A slot is taken: the span goes on to the one that it is in.
     #[inline]
-    pub(super) fn take(&mut self, slot: Time, wall_offset: i64) {
-        let at = wall(slot, wall_offset);
+    pub(super) fn advance(&mut self, slot: Time, wall_offset: i64) {
+        self.advance_to(wall(slot, wall_offset));
+    }
+
+    fn advance_to(&mut self, at: i64) {
         if at >= self.end {
             let (start, end) = span_of(at, self.unit, &self.zone);
             self.start = start.max(self.end);
             self.end = end;
-            self.used = 0;
+            self.number = self.number.wrapping_add(1);
         }
-        self.used += 1;
+    }
+
+    /// One start of the present span.
+    #[inline]
+    pub(super) fn take(&self, drawn: &mut Drawn) {
+        self.add(drawn, 1);
+    }
+
+    fn add(&self, drawn: &mut Drawn, starts: u64) {
+        let used = self.used(*drawn).saturating_add(starts);
+        *drawn = Drawn {
+            span: self.number,
+            used: u32::try_from(used).unwrap_or(u32::MAX),
+        };
     }
 
     /// A slot that was taken was not used.
-    pub(super) fn give_back(&mut self, slot: Time, wall_offset: i64) {
+    pub(super) fn give_back(&self, drawn: &mut Drawn, slot: Time, wall_offset: i64) {
         let at = wall(slot, wall_offset);
-        if at >= self.start && at < self.end {
-            self.used = self.used.saturating_sub(1);
+        if at >= self.start && at < self.end && drawn.span == self.number {
+            drawn.used = drawn.used.saturating_sub(1);
         }
     }
 
-    /// Adds what was used before this value began to count. `older` is rising: (from, until, starts).
-    pub(super) fn add_older(&mut self, older: &[(Time, Time, u64)], wall_offset: i64) {
-        for &(from, until, starts) in older {
-            if from < self.known_since && wall(until, wall_offset) >= self.start {
-                self.used += starts;
-            }
+    /// Starts before this time are believed to be when they say: up to the end of the span after the present one. One
+    /// further ahead was made by a clock that nobody believes any more.
+    pub(super) fn believed_to(&self, wall_offset: i64) -> Time {
+        unwall(self.end.saturating_add(self.end - self.start), wall_offset)
+    }
+
+    /// The ledger knows of a start as late as this. One in the span after the present one was made before a clock was
+    /// set back: the quota goes on in that span, which is not opened a second time.
+    pub(super) fn reach(&mut self, latest: Time, wall_offset: i64) {
+        self.advance_to(wall(latest, wall_offset));
+    }
+
+    /// Adds starts from before this value began to count, each with the latest time that it may have been made at.
+    /// Those of earlier spans do not count; what lies in the future does: a clock was set back since.
+    pub(super) fn add_history(&self, drawn: &mut Drawn, starts: &[(Time, u64)], wall_offset: i64) {
+        if self.wants_history {
+            let of_span = starts
+                .iter()
+                .filter(|(until, _)| wall(*until, wall_offset) >= self.start);
+            self.add(drawn, of_span.map(|(_, n)| n).sum());
         }
-        self.known_since = unwall(self.start, wall_offset).min(self.known_since);
+    }
+
+    /// Whether a step of the wall clock, from one offset to another one further ahead, opens a span that the clock
+    /// before the step was not in.
+    pub(super) fn opens(&self, now: Time, from: i64, to: i64) -> bool {
+        let before = wall(now, from);
+        let end = if before < self.end {
+            self.end
+        } else {
+            span_of(before, self.unit, &self.zone).1
+        };
+        wall(now, to) >= end
     }
 }
 

@@ -6,9 +6,13 @@
 //! With `burst = n` at most n starts are back to back, then they are evenly spaced.
 //!
 //! Invariants: for whatever slots are taken, as long as each is at or after what [`Limiter::earliest`] said: starts
-//! within the slots' validity, and up to as much jitter of the network, exceed no rate in any window (I5). At
-//! least 98.5 % of a rate over a second or more can be used. Memory is bounded (I6): by the number of instances
-//! ([`MAX_INSTANCES`]), each with fewer buckets the more there are. Slots of one instance only rise.
+//! within the slots' validity, and a way to the partner that takes unequal time by up to the budget's *margin*, exceed
+//! no rate in any window, as the partner counts (I5). At least 98.5 % of a rate over a second or more can be used with
+//! the default margin. Memory is bounded in bytes (I6): see [`values`]. Slots of one instance only rise.
+//!
+//! A quota goes by the wall clock, also while the node runs ([`Limiter::set_wall_offset`]): a step back is believed at
+//! once, for it opens nothing; a step forward that would open the next span is believed after [`DISBELIEF`], and until
+//! then nothing is drawn from the quota, so that neither reading of the clock is exceeded.
 //!
 //! Neighbours: [`BudgetTable`] holds the budgets of a node, [`super::turnstile`] draws from it. After a restart
 //! [`Limiter::restore`] rebuilds it from the slots in the ledger.
@@ -19,30 +23,56 @@ mod sharing;
 mod sliding;
 #[cfg(test)]
 mod tests;
+mod values;
 
-pub use budgets::BudgetTable;
+pub use budgets::{BudgetTable, Minded, Values as BudgetValues};
 
 use super::ledger::fold::UsedSlots;
+use super::ledger::fold::used::RECENT;
 use super::types::Time;
-use crate::config::model::{LimitConfig, Rate};
-use calendar::CalendarQuota;
+use crate::config::model::{CalendarUnit, LimitConfig, Rate};
+use calendar::{Drawn, Quota};
 use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use sliding::SlidingWindow;
 use smallvec::SmallVec;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
+use values::Values;
 
-/// Most values of `by` that are counted apart at one time. More share one instance until there is room: each of
-/// them then gets less than its own limit, never more.
-pub const MAX_INSTANCES: usize = 16_384;
+/// The longest validity of a slot: time enough for a thread to come round and write.
+pub const VALIDITY: Duration = Duration::from_millis(4);
 
-/// The longest validity of a slot: half of the longest guard. Time enough for a thread to come round and write.
-pub const VALIDITY: Duration = Duration::from_millis(5);
+/// A step of the wall clock forward that would open a quota's next span is believed after so long. Time enough for
+/// what corrects a clock to correct itself; a partner whose quota is not at an edge notices nothing of it.
+pub const DISBELIEF: Duration = Duration::from_secs(5 * 60);
+/// A smaller step is a clock being kept right.
+const SMALL_STEP_US: i64 = 1_000_000;
+
+/// Bytes for the values of a split budget where nobody says another bound.
+const VALUES_BYTES: usize = 16 << 20;
 
 /// Slots of one budget are at least so far apart where nothing else spaces them, for a thread needs about 10 to
 /// 20 us to write a request and would miss the later ones of a thousand slots at one time.
 const LEAST_GAP: Duration = Duration::from_micros(50);
+
+/// For how long a start of a budget with these rates counts, at most: then it need not be known any more.
+pub fn horizon(limit: &LimitConfig) -> Duration {
+    let counts = |rate: &Rate| match rate {
+        Rate::Sliding { window, .. } => window.saturating_add(sliding::guard(*window, limit.margin)),
+        // The longest that a zone makes of it.
+        Rate::Calendar { unit, .. } => Duration::from_secs(
+            3_600
+                * match unit {
+                    CalendarUnit::Hour => 1,
+                    CalendarUnit::Day => 25,
+                    CalendarUnit::Week => 7 * 24 + 1,
+                    CalendarUnit::Month => 31 * 24 + 1,
+                },
+        ),
+    };
+    limit.rates.iter().map(counts).max().unwrap_or(Duration::ZERO)
+}
 
 /// A budget that cannot be made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -92,27 +122,53 @@ impl Hasher for Prehashed {
 /// A map whose keys are hashes.
 pub(crate) type HashedMap<K, V> = HashMap<K, V, BuildHasherDefault<Prehashed>>;
 
+/// What a step of the wall clock comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum WallStep {
+    /// Nothing has changed.
+    None,
+    /// It is believed: quotas go by it.
+    Believed,
+    /// It would open a quota's next span, and is believed from this time on if it lasts. Until then nothing is drawn
+    /// from the budget.
+    Waits(Time),
+}
+
 /// One budget. See the module.
 #[derive(Debug)]
 pub struct Limiter {
-    sliding: SmallVec<[(u64, Duration); 2]>,
-    /// Models of the quotas, of which nothing is used.
-    quotas: SmallVec<[CalendarQuota; 1]>,
-    spacing: Option<Spacing>,
+    rates: Rates,
     validity: Duration,
-    /// Least distance of two slots: now, and the bounds between which missed slots move it.
-    gap: Duration,
+    /// Bounds between which missed slots move the least distance of two slots.
     least_gap: Duration,
     widest_gap: Duration,
     taken_since_miss: u32,
-    wall_offset: i64,
+    /// A step of the wall clock that is not believed yet: the offset, and from when on it is.
+    step: Option<(i64, Time)>,
     /// The instance of a budget that is not split.
     sole: Instance,
-    split: HashedMap<u64, Instance>,
-    /// Shared by the values beyond [`MAX_INSTANCES`].
-    overflow: Option<Box<Instance>>,
-    sweep_at: usize,
-    sweep_not_before: Time,
+    values: Values,
+}
+
+/// What holds for every instance of a budget.
+#[derive(Clone, Debug, Default)]
+struct Rates {
+    sliding: SmallVec<[SlidingRate; 2]>,
+    quotas: SmallVec<[Quota; 1]>,
+    spacing: Option<Spacing>,
+    /// Least distance of two slots.
+    gap: Duration,
+    /// The longest window with its guard.
+    longest: Duration,
+    wall_offset: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SlidingRate {
+    count: u64,
+    /// Length of the window and guard.
+    span: Duration,
 }
 
 /// Even spacing behind a burst (the generic cell rate algorithm): starts are due `interval_ns` apart and may come
@@ -123,14 +179,20 @@ struct Spacing {
     tolerance_ns: u64,
 }
 
+/// What is drawn from a budget, or by one value of a split one.
 #[derive(Clone, Debug, Default)]
 struct Instance {
     windows: SmallVec<[SlidingWindow; 2]>,
-    quotas: SmallVec<[CalendarQuota; 0]>,
+    /// From each quota.
+    drawn: SmallVec<[Drawn; 1]>,
     /// When the next start would be due if all were evenly spaced, in nanoseconds.
     due_ns: u64,
     last: Option<Time>,
+    resolution: u64,
 }
+
+/// Buckets of a full window of a budget that is not split.
+const RESOLUTION: u64 = 2_048;
 
 impl Limiter {
     /// A budget of which nothing is used.
@@ -139,40 +201,68 @@ impl Limiter {
     /// A zone that the time zone database does not know.
     pub fn try_new(limit: &LimitConfig, now: Time) -> Result<Self, LimitError> {
         let mut limiter = Self {
-            sliding: SmallVec::new(),
-            quotas: SmallVec::new(),
-            spacing: None,
+            rates: Rates::default(),
             validity: VALIDITY,
-            gap: Duration::ZERO,
             least_gap: Duration::ZERO,
             widest_gap: Duration::ZERO,
             taken_since_miss: 0,
-            wall_offset: 0,
+            step: None,
             sole: Instance::default(),
-            split: HashedMap::default(),
-            overflow: None,
-            sweep_at: 64,
-            sweep_not_before: Time::ZERO,
+            values: Values::new(VALUES_BYTES),
         };
         limiter.configure(limit, now)?;
-        limiter.sole = limiter.new_instance(1, now);
+        limiter.sole = Instance::of(&limiter.rates, RESOLUTION);
         Ok(limiter)
     }
 
     /// Whether it limits nothing.
     pub fn is_unlimited(&self) -> bool {
-        self.sliding.is_empty() && self.quotas.is_empty()
+        self.rates.sliding.is_empty() && self.rates.quotas.is_empty()
     }
 
-    /// For how long a slot is valid: half of the guard of the shortest window.
+    /// Whether one of its rates goes by the calendar.
+    pub fn has_quotas(&self) -> bool {
+        !self.rates.quotas.is_empty()
+    }
+
+    /// For how long a slot is valid.
     pub fn validity(&self) -> Duration {
         self.validity
     }
 
-    /// The wall clock minus the clock that slots are told by, in microseconds: quotas go by the wall clock. The
-    /// caller decides whether to believe a jump: one forward begins the next span with a fresh quota.
-    pub fn set_wall_offset(&mut self, offset_us: i64) {
-        self.wall_offset = offset_us;
+    /// The bound of what its values hold, in bytes.
+    pub fn set_bound(&mut self, bytes: usize) {
+        self.values.set_bound(bytes);
+    }
+
+    /// The wall clock minus the clock that slots are told by, in microseconds: quotas go by the wall clock.
+    pub fn set_wall_offset(&mut self, offset_us: i64, now: Time) -> WallStep {
+        let present = self.rates.wall_offset;
+        if let Some((step, from)) = self.step
+            && step.abs_diff(offset_us) <= SMALL_STEP_US as u64
+        {
+            if now < from {
+                return WallStep::Waits(from);
+            }
+        } else if offset_us > present.saturating_add(SMALL_STEP_US)
+            && self.rates.quotas.iter().any(|q| q.opens(now, present, offset_us))
+        {
+            let from = now.plus(DISBELIEF);
+            self.step = Some((offset_us, from));
+            return WallStep::Waits(from);
+        }
+        self.step = None;
+        self.rates.wall_offset = offset_us;
+        if present == offset_us {
+            WallStep::None
+        } else {
+            WallStep::Believed
+        }
+    }
+
+    /// Until when nothing is drawn, since a step of the wall clock is not believed yet.
+    pub fn disbelief(&self) -> Option<Time> {
+        self.step.map(|(_, from)| from)
     }
 
     /// The earliest slot at or after `not_before` that all rates allow. Takes nothing.
@@ -181,24 +271,14 @@ impl Limiter {
         if self.is_unlimited() {
             return not_before;
         }
-        let (offset, spacing, gap) = (self.wall_offset, self.spacing, self.gap);
-        let instance = self.instance(by, not_before);
-        let mut slot = match instance.last {
-            Some(last) => not_before.max(last.plus(gap)),
-            None => not_before,
-        };
-        if let Some(spacing) = spacing {
-            let from_ns = instance.due_ns.saturating_sub(spacing.tolerance_ns);
-            slot = slot.max(Time(from_ns.div_ceil(1_000)));
+        let mut from = not_before;
+        if let Some((_, until)) = self.step {
+            from = from.max(until);
         }
-        // Whatever allows a time allows every later one: one pass over all is enough.
-        for window in &instance.windows {
-            slot = window.earliest(slot);
+        match by {
+            0 => self.sole.earliest(from, &self.rates),
+            by => self.values.earliest(by, from, &self.rates),
         }
-        for quota in &instance.quotas {
-            slot = quota.earliest(slot, offset);
-        }
-        slot
     }
 
     /// Draws one start at a slot that [`Limiter::earliest`] allows (or a later one).
@@ -207,29 +287,19 @@ impl Limiter {
         if self.is_unlimited() {
             return;
         }
-        if self.gap > self.least_gap {
+        if self.rates.gap > self.least_gap {
             self.taken_since_miss += 1;
             if self.taken_since_miss >= 1_024 {
                 self.taken_since_miss = 0;
-                self.gap = (self.gap * 7 / 8).max(self.least_gap);
+                self.rates.gap = (self.rates.gap * 7 / 8).max(self.least_gap);
             }
         }
-        let (offset, spacing) = (self.wall_offset, self.spacing);
-        let instance = self.instance(by, slot);
-        // Windows rely on slots that rise, also where a caller took one earlier than it was told.
-        let slot = instance.last.map_or(slot, |last| slot.max(last));
-        instance.last = Some(slot);
-        if let Some(spacing) = spacing {
-            instance.due_ns = instance
-                .due_ns
-                .max(slot.0.saturating_mul(1_000))
-                .saturating_add(spacing.interval_ns);
-        }
-        for window in &mut instance.windows {
-            window.take(slot, 1);
-        }
-        for quota in &mut instance.quotas {
-            quota.take(slot, offset);
+        match by {
+            0 => {
+                self.rates.advance(slot);
+                self.sole.take(slot, &self.rates);
+            }
+            by => self.values.take(by, slot, &mut self.rates),
         }
     }
 
@@ -239,75 +309,59 @@ impl Limiter {
     /// its span ends, and the partner has seen no request.
     pub fn missed(&mut self, by: u64, slot: Time) {
         self.taken_since_miss = 0;
-        self.gap = (self.gap * 2).min(self.widest_gap).max(self.least_gap);
-        if self.quotas.is_empty() {
+        self.rates.gap = (self.rates.gap * 2).min(self.widest_gap).max(self.least_gap);
+        if self.rates.quotas.is_empty() {
             return;
         }
-        let offset = self.wall_offset;
-        for quota in &mut self.instance(by, slot).quotas {
-            quota.give_back(slot, offset);
+        match by {
+            0 => self.sole.give_back(slot, &self.rates),
+            by => self.values.give_back(by, slot, &self.rates),
         }
     }
 
-    /// Counts what the ledger knows of starts before this value began to count: after a restart (no fresh burst),
+    /// Counts what the ledger knows of starts before this budget began to count: after a restart (no fresh burst),
     /// or after new rates need a history. A slot later than `now` is counted as now. What is known already is not
-    /// counted again.
-    pub fn restore(&mut self, by: u64, used: &UsedSlots, now: Time) {
+    /// counted again. All that is known of a budget comes at once.
+    pub fn restore<'u>(&mut self, history: impl Fn(&mut dyn FnMut(u64, &UsedSlots)) + 'u, now: Time) {
         if self.is_unlimited() {
             return;
         }
-        let recent_from = used.recent.front().map_or(now, |&(at, _)| at.min(now));
-        // A quarter hour counts at its end for a window, which is no later than the first start kept singly.
+        let offset = self.rates.wall_offset;
+        for quota in self.rates.quotas.iter_mut().filter(|q| q.wants_history) {
+            let (believed_to, mut latest) = (quota.believed_to(offset), None);
+            history(&mut |_, used| latest = latest.max(used.latest_before(believed_to)));
+            if let Some(latest) = latest {
+                quota.reach(latest, offset);
+            }
+        }
+        history(&mut |by, used| self.restore_one(by, used, now));
+        self.rates.quotas.iter_mut().for_each(|q| q.wants_history = false);
+    }
+
+    fn restore_one(&mut self, by: u64, used: &UsedSlots, now: Time) {
+        // A quarter hour counts at its end for a window, and before all that is kept singly.
+        let singly_from = used
+            .latest()
+            .map_or(Time::ZERO, |latest| latest.minus(RECENT))
+            .min(now);
         let mut starts: Vec<(Time, u64)> = used
             .quarters
             .iter()
-            .map(|(&from, &n)| (from.plus(QUARTER).min(recent_from).max(from.min(now)), n))
+            .map(|(&from, &n)| (from.plus(QUARTER).min(singly_from).max(from.min(now)), n))
             .chain(used.recent.iter().map(|&(at, n)| (at.min(now), u64::from(n))))
             .collect();
         starts.sort_unstable_by_key(|&(at, _)| at);
-        let spans: Vec<(Time, Time, u64)> = used
+        let of_spans: Vec<(Time, u64)> = used
             .quarters
             .iter()
             // The last microsecond of a quarter hour: a span that begins with the next one has none of it.
-            .map(|(&from, &n)| {
-                (
-                    from,
-                    from.plus(QUARTER).minus(Duration::from_micros(1)).min(now),
-                    n,
-                )
-            })
-            .chain(
-                used.recent
-                    .iter()
-                    .map(|&(at, n)| (at.min(now), at.min(now), u64::from(n))),
-            )
+            .map(|(&from, &n)| (from.plus(QUARTER).minus(Duration::from_micros(1)), n))
+            .chain(used.recent.iter().map(|&(at, n)| (at, u64::from(n))))
             .collect();
-
-        let (offset, spacing) = (self.wall_offset, self.spacing);
-        let instance = self.instance(by, now);
-        for window in &mut instance.windows {
-            // Singly kept starts cover the last minute: what stands in quarter hours is out of a shorter window.
-            if window.span() <= RECENT {
-                let singly = starts.partition_point(|&(at, _)| at < recent_from);
-                window.prepend(&starts[singly..]);
-            } else {
-                window.prepend(&starts);
-            }
+        match by {
+            0 => self.sole.restore(&starts, &of_spans, false, now, &self.rates),
+            by => self.values.restore(by, &starts, &of_spans, now, &self.rates),
         }
-        for quota in &mut instance.quotas {
-            quota.add_older(&spans, offset);
-        }
-        if let Some(spacing) = spacing {
-            for &(at, n) in &starts {
-                let due = instance.due_ns.max(at.0.saturating_mul(1_000));
-                instance.due_ns = due.saturating_add(spacing.interval_ns.saturating_mul(n));
-            }
-            // However many they were, the burst is at most used up: more would be a pause nobody asked for.
-            let used_up = now.0.saturating_mul(1_000).saturating_add(spacing.tolerance_ns);
-            instance.due_ns = instance.due_ns.min(used_up.saturating_add(spacing.interval_ns));
-        }
-        let newest = starts.last().map(|&(at, _)| at);
-        instance.last = instance.last.max(newest);
     }
 
     /// New rates, at once, with the starts known so far: a lower rate holds for them too, a higher one gives no
@@ -317,205 +371,235 @@ impl Limiter {
     /// As [`Limiter::try_new`]; then nothing has changed.
     pub fn set_rates(&mut self, limit: &LimitConfig, now: Time) -> Result<RatesChanged, LimitError> {
         let was_unlimited = self.is_unlimited();
-        let old_quotas = self.quotas.clone();
-        let longest = self
-            .sliding
-            .iter()
-            .map(|&(_, w)| w)
-            .max()
-            .unwrap_or(Duration::ZERO);
+        let old = self.rates.clone();
         self.configure(limit, now)?;
+        let known = |quota: &Quota| old.quotas.iter().find(|o| o.is_same_span(quota));
+        let same = |(quota, i): (&Quota, usize)| old.quotas.get(i).is_some_and(|o| o.is_same_span(quota));
+        let same_quotas = old.quotas.len() == self.rates.quotas.len()
+            && (0..).zip(&self.rates.quotas).all(|(i, q)| same((q, i)));
         let needs_history = was_unlimited && !self.is_unlimited()
-            || self.sliding.iter().any(|&(_, w)| w > longest)
-            || self
-                .quotas
-                .iter()
-                .any(|q| !old_quotas.iter().any(|o| o.is_same_span(q)));
-        let mut sole = std::mem::take(&mut self.sole);
-        self.change(&mut sole, 1, now);
-        self.sole = sole;
-        let mut split = std::mem::take(&mut self.split);
-        let live = split.len();
-        split
-            .values_mut()
-            .for_each(|instance| self.change(instance, live, now));
-        self.split = split;
-        if let Some(mut overflow) = self.overflow.take() {
-            self.change(&mut overflow, live, now);
-            self.overflow = Some(overflow);
+            || self.rates.longest > old.longest
+            || self.rates.quotas.iter().any(|q| known(q).is_none());
+        if same_quotas {
+            for (quota, old) in self.rates.quotas.iter_mut().zip(&old.quotas) {
+                quota.go_on_from(old);
+            }
         }
-        Ok(RatesChanged { needs_history })
+        self.sole.change(&self.rates, now);
+        self.values.change(&self.rates, same_quotas, now);
+        if !same_quotas {
+            self.sole.drawn = self.rates.quotas.iter().map(|_| Drawn::default()).collect();
+        }
+        Ok(RatesChanged {
+            needs_history: needs_history || (!same_quotas && !self.rates.quotas.is_empty()),
+        })
     }
 
-    /// Values of `by` counted at present.
+    /// Values of `by` counted at present, each for itself.
     pub fn instances(&self) -> usize {
-        self.split.len()
+        self.values.len()
+    }
+
+    /// Classes of values that share a budget, for there was no room for one more value.
+    pub fn classes(&self) -> usize {
+        self.values.classes()
+    }
+
+    /// Drops some of what is over.
+    pub fn sweep_some(&mut self, now: Time) {
+        self.values.sweep_some(now, &self.rates);
     }
 
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
-        let of = |i: &Instance| i.windows.iter().map(SlidingWindow::memory).sum::<usize>();
-        of(&self.sole)
-            + self.overflow.as_deref().map_or(0, of)
-            + self.split.values().map(of).sum::<usize>()
-            + self.split.capacity() * (size_of::<(u64, Instance)>() + 1)
+        self.sole.windows.iter().map(SlidingWindow::memory).sum::<usize>() + self.values.memory()
     }
 
     fn configure(&mut self, limit: &LimitConfig, now: Time) -> Result<(), LimitError> {
-        let mut sliding: SmallVec<[(u64, Duration); 2]> = SmallVec::new();
-        let mut quotas: SmallVec<[CalendarQuota; 1]> = SmallVec::new();
+        let mut rates = Rates {
+            wall_offset: self.rates.wall_offset,
+            ..Rates::default()
+        };
+        let windows = limit.rates.iter().filter_map(|rate| match rate {
+            Rate::Sliding { count, window } => Some(((*count).max(1), *window)),
+            Rate::Calendar { .. } => None,
+        });
+        let windows: SmallVec<[(u64, Duration); 2]> = windows.collect();
+        self.validity = windows
+            .iter()
+            .map(|&(_, w)| sliding::validity(w))
+            .min()
+            .unwrap_or(VALIDITY);
+        for &(count, window) in &windows {
+            let span = window.saturating_add(sliding::guard(window, limit.margin));
+            rates.sliding.push(SlidingRate { count, span });
+        }
+        rates.longest = rates.sliding.iter().map(|w| w.span).max().unwrap_or_default();
         for rate in &limit.rates {
-            match rate {
-                Rate::Sliding { count, window } => sliding.push(((*count).max(1), *window)),
-                Rate::Calendar { count, unit, zone } => {
-                    let tz = TimeZone::get(zone).map_err(|source| LimitError::Zone {
-                        zone: zone.clone(),
-                        source,
-                    })?;
-                    quotas.push(CalendarQuota::new(*count, *unit, tz, zone, now, self.wall_offset));
-                }
+            if let Rate::Calendar { count, unit, zone } = rate {
+                let tz = TimeZone::get(zone).map_err(|source| LimitError::Zone {
+                    zone: zone.clone(),
+                    source,
+                })?;
+                let guards = (self.validity, limit.margin);
+                let quota = Quota::new(*count, *unit, (tz, zone), guards, now, rates.wall_offset);
+                rates.quotas.push(quota);
             }
         }
         // The slowest rate in the long run, as the distance of its starts.
-        let slowest = sliding
-            .iter()
-            .map(|&(n, w)| interval_ns(w + sliding::guard(w), n))
-            .max();
-        self.spacing = limit.burst.zip(slowest).map(|(burst, interval_ns)| Spacing {
+        let slowest = rates.sliding.iter().map(|w| interval_ns(w.span, w.count)).max();
+        rates.spacing = limit.burst.zip(slowest).map(|(burst, interval_ns)| Spacing {
             interval_ns,
             tolerance_ns: interval_ns.saturating_mul(u64::from(burst.max(1)) - 1),
         });
-        self.validity = sliding
-            .iter()
-            .map(|&(_, w)| sliding::guard(w) / 2)
-            .min()
-            .unwrap_or(VALIDITY)
-            .min(VALIDITY);
         // A quarter of even spacing leaves room to catch up after a stall; nine tenths nearly none.
-        let fastest = sliding.iter().map(|&(n, w)| interval_ns(w, n)).min();
+        let fastest = windows.iter().map(|&(n, w)| interval_ns(w, n)).min();
         self.least_gap = fastest.map_or(Duration::ZERO, |ns| Duration::from_nanos(ns / 4).min(LEAST_GAP));
         self.widest_gap = fastest.map_or(Duration::ZERO, |ns| Duration::from_nanos(ns - ns / 10));
-        self.gap = self.least_gap;
-        self.sliding = sliding;
-        self.quotas = quotas;
+        rates.gap = self.least_gap;
+        self.rates = rates;
         Ok(())
     }
+}
 
-    fn new_instance(&self, live: usize, now: Time) -> Instance {
-        Instance {
-            windows: self
-                .sliding
-                .iter()
-                .map(|&(count, window)| SlidingWindow::new(count, window, resolution(live)))
-                .collect(),
-            quotas: self
-                .quotas
-                .iter()
-                .map(|q| q.unused(now, self.wall_offset))
-                .collect(),
-            due_ns: 0,
-            last: None,
-        }
-    }
-
-    fn change(&self, instance: &mut Instance, live: usize, now: Time) {
-        let mut new = self.new_instance(live, now);
-        let longest = instance.windows.iter().max_by_key(|w| w.span());
-        for (window, &(count, len)) in new.windows.iter_mut().zip(&self.sliding) {
-            let same = instance.windows.iter().find(|old| old.span() == window.span());
-            if let Some(old) = same.or(longest) {
-                *window = old.changed(count, len, resolution(live));
-            }
-        }
-        for quota in &mut new.quotas {
-            if let Some(old) = instance.quotas.iter().find(|old| old.is_same_span(quota)) {
-                let count = quota.count;
-                *quota = old.clone();
-                quota.count = count;
-            }
-        }
-        new.last = instance.last;
-        // A burst begins used up, as after a restart.
-        if let Some(spacing) = self.spacing {
-            let used_up = now.0.saturating_mul(1_000).saturating_add(spacing.tolerance_ns);
-            new.due_ns = if instance.last.is_none() {
-                0
-            } else {
-                instance.due_ns.max(used_up).min(used_up)
-            };
-        }
-        *instance = new;
-    }
-
+impl Rates {
+    /// Quotas go on to the span that a slot is in.
     #[inline]
-    fn instance(&mut self, by: u64, now: Time) -> &mut Instance {
-        if by == 0 {
-            return &mut self.sole;
+    fn advance(&mut self, slot: Time) {
+        for quota in &mut self.quotas {
+            quota.advance(slot, self.wall_offset);
         }
-        self.split_instance(by, now)
-    }
-
-    fn split_instance(&mut self, by: u64, now: Time) -> &mut Instance {
-        if !self.split.contains_key(&by) && !self.make_room(now) {
-            let fresh = self.new_instance(MAX_INSTANCES, now);
-            return self.overflow.get_or_insert_with(|| Box::new(fresh));
-        }
-        if !self.split.contains_key(&by) {
-            let fresh = self.new_instance(self.split.len(), now);
-            self.split.insert(by, fresh);
-        }
-        self.split
-            .get_mut(&by)
-            .expect("it was there or has just been put there")
-    }
-
-    /// Whether a new instance may be made; drops idle ones when there are many.
-    fn make_room(&mut self, now: Time) -> bool {
-        let offset = self.wall_offset;
-        if let Some(overflow) = &self.overflow {
-            // A value that has starts in there would begin with none in an instance of its own.
-            if !overflow.is_idle(now, offset) {
-                return false;
-            }
-            self.overflow = None;
-        }
-        if self.split.len() >= self.sweep_at && now >= self.sweep_not_before {
-            self.split.retain(|_, instance| !instance.is_idle(now, offset));
-            self.sweep_at = (2 * self.split.len()).clamp(64, MAX_INSTANCES);
-            // Full of busy ones: looking through them again for each new value would be the hot path's end.
-            if self.split.len() >= MAX_INSTANCES {
-                self.sweep_not_before = now.plus(Duration::from_secs(1));
-            }
-            if self.split.len() < self.split.capacity() / 8 {
-                self.split.shrink_to(self.split.len() * 2);
-            }
-        }
-        self.split.len() < MAX_INSTANCES
     }
 }
 
 impl Instance {
-    fn is_idle(&self, now: Time, wall_offset: i64) -> bool {
+    /// One of which nothing is used.
+    fn of(rates: &Rates, resolution: u64) -> Self {
+        let windows = rates.sliding.iter();
+        Self {
+            windows: windows
+                .map(|w| SlidingWindow::new(w.count, w.span, resolution))
+                .collect(),
+            drawn: rates.quotas.iter().map(|_| Drawn::default()).collect(),
+            due_ns: 0,
+            last: None,
+            resolution,
+        }
+    }
+
+    #[inline]
+    fn earliest(&self, from: Time, rates: &Rates) -> Time {
+        let mut slot = match self.last {
+            Some(last) => from.max(last.plus(rates.gap)),
+            None => from,
+        };
+        if let Some(spacing) = rates.spacing {
+            let from_ns = self.due_ns.saturating_sub(spacing.tolerance_ns);
+            slot = slot.max(Time(from_ns.div_ceil(1_000)));
+        }
+        // Whatever allows a time allows every later one: one pass over all is enough.
+        for window in &self.windows {
+            slot = window.earliest(slot);
+        }
+        for (quota, drawn) in rates.quotas.iter().zip(&self.drawn) {
+            slot = quota.earliest(*drawn, slot, rates.wall_offset);
+        }
+        slot
+    }
+
+    #[inline]
+    fn take(&mut self, slot: Time, rates: &Rates) {
+        // Windows rely on slots that rise, also where a caller took one earlier than it was told.
+        let slot = self.last.map_or(slot, |last| slot.max(last));
+        self.last = Some(slot);
+        if let Some(spacing) = rates.spacing {
+            self.due_ns = self
+                .due_ns
+                .max(slot.0.saturating_mul(1_000))
+                .saturating_add(spacing.interval_ns);
+        }
+        for window in &mut self.windows {
+            window.take(slot, 1);
+        }
+        for (quota, drawn) in rates.quotas.iter().zip(&mut self.drawn) {
+            quota.take(drawn);
+        }
+    }
+
+    fn give_back(&mut self, slot: Time, rates: &Rates) {
+        for (quota, drawn) in rates.quotas.iter().zip(&mut self.drawn) {
+            quota.give_back(drawn, slot, rates.wall_offset);
+        }
+    }
+
+    fn note_due(&mut self, at: Time, starts: u64, rates: &Rates) {
+        if let Some(spacing) = rates.spacing {
+            let due = self.due_ns.max(at.0.saturating_mul(1_000));
+            self.due_ns = due.saturating_add(spacing.interval_ns.saturating_mul(starts));
+        }
+    }
+
+    /// `shared`: the starts of others are known here, and these are not among them.
+    fn restore(
+        &mut self,
+        starts: &[(Time, u64)],
+        of_spans: &[(Time, u64)],
+        shared: bool,
+        now: Time,
+        rates: &Rates,
+    ) {
+        for window in &mut self.windows {
+            match shared {
+                true => window.merge(starts),
+                false => window.prepend(starts),
+            }
+        }
+        for (quota, drawn) in rates.quotas.iter().zip(&mut self.drawn) {
+            quota.add_history(drawn, of_spans, rates.wall_offset);
+        }
+        if let Some(spacing) = rates.spacing {
+            for &(at, n) in starts {
+                self.note_due(at, n, rates);
+            }
+            // However many they were, the burst is at most used up: more would be a pause nobody asked for.
+            let used_up = now.0.saturating_mul(1_000).saturating_add(spacing.tolerance_ns);
+            self.due_ns = self.due_ns.min(used_up.saturating_add(spacing.interval_ns));
+        }
+        self.last = self.last.max(starts.last().map(|&(at, _)| at));
+    }
+
+    fn change(&mut self, rates: &Rates, now: Time) {
+        let mut new = Self::of(rates, self.resolution);
+        let longest = self.windows.iter().max_by_key(|w| w.span());
+        for (window, rate) in new.windows.iter_mut().zip(&rates.sliding) {
+            let same = self.windows.iter().find(|old| old.span() == rate.span);
+            if let Some(old) = same.or(longest) {
+                *window = old.changed(rate.count, rate.span, self.resolution);
+            }
+        }
+        if new.drawn.len() == self.drawn.len() {
+            new.drawn = self.drawn.clone();
+        }
+        new.last = self.last;
+        // A burst begins used up, as after a restart.
+        if let Some(spacing) = rates.spacing
+            && self.last.is_some()
+        {
+            new.due_ns = now.0.saturating_mul(1_000).saturating_add(spacing.tolerance_ns);
+        }
+        *self = new;
+    }
+
+    fn is_idle(&self, now: Time, rates: &Rates) -> bool {
+        let drawn = || rates.quotas.iter().zip(&self.drawn);
         self.windows.iter().all(|w| w.is_idle(now))
-            && self.quotas.iter().all(|q| q.is_idle(now, wall_offset))
+            && drawn().all(|(q, d)| q.is_idle(*d, now, rates.wall_offset))
             && self.due_ns / 1_000 <= now.0
     }
 }
 
 /// What [`UsedSlots::quarters`] counts by.
 const QUARTER: Duration = Duration::from_secs(15 * 60);
-/// A minute's window and its guard: [`UsedSlots::recent`] goes back somewhat further.
-const RECENT: Duration = Duration::from_millis(60_010);
-
-/// Buckets of a full window, fewer where there are many instances: 64 fine ones hold 4 MiB a rate at most, 4,096
-/// and 16,384 coarser ones 32 MiB each. 1/64 is the greatest loss of use, with more than 4,096 values busy at once.
-fn resolution(live: usize) -> u64 {
-    match live {
-        0..64 => 2_048,
-        64..4_096 => 256,
-        _ => 64,
-    }
-}
 
 fn interval_ns(window: Duration, count: u64) -> u64 {
     u64::try_from(window.as_nanos() / u128::from(count.max(1))).unwrap_or(u64::MAX)

@@ -4,12 +4,19 @@ use crate::core::types::Time;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Absorbs what lies between a slot and the partner's own reading of its clock: half of it is the time for which a
-/// slot is valid, half is for the jitter of the network. One per cent of the window, so that 99 % of the limit can
-/// be used; never more than 10 ms (a slot of 5 ms is long enough for a thread to write), never less than 1 ms (a
-/// slot shorter than 0.5 ms would be missed more often than met; windows below 100 ms pay with more of their use).
-pub(super) fn guard(window: Duration) -> Duration {
-    (window / 100).clamp(Duration::from_millis(1), Duration::from_millis(10))
+/// For how long a slot of this window is valid: long enough for a thread to come round and write, and one part in 250
+/// of the window at most.
+pub(super) fn validity(window: Duration) -> Duration {
+    (window / 250).clamp(LEAST_VALIDITY, super::VALIDITY)
+}
+
+/// A slot shorter than this would be missed more often than met.
+const LEAST_VALIDITY: Duration = Duration::from_micros(500);
+
+/// What lies between a slot and the partner's own reading of its clock: the time for which a slot is valid, and the
+/// margin for a way there that takes unequal time. A short window gives at most a tenth of itself for the margin.
+pub(super) fn guard(window: Duration, margin: Duration) -> Duration {
+    validity(window) + margin.min(window / 10)
 }
 
 /// The starts of one window, newest last.
@@ -38,9 +45,8 @@ struct Bucket {
 
 impl SlidingWindow {
     /// `resolution`: up to twice so many starts are kept one by one; else it is the number of buckets in a full
-    /// window, and 1 / `resolution` is the greatest loss of use.
-    pub(super) fn new(count: u64, window: Duration, resolution: u64) -> Self {
-        let span = window.saturating_add(guard(window));
+    /// window, and 1 / `resolution` is the greatest loss of use. `span`: length of the window and guard.
+    pub(super) fn new(count: u64, span: Duration, resolution: u64) -> Self {
         let quantum = if count <= 2 * resolution {
             1
         } else {
@@ -123,26 +129,37 @@ impl SlidingWindow {
 
     /// Puts starts that came before all that is known in front of them. `older` is rising.
     pub(super) fn prepend(&mut self, older: &[(Time, u64)]) {
+        let first = self.buckets.front().map_or(Time::NEVER, |b| b.last);
+        self.merge(&older[..older.partition_point(|&(at, _)| at < first)]);
+    }
+
+    /// Adds starts that are not known yet, wherever they lie. `others` is rising.
+    pub(super) fn merge(&mut self, others: &[(Time, u64)]) {
         let known = std::mem::take(&mut self.buckets);
-        let first = known.front().map_or(Time::NEVER, |b| b.last);
         self.total = 0;
-        for &(at, starts) in older {
-            if at < first {
+        let mut others = others.iter().copied().peekable();
+        for bucket in known {
+            while let Some((at, starts)) = others.next_if(|&(at, _)| at <= bucket.last) {
                 self.take(at, starts);
             }
-        }
-        for bucket in known {
             self.take(bucket.last, bucket.starts);
         }
+        others.for_each(|(at, starts)| self.take(at, starts));
     }
 
     /// The same starts under another count or length. A longer window than this one knows less than it should.
-    pub(super) fn changed(&self, count: u64, window: Duration, resolution: u64) -> Self {
-        let mut new = Self::new(count, window, resolution);
+    pub(super) fn changed(&self, count: u64, span: Duration, resolution: u64) -> Self {
+        let mut new = Self::new(count, span, resolution);
         for bucket in &self.buckets {
             new.take(bucket.last, bucket.starts);
         }
         new
+    }
+
+    /// Bytes on the heap that a window of so many starts comes to.
+    pub(super) fn most_memory(count: u64, resolution: u64) -> usize {
+        let buckets = count.min(2 * resolution) as usize + 2;
+        buckets.next_power_of_two() * size_of::<Bucket>()
     }
 
     /// Bytes held on the heap.

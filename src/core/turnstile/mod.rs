@@ -457,6 +457,12 @@ impl Turnstile {
         &self.breaker
     }
 
+    /// Whether nothing may start now, whatever was granted before: a pause, by an operator or by the partner.
+    #[inline]
+    pub fn is_held(&self, now: Time) -> bool {
+        self.operator || self.paused_until > now
+    }
+
     /// Whether an operator has paused the partner.
     pub fn is_paused(&self) -> bool {
         self.operator

@@ -43,6 +43,7 @@ fn budgets(one: u64, split: u64) -> BudgetTable {
                     rates,
                     by: None,
                     burst: None,
+                    ..LimitConfig::default()
                 },
                 START,
             )
@@ -411,7 +412,7 @@ fn slots_are_given_the_lead_ahead() {
     );
     gate.enqueue(0, 1, smallvec![draw(1, 0)]);
     let mut out = Vec::new();
-    let next = START.plus(ms(1_010));
+    let next = START.plus(ms(1_014));
     assert_eq!(
         gate.grant(START, LEAD, 8, &mut budgets, &mut out),
         next.minus(LEAD)
@@ -423,7 +424,7 @@ fn slots_are_given_the_lead_ahead() {
     );
     assert_eq!(
         (out[0].slot.at, out[0].slot.valid_until),
-        (next, next.plus(ms(5)))
+        (next, next.plus(ms(4)))
     );
 }
 
@@ -441,7 +442,7 @@ fn an_exhausted_value_holds_back_nobody_else() {
     let ask = gate.grant(START, LEAD, 100, &mut budgets, &mut out);
     let tickets: HashSet<u64> = out.iter().map(|g| g.ticket).collect();
     assert_eq!(tickets, HashSet::from([0, 1, 100, 101]));
-    assert!(ask > START.plus(ms(1_000)) && ask < START.plus(ms(1_010)));
+    assert!(ask > START.plus(ms(1_000)) && ask < START.plus(ms(1_014)));
 }
 
 #[test]

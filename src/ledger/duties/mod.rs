@@ -230,7 +230,7 @@ impl Duties {
             self.next_look = now.plus(self.rules.look_every);
             put_off(self.payloads(writer))?;
             put_off(self.expire(now, inputs))?;
-            put_off(self.trim(writer))?;
+            put_off(self.trim(now, writer))?;
         }
         first
     }

@@ -401,8 +401,8 @@ impl World {
             // A fold that was made anew may put starts later than they were, never fewer.
             let used = state
                 .used
-                .values()
-                .map(|used| used.since(Time::ZERO))
+                .iter()
+                .map(|(_, used)| used.since(Time::ZERO))
                 .sum::<u64>();
             assert!(used >= self.starts.get(), "seed {seed}: {used} starts");
         });

@@ -7,14 +7,13 @@
 //! the store's.
 //!
 //! Carrying goes in parts, each true of the lane's end when it is written; between two parts the lane goes on. The
-//! last part ends with all positions and used starts; then the log trims. Killed anywhere before that, the lane is
+//! last part ends with all positions, and what the budgets have used follows; then the log trims. Killed anywhere before that, the lane is
 //! whole, and some of its entries stand in it twice.
 
 use super::{Duties, DutyError, Writer};
 use crate::core::ledger::codec;
-use crate::core::ledger::entry::{Action, Body, Command, Entry, Outcome, OutcomeKind, Position, Used};
-use crate::core::ledger::fold::used::quarter_of;
-use crate::core::ledger::fold::{Finished, FinishedState, LaneState, UsedSlots};
+use crate::core::ledger::entry::{Action, Body, BudgetDraw, Command, Entry, Outcome, OutcomeKind, Position};
+use crate::core::ledger::fold::{Finished, FinishedState, LaneState};
 use crate::core::ledger::retention::over_since;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use crate::ledger::keeper::Keeper;
@@ -66,7 +65,7 @@ impl Remembered {
 }
 
 impl Duties {
-    pub(super) fn trim(&mut self, writer: &dyn Writer) -> Result<(), DutyError> {
+    pub(super) fn trim(&mut self, now: Time, writer: &dyn Writer) -> Result<(), DutyError> {
         let Bounds { first, .. } = self.log.bounds(self.lane)?;
         let limit = self.trim_limit()?;
         if limit < first.saturating_add(self.rules.trim_least).max(self.trim_again) {
@@ -83,7 +82,7 @@ impl Duties {
         }
         self.trim_again = 0;
         let carried = point.carry.len();
-        self.carry(&point, writer)?;
+        self.carry(&point, now, writer)?;
         self.log.trim(self.lane, point.trim)?;
         tracing::info!(
             event = "ledger_trimmed",
@@ -179,7 +178,7 @@ impl Duties {
         Ok(needed)
     }
 
-    fn carry(&self, point: &Point, writer: &dyn Writer) -> Result<(), DutyError> {
+    fn carry(&self, point: &Point, now: Time, writer: &dyn Writer) -> Result<(), DutyError> {
         let mut rest = point.carry.as_slice();
         let mut part: Vec<Read> = Vec::new();
         let (mut bytes, mut at) = (0, rest.first().copied().unwrap_or(point.trim));
@@ -204,7 +203,27 @@ impl Duties {
             }
             at = next;
         }
-        self.carry_part(part, point.trim, true, writer)
+        self.carry_part(part, point.trim, true, writer)?;
+        self.used(now, writer)
+    }
+
+    /// What the budgets have used, as far as it still counts. Behind everything carried; in parts, for a split budget
+    /// may have a million values, and the lane is held for each part.
+    fn used(&self, now: Time, writer: &dyn Writer) -> Result<(), DutyError> {
+        let mut after: Option<BudgetDraw> = None;
+        loop {
+            let (told, last) = std::sync::mpsc::channel();
+            writer.write(Box::new(move |keeper| {
+                let (entries, last) = keeper.with_state(|state| state.used.entries(after, PART, now));
+                // The receiver is gone only when the duties are.
+                let _ = told.send(last);
+                Ok(entries.into_iter().map(Body::Used).collect())
+            }))?;
+            match last.try_recv() {
+                Ok(Some(last)) => after = Some(last),
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// Carries these entries, all before `trim`, and what must stand behind them.
@@ -338,7 +357,7 @@ fn outcome(entry: &Entry) -> Option<&Outcome> {
     }
 }
 
-/// What stands behind everything carried: where each route is, and what its budgets have used.
+/// What stands behind everything carried: where each route is.
 fn at_the_end(state: &LaneState) -> Vec<Body> {
     let positions = state.partitions.iter().map(|(at, p)| {
         Body::Position(Position {
@@ -349,21 +368,5 @@ fn at_the_end(state: &LaneState) -> Vec<Body> {
             high_water: p.high_water,
         })
     });
-    let used = state.used.iter().map(|(draw, used)| {
-        let since = span(used);
-        Body::Used(Used {
-            draw: *draw,
-            window: 0,
-            since,
-            count: used.since(since),
-        })
-    });
-    positions.chain(used).collect()
-}
-
-/// Before all starts that are known.
-fn span(used: &UsedSlots) -> Time {
-    let recent = used.recent.front().map(|(slot, _)| quarter_of(*slot));
-    let quarter = used.quarters.keys().next().copied();
-    recent.into_iter().chain(quarter).min().unwrap_or(Time::ZERO)
+    positions.collect()
 }

@@ -835,8 +835,11 @@ impl super::Sink for HttpSink {
     async fn send(&self, connection: Connection, request: Request, gate: Gate<'_>) -> Sent {
         HttpSink::send(self, connection, request, gate).await
     }
-    async fn verify(&self, delivery: &Delivery) -> super::Verified {
-        HttpSink::verify(self, delivery).await
+    fn look_up(&self, delivery: &Delivery) -> Result<Request, super::Verified> {
+        HttpSink::look_up(self, delivery)
+    }
+    async fn ask(&self, connection: Connection, request: Request, gate: Gate<'_>) -> super::Asked {
+        HttpSink::ask(self, connection, request, gate).await
     }
     fn masker(&self) -> Rc<Masker> {
         HttpSink::masker(self)

@@ -3,12 +3,13 @@
 use super::answer::Heard;
 use super::body;
 use super::connection::BodyEnd;
+use super::pace::pace;
 use super::request::{PlanConfig, RequestPlan};
-use super::{HttpSink, Outcome, SinkError};
+use super::{Connection, Failure, HttpSink, Outcome, Reply, Request, SinkError};
 use crate::config::model::{PartnerConfig, VerifyConfig};
 use crate::core::expr::{Expr, Vocabulary};
 use crate::sink::secrets::Secrets;
-use crate::sink::{Delivery, Verified};
+use crate::sink::{Asked, Delivery, Gate, Verified};
 use std::time::Duration;
 
 /// A look-up, compiled.
@@ -49,31 +50,67 @@ impl LookUp {
 }
 
 impl HttpSink {
+    /// The request that asks where a message in doubt stands.
+    ///
+    /// # Errors
+    /// There is none: what that means for the message.
+    pub fn look_up(&self, d: &Delivery) -> Result<Request, Verified> {
+        let Some(look_up) = &self.look_up else {
+            return Err(Verified::Unclear("verify: no look-up is configured".to_owned()));
+        };
+        let unclear = |e| Verified::Unclear(self.masker().text(&format!("verify: {e}")));
+        look_up.plan.prepare(d).map_err(unclear)
+    }
+
     /// Asks the partner where a message in doubt stands. Any answer but the two that are configured, and those that
     /// mean "not now", parks.
-    pub async fn verify(&self, d: &Delivery) -> Verified {
+    pub async fn ask(&self, connection: Connection, request: Request, gate: Gate<'_>) -> Asked {
         let Some(look_up) = &self.look_up else {
-            return Verified::Unclear("verify: no look-up is configured".to_owned());
+            return Asked::Stopped;
         };
+        let unreached = |failure: Failure| Asked::Answered {
+            verified: Verified::AskAgain(self.masker().text(&format!("verify: {failure}"))),
+            reached: false,
+            pace: None,
+        };
+        let exchange = self.exchange(connection, request, gate, look_up.timeout, |_| true);
+        let reply = match exchange.await {
+            Outcome::Heard(reply) => reply,
+            Outcome::Stopped => return Asked::Stopped,
+            Outcome::NeverWritten(failure) | Outcome::Failed(failure) => return unreached(failure),
+        };
+        Asked::Answered {
+            reached: reply.status < 500,
+            pace: pace(
+                &reply.headers,
+                reply.status,
+                || self.clock.now(),
+                self.reading.heed,
+            ),
+            verified: self.verified(look_up, &reply),
+        }
+    }
+
+    /// One look-up from its request to what it says, at once.
+    #[cfg(test)]
+    pub(super) async fn verify(&self, d: &Delivery) -> Verified {
+        let request = match self.look_up(d) {
+            Ok(request) => request,
+            Err(verified) => return verified,
+        };
+        let connection = match self.connect(&request).await {
+            Ok(connection) => connection,
+            Err(answer) => return Verified::AskAgain(answer.detail.unwrap_or_default().reason),
+        };
+        match self.ask(connection, request, &mut || true).await {
+            Asked::Answered { verified, .. } => verified,
+            Asked::Stopped => Verified::Unclear("stopped".to_owned()),
+        }
+    }
+
+    fn verified(&self, look_up: &LookUp, reply: &Reply) -> Verified {
         let masker = self.masker();
         let again = |why: String| Verified::AskAgain(masker.text(&format!("verify: {why}")));
-        let request = match look_up.plan.prepare(d) {
-            Ok(request) => request,
-            Err(e) => return Verified::Unclear(masker.text(&format!("verify: {e}"))),
-        };
-        let connection = match self.lease(&request).await {
-            Ok(connection) => connection,
-            Err(failure) => return again(failure.to_string()),
-        };
-        let mut yes = || true;
-        let reply = match self
-            .exchange(connection, request, &mut yes, look_up.timeout, |_| true)
-            .await
-        {
-            Outcome::Heard(reply) => reply,
-            Outcome::Stopped => return again("stopped".to_owned()),
-            Outcome::NeverWritten(failure) | Outcome::Failed(failure) => return again(failure.to_string()),
-        };
         if (300..400).contains(&reply.status) {
             // Where it leads is not the partner's word on this message: a page to log in answers 200 as well.
             let why = format!(

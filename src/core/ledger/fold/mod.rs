@@ -51,7 +51,7 @@ mod tests;
 
 pub use effects::{Effect, Effects};
 pub use held::{Messages, Totals};
-pub use used::UsedSlots;
+pub use used::{UsedBudgets, UsedSlots};
 
 use super::codec::{REASON_MAX, WORDS_MAX, cut};
 use super::entry::*;
@@ -118,7 +118,7 @@ pub struct LaneState {
     /// Stopped routes, with the reason.
     pub stopped: BTreeMap<RouteId, Pause>,
     /// Starts drawn from each budget, in the form limiters are restored from.
-    pub used: BTreeMap<BudgetDraw, UsedSlots>,
+    pub used: UsedBudgets,
     /// Highest command offset applied.
     pub commands: Offset,
     /// Version of the settings applied.
@@ -364,11 +364,19 @@ impl LaneState {
                 let mut follow = |effect| effects.push((at, effect));
                 self.command(at, c, ops, &mut follow);
             }
-            Body::Sample(s) => self.partition(s.at).sample(s),
-            Body::Used(u) => self.used.entry(u.draw).or_default().fill_up(u.since, u.count),
+            Body::Sample(s) => {
+                self.used.sweep_some(at, s.when);
+                self.partition(s.at).sample(s);
+            }
+            Body::Used(u) => self.used.fill_up(u),
             Body::Applied { version } => self.settings = self.settings.max(*version),
             Body::Genesis(g) => self.genesis = Some(g.clone()),
-            Body::Owner(o) => self.owner(at, o),
+            Body::Owner(o) => {
+                if self.owner.as_ref().is_none_or(|known| known.life != o.life) {
+                    self.used.new_life();
+                }
+                self.owner(at, o);
+            }
             Body::Released(lives) => self.release(lives),
             Body::Route(r) => {
                 self.routes.insert(r.route, r.clone());
@@ -385,7 +393,7 @@ impl LaneState {
 
     fn note_used(&mut self, i: &Intent) {
         for draw in &i.budgets {
-            self.used.entry(*draw).or_default().note(i.slot);
+            self.used.note(*draw, i.slot);
         }
     }
 
@@ -520,12 +528,14 @@ impl LaneState {
             // These only rise, so that a repetition changes nothing.
             Body::Position(p) => self.partition(p.at).raise(p),
             Body::Applied { version } => self.settings = self.settings.max(*version),
-            Body::Used(u) => self.used.entry(u.draw).or_default().fill_up(u.since, u.count),
+            Body::Used(u) => self.used.fill_up(u),
             Body::Genesis(g) => self.genesis = Some(g.clone()),
             Body::Opened(o) => self.partition(o.at).carried_opened(at, original, o),
             _ if !news => {}
             Body::Intent(i) => {
-                self.note_used(i);
+                for draw in &i.budgets {
+                    self.used.note_carried(*draw, i.slot);
+                }
                 self.partition(i.at).carried_intent(i);
             }
             Body::Sample(s) => self.partition(s.at).sample(s),

@@ -218,7 +218,11 @@ fn a_definite_not_taken_closes_the_intent_and_keeps_attempts_and_age() {
     lane.outcome(0, 1, 1, later());
     assert_eq!(lane.state.open_intents().count(), 1);
     assert_eq!(
-        lane.state.used[&BudgetDraw { budget: 3, by: 0 }].since(Time::ZERO),
+        lane.state
+            .used
+            .get(&BudgetDraw { budget: 3, by: 0 })
+            .unwrap()
+            .since(Time::ZERO),
         2
     );
 }
@@ -238,7 +242,11 @@ fn a_slot_taken_anew_counts_twice() {
     lane.intent(0, 1, ME);
     lane.intent(0, 1, ME);
     assert_eq!(
-        lane.state.used[&BudgetDraw { budget: 3, by: 0 }].since(Time::ZERO),
+        lane.state
+            .used
+            .get(&BudgetDraw { budget: 3, by: 0 })
+            .unwrap()
+            .since(Time::ZERO),
         2
     );
     assert_eq!(lane.state.open_intents().count(), 1);

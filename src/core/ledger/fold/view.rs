@@ -7,7 +7,6 @@ use super::*;
 const PARTITION_BYTES: usize = 400;
 const RANGE_BYTES: usize = 26;
 const ROUND_BYTES: usize = 37;
-const USED_BYTES: usize = 200;
 
 impl LaneState {
     /// Messages with an attempt that is, or may be, on the wire.
@@ -41,7 +40,7 @@ impl LaneState {
                 + p.rounds.capacity() * ROUND_BYTES
                 + p.samples.capacity() * size_of::<(Time, Offset)>()
         });
-        partitions.sum::<usize>() + self.used.len() * USED_BYTES
+        partitions.sum::<usize>() + self.used.memory()
     }
 
     /// How many messages are in which state.
