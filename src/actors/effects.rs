@@ -248,9 +248,12 @@ pub fn carry_out<S: Sink>(
             follow();
         }
         Effect::Refused { at, id } if *at == route.at => route.orders.lift(*id),
-        Effect::Opened { at, .. } | Effect::Settled { at, .. } | Effect::Forgotten { at, .. }
-            if *at == route.at =>
-        {
+        Effect::Forgotten { at, id } if *at == route.at => {
+            // It was called delivered before: a record of it that waits still, or comes now, is sent.
+            route.orders.ended(id);
+            follow();
+        }
+        Effect::Opened { at, .. } | Effect::Settled { at, .. } if *at == route.at => {
             follow();
         }
         Effect::SkipsChanged(rules) => {

@@ -2056,3 +2056,28 @@ async fn a_doubt_whose_record_is_gone_is_parked() {
             .is_some_and(|m| m.dropped)
     );
 }
+
+/// Called delivered while it stood at the gate, and forgotten before its turn came: it is sent, once, with whatever
+/// record of it has come meanwhile.
+#[actix::test]
+async fn a_mark_that_was_taken_back_swallows_nothing() {
+    let mut world = World::new();
+    world.append([(None, 0)]);
+    let living = world.begin(partner(), |_, _| Reply::Take);
+    living.pause(true);
+    living.until(|l| l.route.partner.gate.waiting() == 1).await;
+    let mark = Action::Mark {
+        at: AT,
+        id: id_of(0),
+        offset: 0,
+    };
+    assert!(living.command(mark).await);
+    let forget = Action::Forget { at: AT, id: id_of(0) };
+    assert!(living.command(forget).await);
+    world.append([(None, 0)]);
+    living.pause(false);
+    living.idle().await;
+    living.stop().await;
+    assert_eq!(world.partner.lock().seen.len(), 1);
+    assert_eq!(world.position(), 2);
+}
