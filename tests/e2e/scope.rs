@@ -133,7 +133,7 @@ fn the_summary_says_which_setting_would_have_helped() {
     let mock = partner(behaviour(&serde_json::json!({"rules": ["id=m1* 502"]})));
     let rig = Rig::new(&config(
         &mock,
-        "concurrency = 1\nbreaker = { open = \"5ms\" }\n",
+        "concurrency = 1\nflood = { doubts_in_a_row = 100 }\n",
         "",
     ));
     rig.import("t", lines(0..20, 20));
