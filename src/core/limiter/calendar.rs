@@ -1,6 +1,7 @@
 //! Quotas that are renewed when a clock on the partner's wall says so: at midnight in Los Angeles.
 
 use crate::config::model::CalendarUnit;
+use crate::core::ledger::fold::used::BEHIND;
 use crate::core::types::Time;
 use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
@@ -148,13 +149,14 @@ impl Quota {
         }
     }
 
-    /// Starts before this time are believed to be when they say: up to the end of the span after the present one. One
-    /// further ahead was made by a clock that nobody believes any more.
-    pub(super) fn believed_to(&self, wall_offset: i64) -> Time {
-        unwall(self.end.saturating_add(self.end - self.start), wall_offset)
+    /// Starts before this time are believed to be when they say: up to the end of the span after the present one, and
+    /// up to as far ahead as the ledger counts by them. One further ahead was made by a clock that nobody believes any
+    /// more.
+    pub(super) fn believed_to(&self, now: Time, wall_offset: i64) -> Time {
+        unwall(self.end.saturating_add(self.end - self.start), wall_offset).max(now.plus(BEHIND))
     }
 
-    /// The ledger knows of a start as late as this. One in the span after the present one was made before a clock was
+    /// The ledger knows of a start as late as this. One in a later span than the present one was made before a clock was
     /// set back: the quota goes on in that span, which is not opened a second time.
     pub(super) fn reach(&mut self, latest: Time, wall_offset: i64) {
         self.advance_to(wall(latest, wall_offset));

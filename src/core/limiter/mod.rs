@@ -328,7 +328,7 @@ impl Limiter {
         }
         let offset = self.rates.wall_offset;
         for quota in self.rates.quotas.iter_mut().filter(|q| q.wants_history) {
-            let (believed_to, mut latest) = (quota.believed_to(offset), None);
+            let (believed_to, mut latest) = (quota.believed_to(now, offset), None);
             history(&mut |_, used| latest = latest.max(used.latest_before(believed_to)));
             if let Some(latest) = latest {
                 quota.reach(latest, offset);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::model::CalendarUnit;
-use crate::core::ledger::entry::BudgetDraw;
+use crate::core::ledger::entry::{BudgetDraw, Used};
 use crate::core::ledger::fold::UsedBudgets;
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -810,5 +810,121 @@ fn turns_of_a_shared_budget_are_bounded() {
         let (later, _) = table.earliest(1, &draws, START, ms(3));
         assert!(later > START.plus(ms(59_000)));
         assert!(table.turns(1) <= 16_384, "{}", table.turns(1));
+    }
+}
+
+/// After so many seconds, or so many before the wall clock's next full hour, the clock is set by so many seconds, and the node
+/// is restarted or not.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    After(i64, i32, bool),
+    BeforeTheHour(i64, i32, bool),
+}
+
+/// Steps of the clock, as they come, in a life and over restarts, ahead by any time and back by up to 20 hours: from all
+/// spans that the clock was ever in, as far as it was believed, no more is drawn than those spans have.
+fn quotas_hold(steps: &[Step], count: u64) -> Result<(), TestCaseError> {
+    const HOUR: i64 = 3_600_000_000;
+    let mut true_us = wall("2025-05-02T12:00:00Z").0 as i64;
+    // How far ahead of the true time are the wall clock, and the clock by which this life tells its slots.
+    let (mut error_us, mut life_us) = (0i64, 0i64);
+    let (mut offset_us, mut highest_us) = (0i64, true_us);
+    let mut used = UsedBudgets::default();
+    let draw = BudgetDraw { budget: 1, by: 0 };
+    let mut limiter = quota(count, CalendarUnit::Hour, "UTC", Time(true_us as u64));
+    let mut spans = std::collections::BTreeSet::from([true_us / HOUR]);
+    let mut drawn = 0u64;
+    for &step in steps {
+        let (seconds, step_s, restart) = match step {
+            Step::After(seconds, step_s, restart) => (seconds, step_s, restart),
+            Step::BeforeTheHour(seconds, step_s, restart) => {
+                let left = HOUR - (true_us + error_us).rem_euclid(HOUR);
+                ((left / 1_000_000 - seconds).max(0), step_s, restart)
+            }
+        };
+        true_us += seconds * 1_000_000;
+        error_us += i64::from(step_s) * 1_000_000;
+        error_us = error_us.max(highest_us - 20 * HOUR - true_us);
+        highest_us = highest_us.max(true_us + error_us);
+        if restart {
+            used.new_life();
+            life_us = error_us;
+            offset_us = 0;
+            let now = Time((true_us + life_us) as u64);
+            limiter = quota(count, CalendarUnit::Hour, "UTC", now);
+            limiter.restore(|each| used.each_of(1, |by, slots| each(by, slots)), now);
+            spans.insert((true_us + life_us) / HOUR);
+        }
+        // The node looks at the wall clock every few seconds, and notes in the ledger that it was set.
+        let now = Time((true_us + life_us) as u64);
+        if let WallStep::Believed = limiter.set_wall_offset(error_us - life_us, now) {
+            offset_us = error_us - life_us;
+        }
+        used.fill_up(&Used::clock(error_us - life_us));
+        spans.insert((true_us + life_us + offset_us) / HOUR);
+        for _ in 0..7 {
+            let slot = limiter.earliest(0, now);
+            if slot > now.plus(ms(1_000)) {
+                break;
+            }
+            limiter.take(0, slot);
+            used.note(draw, slot);
+            spans.insert((slot.0 as i64 + offset_us) / HOUR);
+            drawn += 1;
+        }
+        prop_assert!(
+            drawn <= count * spans.len() as u64,
+            "{drawn} drawn in {} spans of {count}",
+            spans.len()
+        );
+    }
+    Ok(())
+}
+
+/// The clock goes back over an edge in a life, by less than a minute, and the node is restarted: what was drawn before the
+/// edge by that clock was drawn from the span behind it.
+#[test]
+fn a_step_back_over_an_edge_and_a_restart_open_no_second_quota() {
+    let steps = [
+        Step::BeforeTheHour(60, 0, false),
+        Step::After(10, 0, false),
+        Step::After(10, 0, false),
+        Step::After(10, 0, false),
+        Step::After(50, 0, false),
+        Step::After(1, -40, false),
+        Step::After(30, 0, true),
+        Step::After(1, 0, false),
+    ];
+    for count in 1..30 {
+        quotas_hold(&steps, count).unwrap();
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let set = prop_oneof![
+        6 => Just(0i32),
+        3 => -90i32..90,
+        1 => -400i32..400,
+        1 => -7_200i32..7_200,
+        1 => -90_000i32..90_000,
+    ];
+    let seconds = prop_oneof![Just(0i64), 0i64..60, 0i64..900];
+    (prop::bool::weighted(0.2), seconds, set, prop::bool::weighted(0.2)).prop_map(
+        |(before_the_hour, seconds, set, restart)| match before_the_hour {
+            true => Step::BeforeTheHour(seconds, set, restart),
+            false => Step::After(seconds, set, restart),
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(cases(1_000))]
+
+    #[test]
+    fn no_quota_is_opened_twice_however_the_clock_is_set(
+        steps in prop::collection::vec(step(), 1..60),
+        count in 1u64..30,
+    ) {
+        quotas_hold(&steps, count)?;
     }
 }

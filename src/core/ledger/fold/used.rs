@@ -31,8 +31,9 @@ pub const QUARTERS_KEPT: Duration = Duration::from_secs(32 * 86_400);
 
 /// A life whose clock is behind the latest start by up to so long counts its starts as late as that one: never too
 /// early, whichever clock was right. One that is further behind is believed, and what was known comes down to it: an
-/// earlier clock was ahead, and its starts must not count as the latest for years.
-const BEHIND: Duration = Duration::from_secs(86_400);
+/// earlier clock was ahead, and its starts must not count as the latest for years. A limiter that is rebuilt believes
+/// starts ahead of its clock by as much.
+pub const BEHIND: Duration = Duration::from_secs(86_400);
 /// Before 2020: no clock, but a machine that has none yet.
 const NO_CLOCK: Time = Time(1_577_836_800_000_000);
 
@@ -133,6 +134,9 @@ impl UsedSlots {
             self.bring_down(slot);
             return self.add(slot, count);
         }
+        // Quotas end at edges of quarter hours, and go on where the latest start is: a clock that went back over an
+        // edge draws from what is behind the edge, and so it must be found there.
+        let slot = slot.max(quarter_of(latest));
         let place = self.recent.partition_point(|(t, _)| *t <= slot);
         match place.checked_sub(1).and_then(|i| self.recent.get_mut(i)) {
             Some((t, n)) if *t == slot && n.checked_add(count).is_some() => *n += count,
@@ -726,6 +730,27 @@ mod tests {
             before.map(|n| n + 1)
         );
         assert_eq!(coarser_class(class.by, 16), class.by);
+    }
+
+    /// Starts that come late within a quarter hour are where they were. One of the quarter hour before counts behind the
+    /// edge: there it was drawn, if the clock went back over it.
+    #[test]
+    fn a_start_behind_the_latest_does_not_go_back_over_an_edge() {
+        let edge = quarter_of(Time(START + 900_000_000));
+        let mut used = UsedSlots::default();
+        for at in [
+            edge.plus(Duration::from_secs(30)),
+            edge.plus(Duration::from_secs(20)),
+            edge.minus(Duration::from_secs(10)),
+        ] {
+            used.note(at);
+        }
+        assert_eq!(
+            (used.since(edge), used.latest()),
+            (3, Some(edge.plus(Duration::from_secs(30))))
+        );
+        let after = Duration::from_micros(1);
+        assert_eq!(used.since(edge.plus(after)), 2);
     }
 
     /// A life whose clock stands behind, or at 1970, starts as much as any other: nothing of it is dropped.
