@@ -12,6 +12,9 @@ pub struct Books {
     store: AtomicU64,
     /// Messages of the fold alone.
     messages: AtomicU64,
+    /// The values of budgets with `by`: bytes, how many have a budget of their own, how many budgets are shared. No
+    /// share gives its part for them: they have a part of the bound that is theirs.
+    budgets: [AtomicU64; 3],
 }
 
 impl Books {
@@ -32,7 +35,20 @@ impl Books {
         self.store.load(Ordering::Relaxed)
     }
 
-    /// Bytes of both.
+    /// What one thread's values of budgets come to now instead of before: bytes, budgets of their own, shared ones.
+    pub fn change_budgets(&self, before: [u64; 3], now: [u64; 3]) {
+        for ((sum, before), now) in self.budgets.iter().zip(before).zip(now) {
+            // Wraps round and back: threads come in any order.
+            sum.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of the values of budgets, how many have a budget of their own, and how many budgets are shared.
+    pub fn budgets(&self) -> [u64; 3] {
+        [0, 1, 2].map(|i: usize| self.budgets[i].load(Ordering::Relaxed))
+    }
+
+    /// Bytes of fold and store.
     pub fn total(&self) -> u64 {
         self.ledger() + self.store()
     }
@@ -154,7 +170,7 @@ impl MemoryShare {
 
     /// Bytes held by the whole node.
     pub fn node_held(&self) -> u64 {
-        self.node_messages() + self.books.total()
+        self.node_messages() + self.books.total() + self.books.budgets()[0]
     }
 
     /// Bytes held by messages on their way, of all partners.

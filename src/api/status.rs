@@ -52,6 +52,15 @@ pub struct NodeStatus {
     /// Of these: entries of the ledger that are written and not folded yet.
     #[serde(default)]
     pub memory_backlog: u64,
+    /// Of these: values of limits with `by`. Their bound is a quarter of the whole.
+    #[serde(default)]
+    pub memory_budgets: u64,
+    /// Values of limits with `by` that have a budget of their own now.
+    #[serde(default)]
+    pub budget_values: u64,
+    /// Budgets that several such values share, because there is no room for more.
+    #[serde(default)]
+    pub budget_values_shared: u64,
     /// Their bound.
     pub memory_bound: u64,
     /// Why reading is paused, if it is.

@@ -147,7 +147,7 @@ impl NodeHooks {
     pub fn keep_beating(self: &Arc<Self>) {
         for (arbiter, beat) in &self.arbiters {
             let (beat, clock) = (beat.clone(), self.clock);
-            let memory = self.memory.values().next().map(MemoryShare::of_node);
+            let memory = self.memory.values().next().cloned();
             arbiter.spawn(async move {
                 loop {
                     beat.store(clock.now().0, Ordering::Relaxed);
@@ -295,6 +295,10 @@ impl Hooks for NodeHooks {
             status.node.memory_messages = memory.node_messages();
             status.node.memory_ledger = memory.books().ledger();
             status.node.memory_store = memory.books().store();
+            let [bytes, own, shared] = memory.books().budgets();
+            status.node.memory_budgets = bytes;
+            status.node.budget_values = own;
+            status.node.budget_values_shared = shared;
         }
         for topic in &mut status.topics {
             let share = self.memory.get(&topic.partner);

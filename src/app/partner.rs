@@ -54,8 +54,8 @@ pub struct PartnerStart {
 thread_local! {
     /// Budgets of the partners on this arbiter.
     static BUDGETS: Rc<RefCell<BudgetTable>> = Rc::new(RefCell::new(BudgetTable::new()));
-    /// Bytes counted for them.
-    static COUNTED: Cell<usize> = const { Cell::new(0) };
+    /// What is counted of them: bytes, budgets of their own, shared ones.
+    static COUNTED: Cell<[u64; 3]> = const { Cell::new([0; 3]) };
 }
 
 impl PartnerStart {
@@ -120,10 +120,9 @@ impl PartnerStart {
 
 /// Counts what the budgets on this arbiter hold now instead of what they held before (I6).
 pub fn count_budgets(memory: &MemoryShare) {
-    let held = BUDGETS.with(|table| table.borrow().values().bytes);
-    let before = COUNTED.replace(held);
-    memory.take(held);
-    memory.give_back(before);
+    let values = BUDGETS.with(|table| table.borrow().values());
+    let now = [values.bytes, values.own, values.classes].map(|n| n as u64);
+    memory.books().change_budgets(COUNTED.replace(now), now);
 }
 
 /// How a partner stands, as only its arbiter knows.

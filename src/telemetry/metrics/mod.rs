@@ -247,6 +247,7 @@ struct ReadAtScrape {
     stale_connections: Family<Labels, Counter>,
     memory_held: Gauge,
     memory_part: Family<Labels, Gauge>,
+    budget_values: Family<Labels, Gauge>,
     memory_bound: Gauge,
     intake_paused: Gauge,
     log_commits: Counter,
@@ -513,7 +514,13 @@ impl ReadAtScrape {
                 "memory_part",
                 Some(Unit::Bytes),
                 "part",
-                "of these: messages on their way, the ledger's fold, filters of the store, entries not folded yet",
+                "of these: messages on their way, the ledger's fold, filters of the store, entries not folded yet, values of limits with `by`",
+            ),
+            budget_values: b.gauges(
+                "budget_values",
+                None,
+                "kind",
+                "values of limits with `by`: own have a budget of their own, shared counts the budgets of those that found no room",
             ),
             memory_bound: b.gauge("memory_bound", Some(Unit::Bytes), "their bound: node.memory"),
             intake_paused: b.gauge(
@@ -593,9 +600,14 @@ impl ReadAtScrape {
             ("ledger", node.memory_ledger),
             ("store", node.memory_store),
             ("backlog", node.memory_backlog),
+            ("budgets", node.memory_budgets),
         ] {
             let labels = vec![("part", part.to_owned())];
             self.memory_part.get_or_create(&labels).set(bytes as f64);
+        }
+        for (kind, values) in [("own", node.budget_values), ("shared", node.budget_values_shared)] {
+            let labels = vec![("kind", kind.to_owned())];
+            self.budget_values.get_or_create(&labels).set(values as f64);
         }
         self.memory_bound.set(node.memory_bound as f64);
         self.intake_paused.set(flag(node.intake_paused.is_some()));
