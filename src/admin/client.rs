@@ -6,12 +6,10 @@ use crate::api::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
-use http::{Method, Request, Response};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use reqwest::{Body, Method, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
@@ -52,13 +50,12 @@ pub enum ClientError {
     Local(#[source] io::Error),
 }
 
-type RequestBody = BoxBody<Bytes, io::Error>;
-
 /// A node's admin port.
 #[derive(Clone, Debug)]
 pub struct Client {
     address: String,
     token: Option<String>,
+    http: reqwest::Client,
 }
 
 impl Client {
@@ -76,10 +73,19 @@ impl Client {
         if authority.port().is_none() || authority.host().is_empty() || plain.contains('@') {
             return Err(wrong());
         }
-        let token = token.filter(|t| !t.is_empty());
+        // A proxy of the environment has no business between a command and its node, and a node does not redirect.
+        // Never used, but reqwest asks for it where another part of the build has switched TLS on.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .build()
+            .map_err(|e| ClientError::Local(io::Error::other(e)))?;
         Ok(Self {
             address: plain.to_owned(),
-            token,
+            token: token.filter(|t| !t.is_empty()),
+            http,
         })
     }
 
@@ -121,7 +127,7 @@ impl Client {
     }
     /// Another log filter.
     pub async fn set_log_level(&self, level: &str) -> Result<(), ClientError> {
-        let body = full(serde_json::json!({ "level": level }).to_string());
+        let body = serde_json::json!({ "level": level }).to_string();
         self.ask(Method::PUT, "/api/log-level", "application/json", body)
             .await
             .map(drop)
@@ -134,7 +140,7 @@ impl Client {
         S: Stream<Item = io::Result<Bytes>> + Send + Sync + 'static,
     {
         let path = format!("/api/import?{}", query_string(request)?);
-        let body = BoxBody::new(StreamBody::new(pieces.map(|piece| piece.map(Frame::data))));
+        let body = Body::wrap(StreamBody::new(pieces.map(|piece| piece.map(Frame::data))));
         let answer = self
             .ask(Method::POST, &path, "application/octet-stream", body)
             .await?;
@@ -148,32 +154,26 @@ impl Client {
         mut take: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), ClientError> {
         let path = format!("/api/dedup/export?{}", query_string(filter)?);
-        let answer = self.ask(Method::GET, &path, "application/json", full("")).await?;
+        let mut answer = self.ask(Method::GET, &path, "application/json", "").await?;
         // A body that ends with its connection looks the same whole and cut off.
         if !answer.headers().contains_key(TRANSFER_ENCODING) && !answer.headers().contains_key(CONTENT_LENGTH)
         {
             return Err(self.protocol("its end cannot be told from a connection that breaks"));
         }
-        let mut body = answer.into_body();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| self.protocol(format!("it breaks off: {e}")))?;
-            if let Some(piece) = frame.data_ref() {
-                take(piece).map_err(ClientError::Local)?;
-            }
+        while let Some(piece) = self.piece(&mut answer).await? {
+            take(&piece).map_err(ClientError::Local)?;
         }
         Ok(())
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let answer = self.ask(Method::GET, path, "application/json", full("")).await?;
+        let answer = self.ask(Method::GET, path, "application/json", "").await?;
         self.read(answer).await
     }
 
     async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
         let text = serde_json::to_string(body).map_err(|e| self.protocol(e.to_string()))?;
-        let answer = self
-            .ask(Method::POST, path, "application/json", full(text))
-            .await?;
+        let answer = self.ask(Method::POST, path, "application/json", text).await?;
         self.read(answer).await
     }
 
@@ -189,38 +189,21 @@ impl Client {
         method: Method,
         path: &str,
         kind: &str,
-        body: RequestBody,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let not_running = |source| ClientError::NotRunning {
-            address: self.address.clone(),
-            source,
-        };
-        let connecting = tokio::net::TcpStream::connect(&self.address);
-        let stream = tokio::time::timeout(CONNECT, connecting)
-            .await
-            .map_err(|_| not_running(io::ErrorKind::TimedOut.into()))?
-            .map_err(not_running)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| self.protocol(e.to_string()))?;
-        tokio::spawn(connection);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, &self.address)
-            .header(CONTENT_TYPE, kind);
+        body: impl Into<Body>,
+    ) -> Result<Response, ClientError> {
+        let mut request = self
+            .http
+            .request(method, format!("http://{}{path}", self.address))
+            .header(CONTENT_TYPE, kind)
+            .body(body);
         if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            request = request.bearer_auth(token);
         }
-        let request = request.body(body).map_err(|e| self.protocol(e.to_string()))?;
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|e| self.protocol(e.to_string()))?;
-        if answer.status().is_success() {
+        let answer = request.send().await.map_err(|e| self.no_answer(&e))?;
+        let status = answer.status();
+        if status.is_success() {
             return Ok(answer);
         }
-        let status = answer.status();
         let bytes = self.whole(answer).await?;
         Err(match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) => ClientError::Api(problem.into_error()),
@@ -230,24 +213,58 @@ impl Client {
         })
     }
 
-    async fn whole(&self, answer: Response<Incoming>) -> Result<Bytes, ClientError> {
-        let body = http_body_util::Limited::new(answer.into_body(), ANSWER_LIMIT);
-        Ok(body
-            .collect()
-            .await
-            .map_err(|e| self.protocol(format!("it breaks off: {e}")))?
-            .to_bytes())
+    /// Why no answer came: nobody listens there, or what listens does not speak HTTP.
+    fn no_answer(&self, error: &reqwest::Error) -> ClientError {
+        if !error.is_connect() {
+            return self.protocol(in_full(error));
+        }
+        let kind = causes(error)
+            .find_map(|cause| cause.downcast_ref::<io::Error>())
+            .map(io::Error::kind);
+        let source = match kind {
+            Some(kind) => kind.into(),
+            None if error.is_timeout() => io::ErrorKind::TimedOut.into(),
+            None => io::Error::other(in_full(error)),
+        };
+        ClientError::NotRunning {
+            address: self.address.clone(),
+            source,
+        }
     }
 
-    async fn read<T: DeserializeOwned>(&self, answer: Response<Incoming>) -> Result<T, ClientError> {
+    async fn whole(&self, mut answer: Response) -> Result<Vec<u8>, ClientError> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = self.piece(&mut answer).await? {
+            if bytes.len() + piece.len() > ANSWER_LIMIT {
+                return Err(self.protocol(format!("it is longer than {ANSWER_LIMIT} bytes")));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    async fn piece(&self, answer: &mut Response) -> Result<Option<Bytes>, ClientError> {
+        let piece = answer.chunk().await;
+        piece.map_err(|e| self.protocol(format!("it breaks off: {}", in_full(&e))))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, answer: Response) -> Result<T, ClientError> {
         let bytes = self.whole(answer).await?;
         serde_json::from_slice(&bytes)
             .map_err(|e| self.protocol(format!("{e}; is this a node's admin port, of the same version?")))
     }
 }
 
-fn full(text: impl Into<Bytes>) -> RequestBody {
-    BoxBody::new(Full::new(text.into()).map_err(|never| match never {}))
+/// An error and what caused it, in order.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |e| e.source())
+}
+
+/// The last cause says most; the outer ones only repeat the address.
+fn in_full(error: &reqwest::Error) -> String {
+    causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 
 /// The query string of a flat struct; lists repeat their name.
