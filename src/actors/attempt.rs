@@ -20,7 +20,7 @@ use crate::core::breaker::{AttemptResult, Refusal};
 use crate::core::doubt::{self, Action, Doubt, DoubtRules, Progress};
 use crate::core::hosts::Pass;
 use crate::core::ledger::codec::{cut, cut_bytes};
-use crate::core::ledger::entry::{Body, Intent, Kept, Outcome, OutcomeKind};
+use crate::core::ledger::entry::{Body, BudgetDraw, Intent, Kept, Outcome, OutcomeKind, Used};
 use crate::core::turnstile::{Draws, Slot};
 use crate::core::types::{MessageId, Time};
 use crate::ledger::lane::LaneError;
@@ -28,6 +28,7 @@ use crate::sink::{
     Answer, AnswerDetail, Asked, Concerns, DoubtCause, Moved, Pace, Sent, Sink, Verdict, Verified,
     idempotency_key,
 };
+use smallvec::SmallVec;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -152,7 +153,7 @@ pub async fn attempt<S: Sink>(
 
 /// Asks the partner's look-up. It is a request like another for what the partner allows (I5), so it takes a place and
 /// draws from the budgets, and nothing is asked of a partner that is paused or left alone. It changes nothing there,
-/// so it needs no intent.
+/// so it needs no intent; but the next life must know of its start.
 async fn look_up<S: Sink>(
     route: &Rc<RouteContext<S>>,
     item: &mut Item,
@@ -162,7 +163,7 @@ async fn look_up<S: Sink>(
 ) -> After {
     let partner = &route.partner;
     let clock = partner.clock;
-    loop {
+    'slots: loop {
         let Some(permit) = partner.gate.enter(route.queue | DOUBTS, draws.clone()).await else {
             return After::Again(clock.now());
         };
@@ -191,6 +192,26 @@ async fn look_up<S: Sink>(
             seq,
             ..
         } = *permit.slot();
+        let asked = clock.now();
+        if asked > valid_until {
+            permit.missed();
+            continue;
+        }
+        let told =
+            |draw: &BudgetDraw| (partner.port).intent(Body::Used(Used::start(*draw, slot_at.max(asked))));
+        let told: SmallVec<[u64; 2]> = permit.slot().draws.iter().map(told).collect();
+        for number in told {
+            match partner.port.durable(number).await {
+                Ok(()) => {}
+                Err(LaneError::NoRoom(_)) => {
+                    drop(permit);
+                    tokio::time::sleep(NO_ROOM_WAIT).await;
+                    continue 'slots;
+                }
+                // The process is ending.
+                Err(LaneError::Failed(_)) => std::future::pending().await,
+            }
+        }
         partner.gate.prepared_within(clock.now().since(granted));
         let wait = slot_at.since(clock.now());
         if wait > Duration::ZERO {

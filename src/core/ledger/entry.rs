@@ -170,6 +170,21 @@ impl Used {
         }
     }
 
+    /// One start more, of which no intent tells: a look-up's.
+    pub fn start(draw: BudgetDraw, slot: Time) -> Self {
+        Self {
+            draw,
+            window: 1,
+            since: slot,
+            count: 1,
+        }
+    }
+
+    /// Whether it is one start more, and no sum.
+    pub fn is_start(&self) -> bool {
+        self.window > 0 && self.count > 0
+    }
+
     /// The wall clock was set: it is so many microseconds ahead of the clock by which this life tells its slots.
     pub fn clock(ahead_us: i64) -> Self {
         Self {
@@ -468,7 +483,7 @@ pub struct Sample {
 pub struct Used {
     /// Which budget.
     pub draw: BudgetDraw,
-    /// Zero; or for how long starts count, in seconds.
+    /// Zero; without starts, for how long starts count, in seconds; with a start, one: it is one more than those known.
     pub window: u32,
     /// Start of the span that `count` is about.
     pub since: Time,

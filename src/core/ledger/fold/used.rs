@@ -398,6 +398,8 @@ impl UsedBudgets {
         } else if used.is_horizon() {
             self.horizons
                 .insert(used.draw.budget, Duration::from_secs(used.window.into()));
+        } else if used.is_start() {
+            self.note(used.draw, used.since);
         } else if used.count > 0 {
             let draw = self.home(used.draw, used.since);
             let kept = self
@@ -688,6 +690,18 @@ mod tests {
         fresh.note(draw(5), second(1));
         fresh.note(draw(5), second(2));
         assert_eq!(fresh.get(&draw(5)).map(|u| u.since(second(2))), Some(1));
+    }
+
+    /// A start of which no intent tells is one more than those known, also at the same time.
+    #[test]
+    fn a_start_without_an_intent_is_one_more() {
+        let mut used = UsedBudgets::default();
+        used.note(draw(5), second(1));
+        used.fill_up(&Used::start(draw(5), second(1)));
+        used.fill_up(&Used::start(draw(5), second(1)));
+        used.fill_up(&Used::start(draw(6), second(2)));
+        let known = |n| used.get(&draw(n)).map(|u| u.since(second(1)));
+        assert_eq!((known(5), known(6)), (Some(3), Some(1)));
     }
 
     /// Without a horizon a value stays for as long as any quota may last.
