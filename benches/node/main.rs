@@ -119,6 +119,11 @@ const SCENARIOS: &[(&str, &str, Scenario)] = &[
         "a million messages dead, parked, skipped, at 64 MiB",
         memory::kept,
     ),
+    (
+        "values",
+        "a million values of a limit's `by`, at 256 MiB",
+        memory::values,
+    ),
 ];
 
 fn main() -> ExitCode {

@@ -1,4 +1,5 @@
-//! Memory while millions of records wait for a partner that is down, and while the ledger keeps a million messages.
+//! Memory while millions of records wait for a partner that is down, while the ledger keeps a million messages, and
+//! while a limit counts a million values.
 
 use crate::node::{Folder, Node, Setup};
 use crate::partner::{Fate, Plan};
@@ -124,24 +125,50 @@ fn all_kept(bench: &Bench, what: &str) -> Result<Vec<Row>, Failed> {
             "flood",
         ])?;
     }
+    measured(&folder, total, what, KEPT_MIB)
+}
+
+/// A million values of a limit's `by`, each with one start, which counts for an hour.
+pub fn values(bench: &mut Bench) -> Result<Vec<Row>, Failed> {
+    let setup = Setup {
+        node: format!("memory = \"{BOUND_MIB}MiB\""),
+        partner: "limits = { rates = [\"10/h\"], by = \"json:/user\" }\n".into(),
+        place: Pinned::Free,
+        ..Setup::default()
+    };
+    let folder = Folder::new(&setup, &bench.partner, &bench.places)?;
+    let total = bench.size(1_000_000);
+    folder.import(Shape {
+        first: 0,
+        count: total,
+        keys: total,
+        size: 240,
+    })?;
+    let rows = measured(&folder, total, "values of `by`", BOUND_MIB)?;
+    bench.partner.take()?;
+    Ok(rows)
+}
+
+/// Runs a node until every record has passed, leaves it alone, kills it and starts it again.
+fn measured(folder: &Folder<'_>, total: u32, what: &str, bound_mib: f64) -> Result<Vec<Row>, Failed> {
     let mut node = folder.run(&[])?;
-    let stopped = until_passed(&folder, &mut node, total)?;
+    let stopped = until_passed(folder, &mut node, total)?;
     let peak = node.used()?.peak_mib;
     std::thread::sleep(IDLE);
     let idle = node.resident_mib()?;
     let checkpoint = std::fs::metadata(folder.path().join("data/ledger/checkpoint"))?.len();
     node.kill()?;
     let mut again = folder.run(&[])?;
-    until_passed(&folder, &mut again, total)?;
+    until_passed(folder, &mut again, total)?;
     let (began, resident) = (again.used()?.peak_mib, again.resident_mib()?);
     again.kill()?;
-    let most = KEPT_MIB + 150.0;
+    let most = bound_mib + 150.0;
     let name = format!(
-        "{} {what}, node.memory = {KEPT_MIB:.0} MiB",
+        "{} {what}, node.memory = {bound_mib:.0} MiB",
         count(f64::from(total))
     );
     let held = |row: &str, mib: f64| {
-        let limit = format!("≤ {most:.0} MiB (bound {KEPT_MIB:.0} + 150)");
+        let limit = format!("≤ {most:.0} MiB (bound {bound_mib:.0} + 150)");
         Row::held(
             format!("{row}, {name}"),
             format!("{mib:.0} MiB"),
