@@ -104,7 +104,12 @@ impl Client {
     }
     /// The node as it stands.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.get("/api/status").await
+        let status: Status = self.get("/api/status").await?;
+        // Every field has a default, so that older nodes can be asked; but each of them says its version.
+        if status.node.version.is_empty() {
+            return Err(self.protocol("it has no version; is this a node's admin port?"));
+        }
+        Ok(status)
     }
     /// A question.
     pub async fn query(&self, query: &Query) -> Result<Reply, ClientError> {

@@ -211,8 +211,12 @@ fn propose(path: &Path) -> Result<Proposal, CliError> {
     match (sample.fields.id(), sample.fields.repeated_id()) {
         (Some(id), _) => {
             let source = source(id);
+            let has = match sample.fields.with(id) {
+                some if some < records => format!("{some} have"),
+                _ => "each has".to_owned(),
+            };
             proposal.topic = format!(
-                "# What makes a record the same message again. {from}: each has the {thing} `{}`, and no two the same value.\nid = {}\n",
+                "# What makes a record the same message again. {from}: {has} the {thing} `{}`, and no two the same value.\nid = {}\n",
                 comment(id),
                 toml_edit::Value::from(source.as_str())
             );

@@ -61,7 +61,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
 fn lines(story: &Story) -> Vec<String> {
     if story.routes.is_empty() {
         return vec![format!(
-            "nothing is known of message {}: never taken up, or no longer remembered",
+            "nothing is known of message {}: not taken up yet (`sluicegate status` shows what a topic still holds), or no longer remembered",
             one_line(&story.id)
         )];
     }

@@ -10,6 +10,8 @@ use std::collections::{HashMap, HashSet};
 
 /// Records that are looked at: more would not change the answer.
 const RECORDS: usize = 1_000;
+/// One record in so many may lack the field that is proposed as message ID.
+const SPARE: usize = 20;
 /// Fields that are followed.
 const FIELDS: usize = 200;
 /// Names of fields that hold a message ID, best first, as [`plain`] writes them.
@@ -139,19 +141,29 @@ impl Fields {
             .map(|(_, name)| name.as_str())
     }
 
-    /// The field that is a message ID by its name: each record has it, and no two have the same value.
+    /// The field that is a message ID by its name: nearly each record has it, and no two have the same value. A record
+    /// without it is one of those that every export has; an import gives it an ID of its own.
     pub fn id(&self) -> Option<&str> {
-        let all = self.records;
+        let least = self.nearly_all();
         self.named(&IDS, move |field| {
-            all > 0 && field.records == all && field.values.len() == all
+            field.records >= least && field.values.len() == field.records
         })
     }
 
-    /// A field that is a message ID by its name and that each record has, though some share it: how many values.
+    /// Records that have this field.
+    pub fn with(&self, field: &str) -> usize {
+        self.fields.get(field).map_or(0, |field| field.records)
+    }
+
+    fn nearly_all(&self) -> usize {
+        (self.records - self.records / SPARE).max(1)
+    }
+
+    /// A field that is a message ID by its name and that nearly each record has, though some share it: how many values.
     pub fn repeated_id(&self) -> Option<(&str, usize)> {
-        let all = self.records;
+        let least = self.nearly_all();
         let name = self.named(&IDS, move |field| {
-            all > 0 && field.records == all && field.values.len() < all
+            field.records >= least && field.values.len() < field.records
         })?;
         Some((name, self.fields[name].values.len()))
     }
@@ -171,8 +183,12 @@ pub fn pointer(field: &str) -> String {
 /// What to say of a topic whose section names no ID, to somebody whose records have one. None: nothing stands out.
 pub fn unused_id(topic: &str, fields: &Fields) -> Option<String> {
     let id = fields.id()?;
+    let who = match (fields.with(id), fields.records()) {
+        (some, all) if some < all => format!("{some} of {all} records have"),
+        _ => "each record has".to_owned(),
+    };
     Some(format!(
-        "each record has a field `{id}` of its own, but topic {topic} does not use it as message ID: the same record from another \
+        "{who} a field `{id}` of its own, but topic {topic} does not use it as message ID: the same record from another \
          file or sender would be sent again, and no message can be looked up by it. To use it: id = \"{}\" in [topics.{topic}]",
         pointer(id)
     ))
@@ -253,6 +269,15 @@ mod tests {
             (Some(("id", 1)), Some("user_id"))
         );
         assert_eq!(pointer("a/b~"), "json:/a~1b~0");
+        let rows: Vec<String> = (0..40).map(|n| format!(r#"{{"id":"{n}"}}"#)).collect();
+        let mut lines: Vec<&str> = rows.iter().map(String::as_str).collect();
+        lines[7] = r#"{"id":"","n":1}"#;
+        lines[8] = r#"{"n":1}"#;
+        assert_eq!(told(&lines).as_deref(), Some("id"), "two of forty lack it");
+        let hint = unused_id("t", &fields(&lines)).expect("a hint");
+        assert!(hint.starts_with("38 of 40 records have"), "{hint}");
+        lines[9] = r#"{"n":1}"#;
+        assert_eq!(told(&lines), None, "three of forty lack it");
         let text = unused_id("t", &fields(&[r#"{"uuid":"secret-value"}"#])).expect("a hint");
         assert!(
             text.contains("id = \"json:/uuid\"") && !text.contains("secret-value"),

@@ -26,10 +26,12 @@ impl NodeApi for Fake {
             delivered: 7,
             ..PartnerStatus::default()
         };
-        ready(Ok(Status {
+        let mut status = Status {
             partners: vec![partner],
             ..Status::default()
-        }))
+        };
+        status.node.version = "0.1.0".into();
+        ready(Ok(status))
     }
     fn query(&self, query: Query) -> Answer<Reply> {
         self.queries.lock().push(query.clone());

@@ -958,8 +958,7 @@ impl Work<'_> {
             .delimiter(self.shape.delimiter)
             .from_reader(bytes);
         let mut row = csv::ByteRecord::new();
-        // Where counting of lines has got to: byte and line.
-        let (mut counted, mut line) = (0, first);
+        let mut lines = split::RowLines::new(bytes, first);
         loop {
             let more = reader
                 .read_byte_record(&mut row)
@@ -967,13 +966,7 @@ impl Work<'_> {
             if !more {
                 break;
             }
-            // The library's own position includes the empty lines that it skipped before the row.
-            let mut start = row.position().map_or(0, csv::Position::byte) as usize;
-            while bytes.get(start).is_some_and(|b| matches!(b, b'\n' | b'\r')) {
-                start += 1;
-            }
-            line += split::line_ends(&bytes[counted..start]);
-            counted = start;
+            let (start, line) = lines.begin(&row);
             self.last_line = line;
             let raw = || {
                 let end = reader.position().byte() as usize;

@@ -2,7 +2,7 @@
 
 use super::rows::{self, Format, Header};
 use super::source::Content;
-use super::split::Piece;
+use super::split::{Piece, RowLines};
 use super::{Cutter, ImportError, LONGEST, sniff, unreadable};
 use crate::intake::hints::Fields;
 use std::fs::File;
@@ -127,10 +127,12 @@ impl Sample {
             .delimiter(self.delimiter)
             .from_reader(bytes);
         let mut row = csv::ByteRecord::new();
+        let mut lines = RowLines::new(bytes, first);
         while reader
             .read_byte_record(&mut row)
             .map_err(|e| unreadable(name, e.into()))?
         {
+            let (_, line) = lines.begin(&row);
             if std::mem::take(skip_line) {
                 continue;
             }
@@ -144,7 +146,6 @@ impl Sample {
                 }
                 Some(header) if header.is_repeated(&row) => {}
                 Some(header) => {
-                    let line = first + row.position().map_or(1, csv::Position::line) - 1;
                     self.note(line, header.object(&row).map(|json| json.into_owned()));
                 }
             }

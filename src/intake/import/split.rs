@@ -47,8 +47,38 @@ pub(super) const TOO_LONG: &str = "longer than a record may be";
 /// Why a line was given up.
 pub(super) const OPEN_QUOTE: &str = "a quote is opened and not closed";
 
+/// Counts in which line each row of CSV begins. The library's own position includes the empty lines that it skipped
+/// before the row, and the second half of a `\r\n`.
+pub(super) struct RowLines<'a> {
+    bytes: &'a [u8],
+    counted: usize,
+    line: u64,
+}
+
+impl<'a> RowLines<'a> {
+    /// Rows of these bytes, which begin in this line.
+    pub(super) fn new(bytes: &'a [u8], first: u64) -> Self {
+        Self {
+            bytes,
+            counted: 0,
+            line: first,
+        }
+    }
+
+    /// Where the row that was read next begins: byte and line.
+    pub(super) fn begin(&mut self, row: &csv::ByteRecord) -> (usize, u64) {
+        let mut start = row.position().map_or(0, csv::Position::byte) as usize;
+        while self.bytes.get(start).is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+            start += 1;
+        }
+        self.line += line_ends(&self.bytes[self.counted..start]);
+        self.counted = start;
+        (start, self.line)
+    }
+}
+
 /// Line ends in whole rows: `\n`, `\r\n`, and `\r` alone.
-pub(super) fn line_ends(bytes: &[u8]) -> u64 {
+fn line_ends(bytes: &[u8]) -> u64 {
     memchr::memchr2_iter(b'\n', b'\r', bytes)
         .filter(|at| bytes[*at] == b'\n' || bytes.get(at + 1) != Some(&b'\n'))
         .count() as u64

@@ -325,9 +325,11 @@ impl Making<'_> {
                 });
             }
             Setting::Resume(partner) => {
+                // The breaker is no matter of the ledger: an operator who knows that the partner is back asks for a probe
+                // now, paused or not.
                 if !state.paused.contains_key(partner) {
-                    return self.moot(format!(
-                        "`{partner}` is not paused; a route that the flood guard stopped goes on with --topic"
+                    self.plan.report.notes.push(format!(
+                        "`{partner}` was not paused: an open breaker sends a probe now; a route that the flood guard stopped goes on with --topic"
                     ));
                 }
                 self.command(Action::Resume {

@@ -45,15 +45,17 @@ fn rules_and_pauses_are_set_and_undone() {
             .touched,
         1
     );
+    let again = world
+        .order(Order::Resume {
+            partner: "acme".into(),
+        })
+        .1;
     assert_eq!(
-        world
-            .order(Order::Resume {
-                partner: "acme".into()
-            })
-            .1
-            .stale,
-        1
+        (again.stale, again.touched),
+        (0, 1),
+        "an open breaker is to send a probe"
     );
+    assert!(again.notes[0].contains("was not paused"), "{:?}", again.notes);
     assert!(matches!(
         world.prepare(Order::Pause {
             partner: "acne".into()
