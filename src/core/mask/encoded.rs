@@ -3,6 +3,10 @@
 use super::base64;
 use memchr::memmem;
 
+/// Escapes are taken back so many times: a gateway wraps what another one has wrapped, seldom deeper.
+const DEPTH: usize = 4;
+/// Views of one text, at most: who mixes escapes on purpose buys no more work than this.
+const VIEWS: usize = 24;
 /// Shorter pieces of base64 are not looked for.
 const SHORTEST_CORE: usize = 4;
 
@@ -20,14 +24,49 @@ impl View {
     }
 }
 
-/// The text with one kind of escapes taken back, for each kind that it holds.
+/// The text with escapes taken back: one kind at a time in each order, and what that gives in turn. So a secret is found
+/// in JSON inside JSON, and where two encodings are mixed; one that holds an escape of its own is found, too.
 pub(super) fn views(text: &[u8]) -> Vec<View> {
-    let kinds: [(u8, Decode); 3] = [(b'%', percent), (b'\\', backslash), (b'&', entity)];
-    let present = kinds
-        .into_iter()
-        .filter(|(sign, _)| memchr::memchr(*sign, text).is_some());
-    present.map(|(sign, decode)| view(text, sign, decode)).collect()
+    let mut found: Vec<View> = Vec::new();
+    // Where the views that the last round made begin.
+    let mut last = 0;
+    for depth in 0..DEPTH {
+        let end = found.len();
+        let from: Vec<Option<usize>> = match depth {
+            0 => vec![None],
+            _ => (last..end).map(Some).collect(),
+        };
+        for index in from {
+            for (sign, decode) in KINDS {
+                let base = index.map(|i| &found[i]);
+                let Some(view) = view(base.map_or(text, |b| &b.bytes), sign, decode) else {
+                    continue;
+                };
+                let view = match base {
+                    Some(base) => View {
+                        at: view.at.iter().map(|at| base.at[*at]).collect(),
+                        bytes: view.bytes,
+                    },
+                    None => view,
+                };
+                if found.iter().all(|other| other.bytes != view.bytes) {
+                    found.push(view);
+                }
+                if found.len() >= VIEWS {
+                    return found;
+                }
+            }
+        }
+        if found.len() == end {
+            break;
+        }
+        last = end;
+    }
+    found
 }
+
+/// The signs that escapes begin with.
+const KINDS: [(u8, Decode); 3] = [(b'%', percent), (b'\\', backslash), (b'&', entity)];
 
 /// What an escape stands for, in UTF-8.
 type Escaped = ([u8; 4], usize);
@@ -35,7 +74,10 @@ type Escaped = ([u8; 4], usize);
 /// Takes back the escape that a text begins with; how long it is.
 type Decode = fn(&[u8]) -> Option<(Escaped, usize)>;
 
-fn view(text: &[u8], sign: u8, decode: Decode) -> View {
+/// The text with escapes of one kind taken back; none where it has none.
+fn view(text: &[u8], sign: u8, decode: Decode) -> Option<View> {
+    memchr::memchr(sign, text)?;
+    let mut changed = false;
     let mut bytes = Vec::with_capacity(text.len());
     let mut at = Vec::with_capacity(text.len() + 1);
     let mut from = 0;
@@ -43,6 +85,7 @@ fn view(text: &[u8], sign: u8, decode: Decode) -> View {
         let found = (text[from] == sign).then(|| decode(&text[from..])).flatten();
         match found {
             Some(((utf8, n), len)) => {
+                changed = true;
                 bytes.extend_from_slice(&utf8[..n]);
                 at.extend(std::iter::repeat_n(from, n));
                 from += len;
@@ -55,7 +98,7 @@ fn view(text: &[u8], sign: u8, decode: Decode) -> View {
         }
     }
     at.push(text.len());
-    View { bytes, at }
+    changed.then_some(View { bytes, at })
 }
 
 fn utf8(c: char) -> Escaped {

@@ -3,8 +3,8 @@
 //! Three things are masked, each replaced by `***`:
 //!
 //! 1. the **known secrets** of the configuration, wherever they occur: as they stand, percent-encoded or escaped as in
-//!    JSON or HTML in whatever degree, in base64 (also as a part: `Basic base64(user:secret)`); also the piece that is
-//!    left where a text was cut in the middle of one;
+//!    JSON or HTML, up to four times over and mixed, in base64 (also as a part: `Basic base64(user:secret)`); also the
+//!    piece that is left where a text was cut in the middle of one;
 //! 2. what stands under a **telling name** ([`is_telling`], plus the partner's `mask`): query parameters, form
 //!    fields, JSON fields (also JSON inside a JSON string), headers, XML elements;
 //! 3. what **looks like it** by its form, whatever its name: credentials in a URL, `Bearer` and `Basic` tokens, JSON
@@ -68,17 +68,23 @@ impl Masker {
                 .chain(lines)
                 .filter(|t| t.len() >= SHORTEST_SECRET)
             {
-                cores.extend(encoded::base64_cores(text.as_bytes()));
                 let escaped = Json::from(text).to_string();
                 let percent: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
                 for form in [
                     text.to_owned(),
                     escaped[1..escaped.len() - 1].to_owned(),
+                    escaped[1..escaped.len() - 1].replace('/', "\\/"),
                     percent.to_lowercase(),
                     percent.replace('+', "%20"),
                     percent,
                     base64(text.as_bytes()),
                 ] {
+                    // Also what was escaped before it was packed.
+                    for core in encoded::base64_cores(form.as_bytes()) {
+                        if !cores.contains(&core) {
+                            cores.push(core);
+                        }
+                    }
                     if !forms.iter().any(|f| **f == *form.as_bytes()) {
                         forms.push(form.into_bytes().into());
                     }

@@ -271,3 +271,68 @@ proptest! {
         m.bytes(&bytes);
     }
 }
+
+/// A gateway wraps the answer of another one: JSON inside a JSON string, a parameter inside a link, and so on.
+#[test]
+fn a_secret_is_found_under_several_layers_of_escapes_and_where_they_are_mixed() {
+    let m = masker();
+    let secret = "s3cr3t/Value+1";
+    let json = |text: &str| {
+        let quoted = serde_json::Value::from(text).to_string();
+        quoted[1..quoted.len() - 1].to_owned()
+    };
+    let php = secret.replace('/', "\\/");
+    let percent = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let html = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('/', "&#47;")
+            .replace('+', "&#x2B;")
+    };
+    for wrapped in [
+        json(&php),
+        json(&json(&php)),
+        json(&json(&json(&php))),
+        "s3cr3t%2FValue&#43;1".to_owned(),
+        "s3cr3t\\u002FValue%2B1".to_owned(),
+        "s3cr3t\\\\u002fValue\\\\u002B1".to_owned(),
+        percent(&percent(&percent(secret))),
+        html(&html(secret)),
+        html(&percent(&json(&php))),
+        percent(&html(&php)),
+        json(&html(&percent(secret))),
+        super::base64(format!("u:{php}").as_bytes()),
+        percent(&super::base64(percent(secret).as_bytes())),
+    ] {
+        let masked = m.text(&format!("<a>{wrapped}</a> behind"));
+        assert_eq!(masked, "<a>***</a> behind", "{wrapped}");
+    }
+    // A secret that itself looks escaped.
+    let own = Masker::new(&[], &["a%2Fb\\nc&amp;d".into()]);
+    for wrapped in [
+        "a%2Fb\\nc&amp;d".to_owned(),
+        json("a%2Fb\\nc&amp;d"),
+        json(&json("a%2Fb\\nc&amp;d")),
+        json(&percent("a%2Fb\\nc&amp;d")),
+    ] {
+        assert_eq!(own.text(&format!("({wrapped})")), "(***)", "{wrapped}");
+    }
+}
+
+#[test]
+fn names_are_seen_in_json_inside_json_inside_json() {
+    let m = masker();
+    let mut text = r#"{"token":"abc123"}"#.to_owned();
+    for depth in 0..4 {
+        let masked = m.text(&text);
+        assert!(!masked.contains("abc123"), "{depth}: {masked}");
+        text = serde_json::json!({ "error": text }).to_string();
+    }
+}
+
+/// Escapes of escapes cost bounded work.
+#[test]
+fn a_text_made_of_escapes_is_masked_in_bounded_work() {
+    let hostile = "%255C%5C\\u0025&#37;26amp;".repeat(2_000);
+    assert!(super::encoded::views(hostile.as_bytes()).len() <= 24);
+    masker().text(&hostile);
+}
