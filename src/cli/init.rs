@@ -205,7 +205,7 @@ fn propose(path: &Path) -> Result<Proposal, CliError> {
             )
         }
         (form, _) => format!(
-            "# Body: each record as it is ({form}). For another one: body = '{{\"name\": {{{{ value.name | json }}}}}}'\n"
+            "# Body: each record as it is ({form}). For another one: body = '{{\"name\": {{{{ value.name | tojson }}}}}}'\n"
         ),
     };
     match (sample.fields.id(), sample.fields.repeated_id()) {

@@ -1,7 +1,7 @@
 //! Templates: text made from a record. One syntax everywhere (`docs/templates.md` lists the variables).
 //!
-//! A template is compiled once. Unknown variables and secrets are found then, not at the first record; a variable
-//! that this record does not have is an error that names it, never an empty text. Templates without `{{`, and the
+//! A template is compiled once. Unknown variables, filters, tests, functions and secrets are found then, not at the
+//! first record; a variable that this record does not have is an error that names it, never an empty text. Templates without `{{`, and the
 //! plain `{{ value }}`, never see the engine.
 //!
 //! What is printed is what JSON has: `true`, `null`, numbers with the digits of the record (`json.rs`, `filters.rs`,
@@ -9,6 +9,7 @@
 
 mod filters;
 mod json;
+mod known;
 mod operators;
 #[cfg(test)]
 mod tests;
@@ -67,6 +68,20 @@ pub enum TemplateError {
         name: String,
         /// A known one that looks like it.
         near: Option<&'static str>,
+    },
+    /// It uses a filter, test or method that does not exist.
+    #[error("{what}: unknown {kind} `{name}`{place}{way_out}")]
+    Unknown {
+        /// Which template.
+        what: String,
+        /// `filter`, `test` or `method`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// The line, unless it is the first.
+        place: String,
+        /// What to write instead.
+        way_out: String,
     },
     /// It uses a secret that is not configured.
     #[error("{what}: no secret `{name}` in [secrets]")]
@@ -177,7 +192,7 @@ impl Templates {
     /// Compiles one template; `what` names it in errors.
     ///
     /// # Errors
-    /// Syntax, an unknown variable, an unknown secret.
+    /// Syntax, an unknown variable, filter, test, function or secret.
     pub fn compile(&mut self, what: &str, source: &str) -> Result<Template, TemplateError> {
         let what = what.to_owned();
         let mut tells_attempt = false;
@@ -216,6 +231,25 @@ impl Templates {
                     what,
                     name: (*name).clone(),
                     near,
+                });
+            }
+            if let Some(unknown) = known::unknown(&self.env, source, &VARIABLES) {
+                let place = match unknown.line {
+                    1 => String::new(),
+                    line => format!(" (line {line})"),
+                };
+                let way_out = match (unknown.kind, unknown.near) {
+                    ("method", Some(near)) => format!(": write `… | {near}`"),
+                    ("method", None) => ": what a record holds has no methods".to_owned(),
+                    (_, near @ Some(_)) => hint(&near),
+                    (kind, None) => format!("; the {kind}s are those of MiniJinja, and `path`"),
+                };
+                return Err(TemplateError::Unknown {
+                    what,
+                    kind: unknown.kind,
+                    name: unknown.name,
+                    place,
+                    way_out,
                 });
             }
             for name in secrets_named(source) {

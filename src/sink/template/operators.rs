@@ -13,8 +13,9 @@ pub(super) const NUMBER: &str = "__num";
 /// Filter that gives `~` the text that would be printed.
 pub(super) const TEXT: &str = "__text";
 
+/// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Name,
     Number,
     Text,
@@ -27,11 +28,12 @@ enum Kind {
     Other,
 }
 
+/// A token of a block, and where it stands in the template.
 #[derive(Clone, Copy, Debug)]
-struct Token {
-    kind: Kind,
-    start: usize,
-    end: usize,
+pub(super) struct Token {
+    pub(super) kind: Kind,
+    pub(super) start: usize,
+    pub(super) end: usize,
 }
 
 /// Words that are no operand.
@@ -77,6 +79,25 @@ const NUMBER_TESTS: [&str; 18] = [
 /// The template with its operands filtered.
 pub(super) fn rewrite(source: &str) -> Cow<'_, str> {
     let mut inserts: Vec<(usize, &'static str)> = Vec::new();
+    for_each_block(source, |tokens| operands(source, tokens, &mut inserts));
+    if inserts.is_empty() {
+        return Cow::Borrowed(source);
+    }
+    // Of those at one place, the closing ones first, as they were found: closings of inner operands come earlier.
+    inserts.sort_by_key(|(at, text)| (*at, *text == "("));
+    let mut out = String::with_capacity(source.len() + inserts.len() * 8);
+    let mut done = 0;
+    for (at, text) in inserts {
+        out.push_str(&source[done..at]);
+        out.push_str(text);
+        done = at;
+    }
+    out.push_str(&source[done..]);
+    Cow::Owned(out)
+}
+
+/// Hands over the tokens of each block that holds expressions: comments and raw blocks are passed over.
+pub(super) fn for_each_block(source: &str, mut take: impl FnMut(&[Token])) {
     let mut at = 0;
     while let Some(open) = next_block(source, at) {
         let kind = source.as_bytes()[open + 1];
@@ -93,22 +114,8 @@ pub(super) fn rewrite(source: &str) -> Cow<'_, str> {
             at = end_of_raw(source, at);
             continue;
         }
-        operands(source, &tokens, &mut inserts);
+        take(&tokens);
     }
-    if inserts.is_empty() {
-        return Cow::Borrowed(source);
-    }
-    // Of those at one place, the closing ones first, as they were found: closings of inner operands come earlier.
-    inserts.sort_by_key(|(at, text)| (*at, *text == "("));
-    let mut out = String::with_capacity(source.len() + inserts.len() * 8);
-    let mut done = 0;
-    for (at, text) in inserts {
-        out.push_str(&source[done..at]);
-        out.push_str(text);
-        done = at;
-    }
-    out.push_str(&source[done..]);
-    Cow::Owned(out)
 }
 
 fn next_block(source: &str, from: usize) -> Option<usize> {
