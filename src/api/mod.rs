@@ -141,7 +141,7 @@ pub struct ImportRequest {
     /// Between the fields of CSV: one character, or `tab`. Default: by the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delimiter: Option<String>,
-    /// Where the file begins with one that was imported before: only the lines after it.
+    /// Where the file begins with one that was imported before: only what comes after it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rest: bool,
 }

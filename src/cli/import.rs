@@ -43,7 +43,7 @@ pub struct Args {
     /// Between the fields of CSV files: one character, or tab [default: by their content]
     #[arg(long, value_name = "CHAR")]
     pub delimiter: Option<String>,
-    /// Of a file that begins with all of one imported before, only the lines after it
+    /// Of a file that begins with all of one imported before, only what comes after it
     #[arg(long, conflicts_with = "again")]
     pub rest: bool,
     /// Import files whose content was imported before; IDs known by then are still not sent again
@@ -224,8 +224,11 @@ fn explained(error: ImportError, file: &Path) -> CliError {
         ImportError::BadLine { .. } => Some("without --strict bad lines go to a reject file"),
         ImportError::Changed { .. } => Some("import it again when nobody writes to it"),
         ImportError::OverLines { .. } => Some("leave --format out, or say --format json"),
+        ImportError::Unsure { .. } => {
+            Some("--again imports all of it; without --format and --delimiter it is read as it was then")
+        }
         ImportError::Grown { .. } => Some(
-            "--rest imports only the lines after them, --again all; an `id` for the topic tells old from new",
+            "--rest imports only what comes after them, --again all; an `id` for the topic tells old from new",
         ),
         _ => None,
     };
@@ -257,7 +260,7 @@ fn tell(out: &mut Out, report: &ImportReport) -> Result<(), CliError> {
             ));
         }
         if report.passed_over > 0 {
-            text.push_str(&format!(", {} left out", counted(report.passed_over, "line")));
+            text.push_str(&format!(", {} left out", counted(report.passed_over, "record")));
         }
         if report.rejected > 0 {
             text.push_str(&format!(", {} rejected", counted(report.rejected, "line")));

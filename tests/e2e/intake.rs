@@ -122,3 +122,115 @@ fn an_id_that_is_not_used_is_named_where_somebody_looks() {
         "{written}"
     );
 }
+
+/// An array on one line to which another one is appended: as `--rest` is proposed for it, it must bring what is new.
+#[test]
+fn the_rest_of_an_array_that_got_another_line_is_its_new_elements() {
+    let mock = partner(Behaviour::default());
+    let rig = Rig::new(&config(&mock, "", "").replace("id = \"json:/id\"", "id = \"position\""));
+    let file = rig.path("d.json");
+    let import = |more: &[&str]| rig.call(&[&["import", "d.json", "--topic", "t"], more].concat());
+    std::fs::write(&file, "[{\"id\":1},{\"id\":2}]\n").expect("written");
+    assert!(import(&[]).status.success());
+    std::fs::write(&file, "[{\"id\":1},{\"id\":2}]\n[{\"id\":3},{\"id\":4}]\n").expect("written");
+    let refused = import(&[]);
+    let said = error(&refused);
+    assert!(!refused.status.success());
+    assert!(
+        said.contains("its first 2 elements would be sent again") && said.contains("--rest"),
+        "{said}"
+    );
+    // Read otherwise than then: nothing is left out, and it is said why.
+    let refused = import(&["--rest", "--format", "jsonl"]);
+    let said = error(&refused);
+    assert!(
+        !refused.status.success() && said.contains("what of it is new cannot be told"),
+        "{said}"
+    );
+    let rest = import(&["--rest"]);
+    let said = String::from_utf8_lossy(&rest.stdout).into_owned();
+    assert!(
+        said.contains("2 records into t, 2 records left out"),
+        "{said} {}",
+        error(&rest)
+    );
+    rig.drain();
+    assert_eq!(counts(&mock).requests, 4);
+}
+
+/// What `init` writes for each kind of sample passes `check` and delivers, and so does the body that it proposes.
+#[test]
+fn what_init_writes_for_a_sample_delivers() {
+    let urls = |mock: &str| -> String {
+        let one = |n: u32| format!("http://{mock}/partner?click_id={n}&name=x\n");
+        (0..3).map(one).collect()
+    };
+    type Text = Box<dyn Fn(&str) -> String>;
+    let fixed = |text: &'static str| -> Text { Box::new(move |_| text.to_owned()) };
+    let samples: [(&str, Text, bool); 8] = [
+        (
+            "a.jsonl",
+            fixed("{\"id\":1,\"name\":\"x\"}\n{\"id\":2,\"name\":\"y\"}\n{\"id\":3,\"name\":\"z\"}\n"),
+            true,
+        ),
+        (
+            "b.json",
+            fixed("[{\"id\":1,\"name\":\"x\"},{\"id\":2,\"name\":\"y\"},{\"id\":3,\"name\":\"z\"}]"),
+            true,
+        ),
+        (
+            "c.json",
+            fixed("{\n\"id\":1,\n\"name\":\"x\"\n}\n{\"id\":2,\"name\":\"y\"}\n{\"id\":3,\"name\":\"z\"}\n"),
+            true,
+        ),
+        ("d.csv", fixed("id;name;amount\n1;x;2\n2;y;3\n3;z;4\n"), true),
+        (
+            "e.tsv",
+            fixed("id\tname\tamount\n1\tx\t2\n2\ty\t3\n3\tz\t4\n"),
+            true,
+        ),
+        // No ID, and one that repeats.
+        (
+            "f.jsonl",
+            fixed("{\"name\":\"x\"}\n{\"name\":\"y\"}\n{\"name\":\"z\"}\n"),
+            true,
+        ),
+        (
+            "g.jsonl",
+            fixed("{\"id\":1,\"name\":\"x\"}\n{\"id\":1,\"name\":\"y\"}\n{\"id\":2,\"name\":\"z\"}\n"),
+            true,
+        ),
+        ("h.txt", Box::new(urls), false),
+    ];
+    for (name, text, has_body) in samples {
+        for with_body in [false, true] {
+            if with_body && !has_body {
+                continue;
+            }
+            let mock = partner(Behaviour::default());
+            let rig = Rig::new("");
+            std::fs::remove_file(rig.path("actors.toml")).expect("removed");
+            std::fs::write(rig.path(name), text(&mock.addr().to_string())).expect("written");
+            let url = format!("http://{}/", mock.addr());
+            let init = ["init", "--topic", "t", "--sample", name];
+            match has_body {
+                true => rig.ok(&[&init[..], &["--http", &url]].concat()),
+                false => rig.ok(&init),
+            };
+            let mut written = std::fs::read_to_string(rig.path("actors.toml")).expect("written");
+            if with_body {
+                // The proposal, uncommented.
+                let (_, proposed) = written.split_once("body = ").expect("a body is proposed");
+                let line = format!("body = {}\n", proposed.lines().next().unwrap_or_default());
+                written = written.replacen("\n[topics.", &format!("\n{line}\n[topics."), 1);
+            }
+            std::fs::remove_file(rig.path("actors.toml")).expect("removed");
+            rig.configure_with(&format!("\n{written}"));
+            let checked = rig.call(&["check"]);
+            assert!(checked.status.success(), "{name} {written}: {}", error(&checked));
+            rig.ok(&["import", name, "--topic", "t"]);
+            let drained = rig.drain();
+            assert_eq!(drained.counts(), (3, 0, 0), "{name} {written}");
+        }
+    }
+}

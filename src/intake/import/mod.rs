@@ -15,8 +15,9 @@
 //! Two passes, because the message ID of a line without one is made of the content's hash, and because a file that
 //! is known must cost neither room in the log nor a transaction that holds segments. Hashing is 30 times faster than
 //! importing. What cannot be read twice (stdin, an upload) is spooled first; a slow upload then holds no transaction
-//! open either. A file that begins with a whole content imported before has grown since: its first lines would go out
-//! again where they have no message ID, so it is refused then, and either only the rest or all of it can be asked for.
+//! open either. A file that begins with a whole content imported before has grown since ([`grown`]): its first lines would
+//! go out again where they have no message ID, so it is refused then, and either only the rest or all of it can be asked
+//! for.
 //!
 //! Invariants: the records and the registry's entry are one transaction, so a kill at any time leaves both or neither, and
 //! the next run does it again (nothing lost, nothing doubled). Memory: a few pieces and one line (I6). Reasons of
@@ -26,6 +27,7 @@
 //! file left behind is removed by its name's end; everything else is in the log.
 
 mod elements;
+mod grown;
 mod registry;
 mod reject;
 mod repeats;
@@ -55,6 +57,7 @@ use crate::intake::place::{Incoming, Place, Placer};
 use crate::log::{Batch, Log, LogError, LogTransaction, TopicMeta, TopicSpec};
 use crate::telemetry::text::{count, counted};
 use elements::Elements;
+use grown::Begins;
 use parking_lot::{Condvar, Mutex};
 use registry::Registry;
 use reject::RejectFile;
@@ -150,15 +153,9 @@ impl ImportOptions {
         options.key = request.key.as_deref().map(str::parse).transpose()?;
         options.format = match request.format.as_deref() {
             None | Some("auto") => None,
-            Some("jsonl") => Some(Format::JsonLines),
-            Some("json") => Some(Format::Json),
-            Some("csv") => Some(Format::Csv),
-            Some("urls") => Some(Format::Urls),
-            Some(other) => {
-                return Err(format!(
-                    "unknown format `{other}`, expected jsonl, json, csv, urls or auto"
-                ));
-            }
+            Some(word) => Some(Format::of_word(word).ok_or_else(|| {
+                format!("unknown format `{word}`, expected jsonl, json, csv, urls or auto")
+            })?),
         };
         Ok(options)
     }
@@ -281,7 +278,8 @@ pub enum ImportError {
     },
     /// It begins with a content that was imported before, and its lines have no message IDs.
     #[error(
-        "`{name}` begins with all of `{earlier}`, imported at {at}: its first {lines} lines would be sent again, as line {line} has no message ID"
+        "`{name}` begins with all of `{earlier}`, imported at {at}: its first {} would be sent again, as {unit} {line} has no message ID",
+        counted(*lines, unit)
     )]
     Grown {
         /// Its name.
@@ -290,10 +288,26 @@ pub enum ImportError {
         earlier: String,
         /// When that was imported.
         at: String,
-        /// How many lines they share.
+        /// How many lines (or elements) they share.
         lines: u64,
         /// The first of them without an ID.
         line: u64,
+        /// `line` or `element`.
+        unit: &'static str,
+    },
+    /// It begins with a content that was imported before, and which of its records that had cannot be told.
+    #[error(
+        "`{name}` begins with all of `{earlier}`, imported at {at}, but what of it is new cannot be told: {why}. Import what is new as a file of its own, or all of it again"
+    )]
+    Unsure {
+        /// Its name.
+        name: String,
+        /// The name of the earlier file.
+        earlier: String,
+        /// When that was imported.
+        at: String,
+        /// Why not.
+        why: String,
     },
     /// It was written to between the two passes.
     #[error("`{name}` changed while it was imported")]
@@ -316,6 +330,15 @@ pub enum ImportError {
 }
 
 impl ImportError {
+    fn unsure(name: &str, entry: &Entry, why: String) -> Self {
+        Self::Unsure {
+            name: name.to_owned(),
+            earlier: entry.name.clone(),
+            at: entry.at.clone(),
+            why,
+        }
+    }
+
     fn unclear(unclear: Unclear, name: &str) -> Self {
         let name = name.to_owned();
         match unclear {
@@ -477,11 +500,22 @@ impl Importer {
         {
             return Ok(report);
         }
-        let begins = match beginning {
-            Some(beginning) if !options.again => self.begins(&meta, &beginning)?,
+        let earlier = match beginning {
+            Some(beginning) if !options.again => {
+                let registry = self.registry.lock();
+                let entry = registry.find(&*self.log, meta.id, &beginning.identity)?;
+                entry.map(|entry| (entry, beginning))
+            }
             _ => None,
         };
-        let shape = shape(path, options)?;
+        let (shape, begins) = match earlier {
+            None => (shape(path, options)?, None),
+            Some((entry, beginning)) => {
+                let goes_on = || self.goes_on(name);
+                let (shape, begins) = grown::compare(path, options, entry, &beginning, &goes_on)?;
+                (shape, Some(begins))
+            }
+        };
         let wanted = match &options.key {
             Some(KeyFrom::Json(pointer)) => Some(pointer.as_str()),
             _ => None,
@@ -516,19 +550,6 @@ impl Importer {
         };
         second_pass(path, name, total, &mut work, progress, &|| self.goes_on(name))?;
         self.commit(work)
-    }
-
-    /// The import of a beginning of this file.
-    fn begins(&self, meta: &TopicMeta, beginning: &Beginning) -> Result<Option<Begins>, ImportError> {
-        let entry = self
-            .registry
-            .lock()
-            .find(&*self.log, meta.id, &beginning.identity)?;
-        Ok(entry.map(|entry| Begins {
-            // A last line that went on is another line now.
-            lines: entry.lines.saturating_sub(u64::from(!beginning.whole_lines)),
-            entry,
-        }))
     }
 
     /// Imports what comes out of a reader: it is spooled first. Blocks.
@@ -625,6 +646,8 @@ impl Importer {
         }
         let entry = Entry {
             lines: work.last_line,
+            format: Some(work.shape.format.word().to_owned()),
+            delimiter: (work.shape.format == Format::Csv).then(|| char::from(work.shape.delimiter)),
             accepted: work.accepted,
             rejected: work.rejected,
             ..Entry::new(meta, &identity, name, at)
@@ -755,13 +778,13 @@ fn shape(path: &Path, options: &ImportOptions) -> Result<Shape, ImportError> {
 }
 
 /// What cuts the content into pieces.
-enum Cutter {
-    Records(Splitter<Content>),
-    Values(Elements<Content>),
+enum Cutter<R> {
+    Records(Splitter<R>),
+    Values(Elements<R>),
 }
 
-impl Cutter {
-    fn new(content: Content, shape: Shape, longest: usize) -> Self {
+impl<R: Read> Cutter<R> {
+    fn new(content: R, shape: Shape, longest: usize) -> Self {
         match shape.format {
             Format::Csv => Self::Records(Splitter::rows(content, shape.delimiter, longest)),
             Format::Json => Self::Values(Elements::new(content, longest)),
@@ -776,7 +799,7 @@ impl Cutter {
         }
     }
 
-    fn into_inner(self) -> Content {
+    fn into_inner(self) -> R {
         match self {
             Self::Records(splitter) => splitter.into_inner(),
             Self::Values(elements) => elements.into_inner(),
@@ -834,13 +857,6 @@ fn second_pass(
             (None, Ok(_)) => work.check(),
         }
     })
-}
-
-/// An import whose content is the beginning of this one.
-struct Begins {
-    entry: Entry,
-    /// Lines that both have.
-    lines: u64,
 }
 
 /// What the second pass carries along.
@@ -923,17 +939,7 @@ impl Work<'_> {
     fn lines(&mut self, first: u64, bytes: &[u8]) -> Result<(), ImportError> {
         self.no_columns()?;
         let placer_parses = self.placer.reads_json();
-        let mut rest = bytes;
-        let mut line = first;
-        while !rest.is_empty() {
-            let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
-            let (this, tail) = rest.split_at(end);
-            rest = tail;
-            let text = this.trim_ascii();
-            // Where files were put together a byte order mark may stand before any line.
-            let text = text
-                .strip_prefix(b"\xef\xbb\xbf")
-                .map_or(text, <[u8]>::trim_ascii_start);
+        for (line, text) in rows::lines(bytes, first) {
             if !text.is_empty() {
                 let row = match self.shape.format {
                     _ if text.len() > self.options.longest => Err(split::TOO_LONG.to_owned()),
@@ -946,32 +952,15 @@ impl Work<'_> {
                 }
             }
             self.last_line = line;
-            line += 1;
         }
         Ok(())
     }
 
     fn rows(&mut self, first: u64, bytes: &[u8]) -> Result<(), ImportError> {
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(self.shape.delimiter)
-            .from_reader(bytes);
-        let mut row = csv::ByteRecord::new();
-        let mut lines = split::RowLines::new(bytes, first);
-        loop {
-            let more = reader
-                .read_byte_record(&mut row)
-                .map_err(|e| unreadable(self.name, e.into()))?;
-            if !more {
-                break;
-            }
-            let (start, line) = lines.begin(&row);
+        let mut rows = rows::Rows::new(bytes, first, self.shape.delimiter);
+        while let Some(line) = rows.next().map_err(|e| unreadable(self.name, e))? {
             self.last_line = line;
-            let raw = || {
-                let end = reader.position().byte() as usize;
-                bytes[start..end.clamp(start, bytes.len())].trim_ascii_end()
-            };
+            let (row, raw) = (rows.row(), rows.raw());
             if std::mem::take(&mut self.shape.sep_line) {
                 continue;
             }
@@ -984,7 +973,7 @@ impl Work<'_> {
                     name: self.name.to_owned(),
                     reason,
                 };
-                let header = Header::new(&row).map_err(unusable)?;
+                let header = Header::new(row).map_err(unusable)?;
                 if let Some(KeyFrom::Column(name)) = &self.options.key {
                     let missing = || unusable(format!("it has no column `{name}`"));
                     self.key_column = Some(header.column(name).ok_or_else(missing)?);
@@ -992,18 +981,17 @@ impl Work<'_> {
                 self.header = Some(header);
                 continue;
             };
-            if header.is_repeated(&row) {
+            if header.is_repeated(row) {
                 self.repeated_headers += 1;
                 continue;
             }
-            if header.is_shuffled(&row) {
+            if header.is_shuffled(row) {
                 let reason = format!(
                     "line {line} is another header, with the columns in another order; import the files that were put together one by one"
                 );
                 return Err(unusable_at(reason));
             }
-            let raw = raw();
-            let read = match header.object(&row) {
+            let read = match header.object(row) {
                 _ if raw.len() > self.options.longest => Err(split::TOO_LONG.to_owned()),
                 other => other,
             };
@@ -1039,19 +1027,24 @@ impl Work<'_> {
             Ok(place) => place,
             Err(twice) => return self.reject(line, twice.to_string(), raw),
         };
-        if let Some(begins) = self.begins.as_ref().filter(|begins| line <= begins.lines) {
+        if let Some(begins) = self.begins.as_ref().filter(|begins| begins.has(line)) {
             if self.options.rest {
                 self.passed_over += 1;
                 return Ok(());
             }
-            if !place.has_id {
-                return Err(ImportError::Grown {
-                    name: self.name.to_owned(),
-                    earlier: begins.entry.name.clone(),
-                    at: begins.entry.at.clone(),
-                    lines: begins.lines,
-                    line,
-                });
+            match &begins.unsure {
+                _ if place.has_id => {}
+                Some(why) => return Err(ImportError::unsure(self.name, &begins.entry, why.clone())),
+                None => {
+                    return Err(ImportError::Grown {
+                        name: self.name.to_owned(),
+                        earlier: begins.entry.name.clone(),
+                        at: begins.entry.at.clone(),
+                        lines: begins.last,
+                        line,
+                        unit: self.shape.format.unit(),
+                    });
+                }
             }
         }
         if place.has_id {
@@ -1091,7 +1084,7 @@ impl Work<'_> {
     }
 
     fn reject(&mut self, line: u64, reason: String, bytes: &[u8]) -> Result<(), ImportError> {
-        if self.options.rest && self.begins.as_ref().is_some_and(|begins| line <= begins.lines) {
+        if self.options.rest && self.begins.as_ref().is_some_and(|begins| begins.has(line)) {
             // The earlier import has said so.
             self.last_line = line;
             return Ok(());
@@ -1137,17 +1130,21 @@ impl Work<'_> {
             notes.push(format!("{n} left out: files were put together"));
         }
         if let Some(begins) = &self.begins {
-            let Begins { entry, lines } = begins;
+            let entry = &begins.entry;
             let what = match self.options.rest {
                 true => "they are left out",
                 false => "their message IDs are known, and are not sent again",
             };
-            notes.push(format!(
-                "its first {} are those of `{}`, imported at {}: {what}",
-                counted(*lines, "line"),
-                entry.name,
-                entry.at
-            ));
+            let (of, at) = (&entry.name, &entry.at);
+            notes.push(match begins.unsure {
+                None => format!(
+                    "its first {} are those of `{of}`, imported at {at}: {what}",
+                    counted(begins.last, self.shape.format.unit())
+                ),
+                Some(_) => format!(
+                    "it begins with all of `{of}`, imported at {at}: message IDs that are known are not sent again"
+                ),
+            });
         }
         if let (n @ 1.., exact) = self.repeats.count() {
             let about = if exact { "" } else { "about " };

@@ -42,8 +42,14 @@ pub struct Entry {
     pub hash: String,
     /// Bytes of the unpacked content.
     pub size: u64,
-    /// The last line's number.
+    /// The number of the last line; of JSON that is not one value a line, of the last element.
     pub lines: u64,
+    /// How it was read: `jsonl`, `json`, `csv` or `urls`. Entries of earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// Between the fields of CSV.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<char>,
     /// Lines that became records.
     pub accepted: u64,
     /// Lines that could not.
@@ -64,6 +70,8 @@ impl Entry {
             hash: identity.hash.to_hex().to_string(),
             size: identity.size,
             lines: 0,
+            format: None,
+            delimiter: None,
             accepted: 0,
             rejected: 0,
             name: name.to_owned(),

@@ -1,8 +1,10 @@
 //! From lines to values: JSON lines, CSV rows (each becomes an object of texts), plain URLs. Pure.
 
+use super::split::RowLines;
 use crate::core::pointer::NotJson;
 use serde_json::Value;
 use std::borrow::Cow;
+use std::io;
 
 /// Forms of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,31 @@ impl std::fmt::Display for Format {
 }
 
 impl Format {
+    /// What its records are numbered by.
+    pub(super) fn unit(self) -> &'static str {
+        match self {
+            Self::Json => "element",
+            Self::JsonLines | Self::Csv | Self::Urls => "line",
+        }
+    }
+
+    /// As `--format` and the registry name it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::JsonLines => "jsonl",
+            Self::Json => "json",
+            Self::Csv => "csv",
+            Self::Urls => "urls",
+        }
+    }
+
+    /// The form of this name.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        [Self::JsonLines, Self::Json, Self::Csv, Self::Urls]
+            .into_iter()
+            .find(|format| format.word() == word)
+    }
+
     /// By the name of a file, packing endings ignored.
     pub fn of_name(name: &str) -> Option<Self> {
         match extension(name)?.as_str() {
@@ -67,6 +94,69 @@ fn extension(name: &str) -> Option<String> {
         .find_map(|e| lower.strip_suffix(e))
         .unwrap_or(&lower);
     Some(bare.rsplit_once('.')?.1.to_owned())
+}
+
+/// The lines of a piece without what stands around them, numbered from `first` on.
+pub(super) fn lines(bytes: &[u8], first: u64) -> impl Iterator<Item = (u64, &[u8])> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    (first..)
+        .zip(bytes.split(|byte| *byte == b'\n'))
+        .map(|(line, text)| {
+            let text = text.trim_ascii();
+            // Where files were put together a byte order mark may stand before any line.
+            let text = text
+                .strip_prefix(b"\xef\xbb\xbf")
+                .map_or(text, <[u8]>::trim_ascii_start);
+            (line, text)
+        })
+}
+
+/// The rows of a piece of CSV, numbered by the lines that they begin in.
+pub(super) struct Rows<'a> {
+    bytes: &'a [u8],
+    reader: csv::Reader<&'a [u8]>,
+    row: csv::ByteRecord,
+    lines: RowLines<'a>,
+    /// Where the row begins.
+    start: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn new(bytes: &'a [u8], first: u64, delimiter: u8) -> Self {
+        let reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(delimiter)
+            .from_reader(bytes);
+        Self {
+            bytes,
+            reader,
+            row: csv::ByteRecord::new(),
+            lines: RowLines::new(bytes, first),
+            start: 0,
+        }
+    }
+
+    /// Reads the next row; its number.
+    pub(super) fn next(&mut self) -> io::Result<Option<u64>> {
+        if !self.reader.read_byte_record(&mut self.row)? {
+            return Ok(None);
+        }
+        let (start, line) = self.lines.begin(&self.row);
+        self.start = start;
+        Ok(Some(line))
+    }
+
+    /// Its fields.
+    pub(super) fn row(&self) -> &csv::ByteRecord {
+        &self.row
+    }
+
+    /// Its text.
+    pub(super) fn raw(&self) -> &'a [u8] {
+        let end = self.reader.position().byte() as usize;
+        self.bytes[self.start..end.clamp(self.start, self.bytes.len())].trim_ascii_end()
+    }
 }
 
 /// Checks one JSON line. With `form_only` the caller reads it as JSON anyway, and only its bytes are checked here.

@@ -60,6 +60,19 @@ pub fn shape(
     }
 }
 
+/// The shape of a file whose beginning was read in this format, with this delimiter.
+pub(super) fn as_before(start: &[u8], name: &str, format: Format, delimiter: Option<u8>) -> Shape {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    match format {
+        Format::Csv => csv_shape(start, false, name, delimiter),
+        format => Shape {
+            format,
+            delimiter: b',',
+            sep_line: false,
+        },
+    }
+}
+
 enum Json {
     Lines,
     OneArray,

@@ -958,3 +958,276 @@ fn files_at_work_count_and_wait_for_each_other() {
     let large = MemoryShare::divide(1 << 30, 1).remove(0);
     assert_eq!(case.importer().counted_in(large).at_once(), AT_ONCE);
 }
+
+/// What the registry says of the import of a file.
+fn registered(case: &Case, name: &str) -> serde_json::Value {
+    let entries = case.log.all(REGISTRY_TOPIC).into_iter().flatten();
+    let mut of_name = entries
+        .map(|record| serde_json::from_slice::<serde_json::Value>(&record.value).expect("an entry"))
+        .filter(|entry| entry["name"] == name);
+    of_name.next_back().expect("it was imported")
+}
+
+/// A file grows, and its whole looks otherwise than its beginning did: nothing is lost and nothing goes twice, whatever
+/// form it has.
+#[test]
+fn the_rest_of_a_grown_file_is_told_in_the_form_that_its_beginning_had() {
+    let utf16 = |text: &str| -> Vec<u8> {
+        let units = std::iter::once(0xfeff).chain(text.encode_utf16());
+        units.flat_map(u16::to_le_bytes).collect()
+    };
+    let many = (0..40_000)
+        .map(|n| format!("{{\"n\":{n}}}\n"))
+        .collect::<String>();
+    for (name, before, added, left_out, new) in [
+        // An array on one line, and another one in the next: elements then and now.
+        (
+            "a.json",
+            "[{\"n\":1},{\"n\":2}]\n",
+            "[{\"n\":3},{\"n\":4}]\n",
+            2,
+            2,
+        ),
+        (
+            "a.json",
+            "[{\"n\":1},{\"n\":2}]",
+            "\n[{\"n\":3},{\"n\":4}]\n5",
+            2,
+            3,
+        ),
+        ("a.json", "[{\"n\":1}]\n", "{\"n\":3}\n{\"n\":4}\n", 1, 2),
+        ("a.json", "[\n{\"n\":1},\n{\"n\":2}\n]\n", "[{\"n\":3}]\n", 2, 1),
+        ("a.json", "{\n\"n\":1\n}\n", "{\"n\":3}\n{\"n\":4}\n", 1, 2),
+        ("a.jsonl", "{\"n\":1}\n\n{\"n\":2}", "\n{\"n\":3}", 2, 1),
+        ("a.jsonl", "{\"n\":1}\n{\"n\":2}\n\n", "\n\n{\"n\":3}\n", 2, 1),
+        // The last line had no end, and went on.
+        ("a.txt", "http://a/1\nhttp://a/2", "2\nhttp://a/3\n", 1, 2),
+        ("a.json", "1\n2\n[3]\n", "4\n", 3, 1),
+        // Rejects of the beginning are the earlier import's.
+        ("a.jsonl", "{\"n\":1}\nx\n{\"n\":2}\n", "{\"n\":3}\n", 2, 1),
+        // Line ends within quotes, empty rows, the header once more, a delimiter that the new rows would not show.
+        (
+            "a.csv",
+            "a,b\n1,\"x\ny\"\n\n2,z\n",
+            "3,\"v\nw\"\na,b\n4,w\n",
+            2,
+            2,
+        ),
+        ("a.csv", "a;b\n1;2,5\n", "2,5;3\n4;1,1,1\n", 1, 2),
+        ("a.csv", "sep=;\na;b\n1;2\n", "3;4\n", 1, 1),
+        ("a.csv", "a\r\n1\r\n", "2\r\n", 1, 1),
+        ("a.jsonl", "{\"n\":1}\r{\"n\":2}\r", "{\"n\":3}\r", 2, 1),
+        ("a.jsonl", many.as_str(), "{\"n\":\"new\"}\n", 40_000, 1),
+    ] {
+        let whole = format!("{before}{added}");
+        let packed = |text: &str, how: usize| match how {
+            0 => text.as_bytes().to_vec(),
+            1 => gz(text.as_bytes()),
+            _ => utf16(text),
+        };
+        for (first, then) in [(0, 0), (1, 0), (0, 1), (2, 2), (2, 1)] {
+            // What UTF-16 is is told from its first units.
+            let mut case = case();
+            case.topic.id = vec![IdSource::Position];
+            let what = format!(
+                "{name} {:?} + {added:?} {first}{then}",
+                &before[..before.len().min(40)]
+            );
+            let old = case
+                .import(name, &packed(before, first))
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
+            if old.accepted == left_out + 1 && left_out < 3 {
+                // One that went on.
+            } else {
+                assert_eq!(old.accepted, left_out, "{what}");
+            }
+            let error = case.import(name, &packed(&whole, then)).expect_err(&what);
+            assert!(matches!(error, ImportError::Grown { .. }), "{what}: {error}");
+            let rest = case
+                .import_with(name, &packed(&whole, then), |o| o.rest = true)
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!(
+                (rest.accepted, rest.passed_over, rest.rejected),
+                (new, left_out, 0),
+                "{what}"
+            );
+            assert_eq!(case.records().len() as u64, old.accepted + new, "{what}");
+            // Grows once more from there.
+            let line = if name.ends_with("csv") {
+                "9,9\n"
+            } else if name.ends_with("txt") {
+                "http://a/9\n"
+            } else {
+                "9\n"
+            };
+            let line = if before.contains(';') { "9;9\n" } else { line };
+            let line = if before == "a\r\n1\r\n" { "9\n" } else { line };
+            let line = if before.contains('\r') && name == "a.jsonl" {
+                "9\r"
+            } else {
+                line
+            };
+            let between = if whole.ends_with(['\n', '\r']) { "" } else { "\n" };
+            let more = format!("{whole}{between}{line}");
+            let rest = case
+                .import_with(name, &packed(&more, first), |o| o.rest = true)
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!((rest.accepted, rest.passed_over), (1, left_out + new), "{what}");
+        }
+    }
+}
+
+/// Where it cannot be shown which records the earlier import had, nothing is left out.
+#[test]
+fn a_rest_that_cannot_be_told_is_refused() {
+    let fresh = || {
+        let mut case = case();
+        case.topic.id = vec![IdSource::Position];
+        case
+    };
+    type Set = fn(&mut ImportOptions);
+    let rest: Set = |o| o.rest = true;
+    for (name, set_before, before, added, set, says) in [
+        (
+            "a.json",
+            (|_| {}) as Set,
+            "[{\"n\":1},{\"n\":2}]\n",
+            "[{\"n\":3}]\n",
+            (|o| {
+                o.rest = true;
+                o.format = Some(Format::JsonLines);
+            }) as Set,
+            "read as JSON, and this is to be read as JSON lines",
+        ),
+        (
+            "a.csv",
+            |_| {},
+            "a;b\n1;2\n",
+            "3;4\n",
+            |o| {
+                o.rest = true;
+                o.delimiter = Some(b',');
+            },
+            "the delimiter was `;` then, and is to be `,` now",
+        ),
+        // A quote that was open closes now.
+        (
+            "a.csv",
+            |_| {},
+            "a,b\n1,2\n2,\"open\n3,c\n",
+            "4,d\"\n5,e\n",
+            rest,
+            "what was added changes",
+        ),
+        // Lines that ended with a return alone.
+        (
+            "a.jsonl",
+            |_| {},
+            "{\"n\":1}\r{\"n\":2}\r",
+            "{\"n\":3}\n",
+            rest,
+            "what was added changes",
+        ),
+        (
+            "a.jsonl",
+            |_| {},
+            "{\"n\":1}\r",
+            "{\"n\":3}\n",
+            rest,
+            "what was added changes",
+        ),
+    ] {
+        let case = fresh();
+        case.import_with(name, before.as_bytes(), set_before)
+            .expect(before);
+        let had = case.records().len();
+        let whole = format!("{before}{added}");
+        let error = case
+            .import_with(name, whole.as_bytes(), set)
+            .expect_err(before)
+            .to_string();
+        assert!(
+            error.contains("what of it is new cannot be told") && error.contains(says),
+            "{before:?}: {error}"
+        );
+        // Without --rest its records would go twice: it is refused, too; all of it can be asked for.
+        let error = case
+            .import_with(name, whole.as_bytes(), |o| {
+                set(o);
+                o.rest = false;
+            })
+            .expect_err(before);
+        assert!(
+            matches!(
+                error,
+                ImportError::Unsure { .. } | ImportError::NothingValid { .. }
+            ),
+            "{before:?}: {error}"
+        );
+        assert_eq!(case.records().len(), had);
+        let all = case.import_with(name, whole.as_bytes(), |o| {
+            set(o);
+            (o.rest, o.again) = (false, true);
+        });
+        match all {
+            Ok(all) => assert!(all.accepted > 0, "{before:?}"),
+            // Read so it holds nothing.
+            Err(e) => assert!(matches!(e, ImportError::NothingValid { .. }), "{before:?}: {e}"),
+        }
+    }
+    // With IDs nothing goes twice, and it is only said.
+    let mut case = fresh();
+    case.topic.id = vec![IdSource::Json("/a".into())];
+    case.import("a.csv", b"a,b\n1,2\n2,\"open\n3,c\n")
+        .expect("import");
+    let grown = case
+        .import("a.csv", b"a,b\n1,2\n2,\"open\n3,c\n4,d\"\n5,e\n")
+        .expect("grown");
+    assert_eq!(grown.accepted, 3);
+    assert!(
+        grown.notes.join("").contains("it begins with all of `a.csv`"),
+        "{:?}",
+        grown.notes
+    );
+}
+
+/// Entries of earlier versions do not say how a file was read: its beginning is read as it would have been by itself.
+#[test]
+fn an_entry_that_names_no_form_is_believed_where_its_number_fits() {
+    let mut case = case();
+    case.topic.id = vec![IdSource::Position];
+    let before = b"[{\"n\":1},{\"n\":2}]\n";
+    case.import("d.json", before).expect("import");
+    let entry = registered(&case, "d.json");
+    assert_eq!(
+        (entry["format"].as_str(), entry["lines"].as_u64()),
+        (Some("json"), Some(2))
+    );
+    let older = |case: &Case, lines: u64| {
+        let mut entry = registered(case, "d.json");
+        entry.as_object_mut().expect("an object").remove("format");
+        entry["lines"] = lines.into();
+        let mut batch = Batch::new();
+        let partition = case.log.topic(REGISTRY_TOPIC).expect("registry").partitions[0];
+        batch.push(
+            partition,
+            Clock::wall(),
+            None,
+            &serde_json::to_vec(&entry).expect("json"),
+            &[],
+        );
+        let transaction = case.log.begin().expect("begin");
+        transaction.commit(batch).expect("commit");
+    };
+    let whole = [&before[..], b"[{\"n\":3}]\n"].concat();
+    older(&case, 1);
+    let error = case
+        .import_with("d.json", &whole, |o| o.rest = true)
+        .expect_err("another number");
+    assert!(matches!(error, ImportError::Unsure { .. }), "{error}");
+    older(&case, 2);
+    let rest = case
+        .import_with("d.json", &whole, |o| o.rest = true)
+        .expect("the rest");
+    assert_eq!((rest.accepted, rest.passed_over), (1, 2));
+}
