@@ -174,12 +174,16 @@ impl Reading {
             (told, Some(after)) => {
                 let mut pace = told.unwrap_or_default();
                 pace.retry_after = Some(pace.retry_after.unwrap_or_default().max(after));
-                if concerns == Some(Concerns::Partner) {
-                    pace.pause = pace.pause.max(pace.retry_after);
-                }
                 Some(pace)
             }
         };
+        let told = told.map(|mut pace| {
+            // The rule says whom the wait concerns, whether it is the rule's or the answer's own.
+            if verdict == Verdict::TryLater && concerns == Some(Concerns::Partner) {
+                pace.pause = pace.pause.max(pace.retry_after);
+            }
+            pace
+        });
         let code = match verdict {
             Verdict::Pause => "paused",
             other => other.word(),

@@ -324,6 +324,24 @@ fn a_rule_says_whom_the_hints_concern() {
             assert_eq!(pace.pause, Some(pause), "{concerns:?}");
         }
     }
+    // Without `after` the scope holds for the answer's own wait, whatever its status.
+    fn bare(config: &mut PartnerConfig, scope: Option<RuleScope>) {
+        rule(config, scope);
+        config.verdict[0].when = "status == 400".into();
+        config.verdict[0].after = None;
+    }
+    let cases: [(Tweak, Option<Duration>); 3] = [
+        (|c| bare(c, None), None),
+        (|c| bare(c, Some(RuleScope::Message)), None),
+        (
+            |c| bare(c, Some(RuleScope::Partner)),
+            Some(Duration::from_secs(30)),
+        ),
+    ];
+    for (tweak, pause) in cases {
+        let got = of((400, &[("retry-after", "30")], ""), tweak);
+        assert_eq!(got.pace.expect("a wait").pause, pause);
+    }
     let got = of((403, &[], ""), |config| {
         config.verdict = vec![rule_of(RuleVerdict::Pause)]
     });
