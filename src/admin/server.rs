@@ -52,6 +52,9 @@ pub(super) const BODY_LIMIT: usize = 8 << 20;
 const PLACES: Places = Places { all: 64, probes: 16 };
 /// Uploads under way at once: they last long, and must leave connections to commands.
 const UPLOADS: usize = 32;
+/// An upload of which no further piece comes for so long is broken off: else callers that fell silent would lock every
+/// import out. Only the caller's silence counts, not the time that the node takes over what came.
+const UPLOAD_SILENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Where to listen, and who may ask.
 #[derive(Clone, Default)]
@@ -490,7 +493,15 @@ async fn feed(
 ) {
     let aborted = |text: String| io::Error::new(io::ErrorKind::ConnectionAborted, text);
     let mut bytes = 0;
-    while let Some(piece) = body.next().await {
+    loop {
+        let Ok(next) = tokio::time::timeout(UPLOAD_SILENCE, body.next()).await else {
+            let text = format!(
+                "nothing came for {} seconds, after {bytes} bytes",
+                UPLOAD_SILENCE.as_secs()
+            );
+            return to.fail(io::Error::new(io::ErrorKind::TimedOut, text)).await;
+        };
+        let Some(piece) = next else { break };
         match piece {
             Ok(piece) => {
                 bytes += piece.len() as u64;

@@ -581,3 +581,25 @@ fn a_request_with_two_hosts_is_refused_everywhere() {
         }
     }
 }
+
+/// Thirty-two callers that sent a head and fell silent locked every import out for ever.
+#[test]
+fn an_upload_whose_caller_falls_silent_is_broken_off() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let (sender, upload) = Upload::channel();
+    let began = runtime.block_on(async {
+        let began = tokio::time::Instant::now();
+        let piece = stream::iter([Ok(Bytes::from_static(b"abc"))]);
+        feed(Box::pin(piece.chain(stream::pending())), sender, Some(1_000)).await;
+        began.elapsed()
+    });
+    assert_eq!(began, UPLOAD_SILENCE);
+    let read = std::io::read_to_string(upload.into_reader());
+    let error = read.expect_err("cut off");
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert!(error.to_string().contains("after 3 bytes"), "{error}");
+}
