@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::config::{LedgerConfig, PartnerConfig};
 use crate::core::flood::FloodGuard;
 use crate::core::hosts::Hosts;
+use crate::core::message_id::IdScope;
 use crate::core::resolve::Skips;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use crate::core::waits::Parked;
@@ -51,6 +52,8 @@ pub struct RouteContext<S> {
     pub at: RoutePartition,
     /// The topic's name.
     pub topic: Arc<str>,
+    /// Where its message IDs are.
+    pub scope: IdScope,
     /// The number of its queue at the gate.
     pub queue: u32,
     /// Its messages on their way to a start slot.
@@ -176,7 +179,7 @@ impl Orders {
         if skips.is_empty() || !matches!(item.task, Task::Send) || item.is_unsettled() {
             return None;
         }
-        let reason = skips.reason(item.place, &item.delivery.readable, now);
+        let reason = skips.reason(item.place, &item.delivery.id, now);
         reason.map(str::to_owned)
     }
 

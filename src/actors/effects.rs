@@ -257,7 +257,7 @@ pub fn carry_out<S: Sink>(
             follow();
         }
         Effect::SkipsChanged(rules) => {
-            let skips = Skips::of(rules.iter(), &route.topic, &route.partner.name);
+            let skips = Skips::of(rules.iter(), &route.topic, &route.partner.name, &route.scope);
             route.orders.set_skips(offset, Arc::new(skips));
         }
         Effect::RouteStopped { route: which, reason } if *which == route.at.route => {

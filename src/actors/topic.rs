@@ -72,8 +72,11 @@ impl RoutePlan {
     /// # Errors
     /// If the filter cannot be read.
     pub fn resolver(&self) -> Result<Resolver, RulesError> {
-        let scope = IdScope::new(&self.topic, self.topic_id, self.at.partition, &self.partner);
-        Resolver::try_new(scope, &self.topic, self.at.partition, self.rules.clone())
+        Resolver::try_new(self.scope(), &self.topic, self.at.partition, self.rules.clone())
+    }
+
+    fn scope(&self) -> IdScope {
+        IdScope::new(&self.topic, self.topic_id, self.at.partition, &self.partner)
     }
 
     fn lines(&self) -> LineRules {
@@ -156,7 +159,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
     };
     // What is folded after this reaches the route by its effects: it is there before anything else runs here.
     let (stopped, skips, as_of) = plan.keeper.with_state(|state| {
-        let skips = Skips::of(state.skips.values(), &plan.topic, &plan.partner);
+        let skips = Skips::of(state.skips.values(), &plan.topic, &plan.partner, &plan.scope());
         let stopped = state.stopped.get(&at.route).map(|p| p.reason.clone());
         (stopped, skips, state.next)
     });
@@ -173,6 +176,7 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
             Rc::new(RouteContext {
                 at,
                 topic: plan.topic.clone(),
+                scope: plan.scope(),
                 queue: plan.queue,
                 approach: Approach::new(plan.settings.ahead),
                 partner,

@@ -99,12 +99,18 @@ pub enum RulesError {
 #[derive(Clone, Debug, Default)]
 pub struct Skips {
     keys: HashMap<KeyHash, (String, Option<Time>)>,
-    ids: HashMap<Bytes, (String, Option<Time>)>,
+    ids: HashMap<MessageId, (String, Option<Time>)>,
 }
 
 impl Skips {
-    /// Those of `rules` that are for this topic and partner.
-    pub fn of<'r>(rules: impl IntoIterator<Item = &'r SkipRule>, topic: &str, partner: &str) -> Self {
+    /// Those of `rules` that are for this topic and partner. A rule's message ID is read as every command reads one: it
+    /// holds for each message that the text may stand for in this scope ([`readable_id::meanings`]).
+    pub fn of<'r>(
+        rules: impl IntoIterator<Item = &'r SkipRule>,
+        topic: &str,
+        partner: &str,
+        scope: &IdScope,
+    ) -> Self {
         let mut skips = Self::default();
         for rule in rules {
             if rule.topic != topic || rule.partner.as_ref().is_some_and(|p| p != partner) {
@@ -112,9 +118,17 @@ impl Skips {
             }
             let why = (format!("rule {}: {}", rule.rule, rule.reason), rule.expires);
             match &rule.matches {
-                SkipMatch::Key(key) => skips.keys.insert(key_hash(key), why),
-                SkipMatch::Id(id) => skips.ids.insert(id.clone(), why),
-            };
+                SkipMatch::Key(key) => drop(skips.keys.insert(key_hash(key), why)),
+                SkipMatch::Id(id) => match std::str::from_utf8(id) {
+                    Ok(text) => {
+                        let meant = readable_id::meanings(text, scope);
+                        skips
+                            .ids
+                            .extend(meant.into_iter().map(|(_, id)| (id, why.clone())));
+                    }
+                    Err(_) => drop(skips.ids.insert(scope.id(&[id]), why)),
+                },
+            }
         }
         skips
     }
@@ -124,11 +138,11 @@ impl Skips {
         self.keys.is_empty() && self.ids.is_empty()
     }
 
-    /// Why a message of this key and readable ID is passed over, if it is.
-    pub fn reason(&self, key: Option<KeyHash>, readable: &[u8], now: Time) -> Option<&str> {
+    /// Why a message of this key and ID is passed over, if it is.
+    pub fn reason(&self, key: Option<KeyHash>, id: &MessageId, now: Time) -> Option<&str> {
         let holds = |rule: &&(String, Option<Time>)| rule.1.is_none_or(|end| now < end);
         let by_key = key.and_then(|key| self.keys.get(&key));
-        let by_id = || self.ids.get(readable);
+        let by_id = || self.ids.get(id);
         let rule = by_key.filter(holds).or_else(|| by_id().filter(holds))?;
         Some(&rule.0)
     }
@@ -518,13 +532,45 @@ mod tests {
             rule(SkipMatch::Key(Bytes::from_static(b"u")), Some(Time(100))),
             rule(SkipMatch::Id(Bytes::from_static(b"7")), None),
         ];
-        let skips = Skips::of(&rules, "t", "p");
+        let skips = Skips::of(&rules, "t", "p", &scope());
         let (u, v) = (Some(key_hash(b"u")), Some(key_hash(b"v")));
-        assert_eq!(skips.reason(u, b"1", Time(99)), Some("rule 3: poison"));
-        assert_eq!(skips.reason(u, b"1", Time(100)), None);
-        assert_eq!(skips.reason(v, b"1", Time(1)), None);
-        assert!(skips.reason(v, b"7", Time(500)).is_some());
-        assert!(Skips::of(&rules, "other", "p").is_empty());
+        let (one, seven) = (scope().id(&[b"1"]), scope().id(&[b"7"]));
+        assert_eq!(skips.reason(u, &one, Time(99)), Some("rule 3: poison"));
+        assert_eq!(skips.reason(u, &one, Time(100)), None);
+        assert_eq!(skips.reason(v, &one, Time(1)), None);
+        assert!(skips.reason(v, &seven, Time(500)).is_some());
+        assert!(Skips::of(&rules, "other", "p", &scope()).is_empty());
+    }
+
+    /// Lists show a message without an ID as `@17`, one whose text was cut as its hash: a rule that named one so was
+    /// accepted and skipped nothing.
+    #[test]
+    fn a_skip_rule_takes_an_id_as_lists_show_it() {
+        let text = scope().id(&[b"a"]);
+        let parts = scope().id(&[b"a|b", b"c"]);
+        for (shown, means) in [
+            ("@17".to_owned(), scope().position(17)),
+            ("17".to_owned(), scope().position(17)),
+            ("a".to_owned(), text),
+            ("a\\|b|c".to_owned(), parts),
+            (parts.to_string(), parts),
+        ] {
+            let rule = SkipRule {
+                rule: 1,
+                topic: "t".into(),
+                partner: None,
+                matches: SkipMatch::Id(Bytes::from(shown.clone())),
+                reason: "x".into(),
+                made: Time(1),
+                expires: None,
+            };
+            let skips = Skips::of([&rule], "t", "p", &scope());
+            assert!(skips.reason(None, &means, Time(1)).is_some(), "{shown}");
+            assert!(
+                skips.reason(None, &scope().position(18), Time(1)).is_none(),
+                "{shown}"
+            );
+        }
     }
 
     #[test]

@@ -421,6 +421,7 @@ impl World {
                 let route = RouteContext {
                     at,
                     topic: "t".into(),
+                    scope: IdScope::new("t", TopicId(2), partition as u32, &config.name),
                     queue: partition as u32,
                     approach: Approach::new(scenario.ahead),
                     partner: partner.clone(),

@@ -15,10 +15,11 @@ use crate::core::ledger::entry::{BudgetDraw, SkipMatch, SkipRule};
 use crate::core::ledger::fold::{FinishedState, LaneState, Message, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
 use crate::core::mask::Masker;
+use crate::core::message_id::IdScope;
 use crate::core::record::Record;
 use crate::core::resolve::Known;
 use crate::core::turnstile::{Draws, Turnstile};
-use crate::core::types::{LifeId, RouteId, RoutePartition, Tenure};
+use crate::core::types::{LifeId, RouteId, RoutePartition, Tenure, TopicId};
 use crate::intake::fake_log::FakeLog;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Batch, TopicSpec};
@@ -576,6 +577,7 @@ impl World {
         let route = Rc::new(RouteContext {
             at: AT,
             topic: "t".into(),
+            scope: IdScope::new("t", TopicId(1), 0, "p"),
             queue: 0,
             approach: Approach::new(4),
             partner,
@@ -1253,7 +1255,7 @@ async fn an_order_reaches_what_stands_at_the_gate() {
                 partner: None,
                 matches: match what {
                     "skip a key" => SkipMatch::Key(format!("k{n}").into_bytes().into()),
-                    _ => SkipMatch::Id(n.to_string().into_bytes().into()),
+                    _ => SkipMatch::Id(id_of(n).to_string().into_bytes().into()),
                 },
                 reason: "flood".into(),
                 made: Time(1),
