@@ -90,18 +90,18 @@ struct HostPass<'a, S> {
 }
 
 impl<'a, S: Sink> HostPass<'a, S> {
-    /// Err: the host is left alone; when to come back.
-    fn ask(partner: &'a PartnerContext<S>, item: &mut Item, own: bool) -> Result<Self, Time> {
+    /// Asks, unless it has leave. Err: the host is left alone; when to come back.
+    fn ask(&mut self, item: &mut Item) -> Result<(), Time> {
+        let partner = self.partner;
         if item.host.is_none() {
             item.host = partner.sink.host(&item.delivery);
         }
-        let ask = |host| {
+        if let (Some(host), None) = (item.host, &self.pass) {
             let now = partner.clock.now();
             let hosts = &mut *partner.hosts.borrow_mut();
-            hosts.ask(host, item.was_refused(), now, fastrand::u64(..))
-        };
-        let pass = item.host.filter(|_| own).map(ask).transpose()?;
-        Ok(Self { partner, pass })
+            self.pass = Some(hosts.ask(host, item.was_refused(), now, fastrand::u64(..))?);
+        }
+        Ok(())
     }
 }
 
@@ -116,9 +116,9 @@ impl<S> HostPass<'_, S> {
 
     /// The attempt has ended: its place is free, and the breakers know. What a host among many does says nothing of
     /// the partner, but for doubts: each may park a message, whichever host it is (I3).
-    fn finish(mut self, permit: Permit, result: AttemptResult) {
-        let of_partner = match (&self.pass, result) {
-            (Some(_), AttemptResult::Failed | AttemptResult::CredentialsRefused { .. }) => {
+    fn finish(&mut self, permit: Permit, result: AttemptResult) {
+        let of_partner = match (self.pass.is_some(), result) {
+            (true, AttemptResult::Failed | AttemptResult::CredentialsRefused { .. }) => {
                 AttemptResult::NotMade
             }
             (_, result) => result,
@@ -233,7 +233,7 @@ async fn look_up<S: Sink>(
             } => {
                 obey_look_up(route, pace.as_deref(), seq);
                 permit.finish(match reached {
-                    true => AttemptResult::Answered,
+                    true => AttemptResult::Elsewhere,
                     false => AttemptResult::Failed,
                 });
                 return after_look_up(route, item, doubt, verified, progress);
@@ -267,16 +267,16 @@ async fn send<S: Sink>(
     let clock = partner.clock;
     // Where the partner sent the request on to. Not remembered over a failure: the next attempt asks anew.
     let mut moved: Option<Box<Moved>> = None;
+    // Kept while the request is sent on: what becomes of it there is what becomes of the message at its host.
+    let mut pass = HostPass { partner, pass: None };
     let mut gave_way = false;
     loop {
         if !route.is_current(item) {
             return OVERTAKEN;
         }
-        // Where a request was sent on to is not asked: it must go on from there.
-        let pass = match HostPass::ask(partner, item, moved.is_none()) {
-            Ok(pass) => pass,
-            Err(at) => return away(route, item, at),
-        };
+        if let Err(at) = pass.ask(item) {
+            return away(route, item, at);
+        }
         if !item.was_refused() {
             partner.gate.stranger();
         }
@@ -285,7 +285,8 @@ async fn send<S: Sink>(
             // The partition's actor knows what to do with it.
             return After::Again(wanted);
         }
-        let queue = match item.is_unsettled() {
+        // What was sent on takes turns with the others, too: else each of them would be sent on before it goes on.
+        let queue = match item.is_unsettled() || moved.is_some() {
             true => route.queue | DOUBTS,
             false => route.queue,
         };
@@ -379,7 +380,7 @@ async fn send<S: Sink>(
             }
             Err(answer) => {
                 pass.finish(permit, unmade(&answer));
-                return conclude(route, item, answer, clock.now());
+                return conclude(route, item, answer, clock.now(), hops(&moved));
             }
         };
         // From here to the intent nothing else runs on this thread: an order comes before both or after both.
@@ -482,7 +483,7 @@ async fn send<S: Sink>(
             Sent::NeverWritten(answer) => {
                 written.set(false);
                 pass.finish(permit, unmade(&answer));
-                conclude(route, item, answer, started)
+                conclude(route, item, answer, started, hops(&moved))
             }
             Sent::Answered(answer) => {
                 if item.delivery.attempt == 0 && item.delivery.round == 1 {
@@ -490,19 +491,25 @@ async fn send<S: Sink>(
                     partner.metrics.start_delay.record(delay);
                 }
                 obey(route, item, &answer, seq);
-                pass.finish(permit, result_of(&answer, item));
-                conclude(route, item, answer, started)
+                pass.finish(permit, result_of(&answer, item, started));
+                conclude(route, item, answer, started, hops(&moved))
             }
             Sent::Moved(answer, to) => {
                 obey(route, item, &answer, seq);
-                // It answers, whatever the answer leaves open.
-                pass.finish(permit, AttemptResult::Answered);
+                // Whether messages are taken there, and with these credentials, only the next hop tells.
+                permit.finish(AttemptResult::Elsewhere);
                 sent_on(route, item, answer, started);
                 moved = Some(to);
                 continue;
             }
         };
     }
+}
+
+/// Attempts that were sent on and closed, on the way to this one.
+fn hops(moved: &Option<Box<Moved>>) -> u32 {
+    let sure = moved.as_ref().filter(|m| m.unsure.is_none());
+    sure.map_or(0, |m| m.followed)
 }
 
 /// Notes an attempt that the partner sent on to another address. Its intent is closed where it was certainly not
@@ -516,14 +523,11 @@ fn sent_on<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer
     item.delivery.attempt += 1;
     lines::attempted(route, item, &answer, now.since(started));
     if answer.verdict == Verdict::TryLater && !item.is_unsettled() {
-        let kind = OutcomeKind::Later {
-            not_before: now,
-            first_try: item.first_try,
-            key: item.key,
-            reason: answer.detail.map(|d| d.reason).unwrap_or_default(),
-            counted: true,
-        };
-        append(route, item, now, kind);
+        // Whether it counts is known once the last hop has been answered.
+        item.delivery.attempt -= 1;
+        let why = answer.detail.map(|d| d.reason).unwrap_or_default();
+        close_uncounted(route, item, now, now, &why);
+        item.delivery.attempt += 1;
     }
 }
 
@@ -584,8 +588,12 @@ fn away<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, at: Time) -> Afte
     if now.since(item.first_try) < give_up_after {
         return After::Again(at);
     }
-    let (held, answers) =
-        (partner.gate).with(|turnstile, now| (turnstile.outage(now), turnstile.is_answering(now)));
+    let (held, answers) = (partner.gate).with(|turnstile, now| {
+        (
+            turnstile.outage(now),
+            turnstile.has_answered_since(item.first_try),
+        )
+    });
     let age = now
         .since(item.first_try)
         .saturating_sub(held.saturating_sub(item.outage_at_first_try));
@@ -659,12 +667,13 @@ fn obey<S>(route: &RouteContext<S>, item: &Item, answer: &Answer, seq: u64) {
 }
 
 /// What an answer says about the partner as a whole.
-fn result_of(answer: &Answer, item: &Item) -> AttemptResult {
+fn result_of(answer: &Answer, item: &Item, started: Time) -> AttemptResult {
     match answer.verdict {
         Verdict::Delivered | Verdict::Refused => AttemptResult::Answered,
         Verdict::Pause if answer.concerns == Some(Concerns::Partner) => AttemptResult::PausedByRule,
         Verdict::Pause => AttemptResult::CredentialsRefused {
             again: item.was_refused(),
+            since: first_refused(item, started),
         },
         Verdict::Unknown(_) if answer.status != 0 => AttemptResult::DoubtAnswered,
         Verdict::Unknown(_) => AttemptResult::Doubt,
@@ -676,13 +685,34 @@ fn result_of(answer: &Answer, item: &Item) -> AttemptResult {
     }
 }
 
-/// Turns the answer into an outcome, appends it, and says what comes next.
-fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answer, started: Time) -> After {
+/// When the first of the attempts in a row set out whose credentials were refused, this one being refused too.
+fn first_refused(item: &Item, started: Time) -> Time {
+    match item.refused_since {
+        // Built again since: at its first try, at the earliest.
+        Time::ZERO if item.was_refused() && item.first_try != Time::ZERO => item.first_try,
+        Time::ZERO => started,
+        since => since,
+    }
+}
+
+/// Turns the answer into an outcome, appends it, and says what comes next. `hops`: attempts on the way to it, from which
+/// the partner sent it on; they do not count where this one does not.
+fn conclude<S: Sink>(
+    route: &Rc<RouteContext<S>>,
+    item: &mut Item,
+    answer: Answer,
+    started: Time,
+    hops: u32,
+) -> After {
     let partner = &route.partner;
     let now = partner.clock.now();
     partner.metrics.attempt(answer.verdict).inc();
     partner.metrics.attempt_time.record(now.since(started));
     item.delivery.attempt += 1;
+    item.refused_since = match answer.verdict {
+        Verdict::Pause => first_refused(item, started),
+        _ => Time::ZERO,
+    };
     item.status = answer.status;
     lines::attempted(route, item, &answer, now.since(started));
     if answer.concerns == Some(Concerns::Key)
@@ -717,6 +747,9 @@ fn conclude<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, answer: Answe
                 (held, turnstile.is_answering(now))
             });
             let counts = answer.verdict != Verdict::Pause || is_its_own(route, item);
+            if !counts {
+                item.delivery.attempt = item.delivery.attempt.saturating_sub(hops);
+            }
             let tried = Tried {
                 attempts: item.delivery.attempt - u32::from(!counts),
                 first_try: item.first_try,

@@ -45,6 +45,8 @@ pub struct Item {
     pub status: u16,
     /// Its host, once that is known, where the record says which.
     pub host: Option<HostId>,
+    /// When the attempt set out that was the first of those whose credentials were refused; zero: its last was not.
+    pub refused_since: Time,
     /// Its credentials were refused once without that being counted: it is, if the refusals turn out to be its own.
     pub suspected: bool,
     /// Where it ends without being delivered, the next message of its key waits until then; zero if nothing says so.
@@ -70,9 +72,10 @@ impl Item {
         self.resend_until != Time::NEVER
     }
 
-    /// Whether its last answer refused the credentials.
+    /// Whether its last attempt ended with refused credentials.
     pub fn was_refused(&self) -> bool {
-        matches!(self.status, 401 | 403 | 407)
+        // The status is what is known of one that was built again; behind a redirect it is the redirect's meanwhile.
+        self.refused_since != Time::ZERO || matches!(self.status, 401 | 403 | 407)
     }
 
     /// Bytes it holds now, bookkeeping included (I6).

@@ -23,11 +23,16 @@
 //!
 //! Refused credentials (401, 403, 407) are the partner's word about all messages, or about one. Which of both, only
 //! other messages can tell. So the first refusal lets one probe at a time through, at once; an answer to any
-//! other message ends the suspicion, and the refused message goes on alone: its further refusals are its own, counted attempts
-//! as long as others are answered ([`Refusal`]). Only when the probes are refused as well, [`REFUSED_ENOUGH`] in a row with
-//! no other answer between them, is the partner paused; further probes follow after [`AUTH_FIRST`], doubled up to
-//! [`AUTH_PROBE`]. If all refusals were of one message, one that was never refused is a probe at once
-//! ([`Breaker::stranger`]).
+//! other message ends the suspicion. A message that was refused while others were answered (an answer came within the
+//! minute before its attempt set out, or later) goes on alone: its further refusals are its own, counted attempts
+//! ([`Refusal`]), also once no other message is left. That ends where [`REFUSED_ENOUGH`] messages that set out after the
+//! last answer were refused: then the credentials are bad for everybody. Refusals that are nobody's own,
+//! [`REFUSED_ENOUGH`] in a row with no other answer between them, pause the partner; further probes follow after
+//! [`AUTH_FIRST`], doubled up to [`AUTH_PROBE`]. If all refusals were of one message, one that was never refused is a
+//! probe at once ([`Breaker::stranger`]).
+//!
+//! A suspicion never stands in for an outage: a probe of it that fails or hangs makes it one, and a late refusal changes
+//! nothing in a breaker that is open for another reason.
 //!
 //! Neighbours: [`super::turnstile`] owns one for each partner, [`super::hosts`] one for each host where the URL comes
 //! from the record. A restart begins closed: if the partner is still down it opens again after as many failures (none
@@ -69,7 +74,12 @@ pub enum AttemptResult {
     CredentialsRefused {
         /// To a message that had been refused before.
         again: bool,
+        /// When the attempt of this message set out that was refused first.
+        since: Time,
     },
+    /// Somebody answered, but not to the message itself: a redirect that is followed, a look-up. It says nothing of the
+    /// credentials, nor of whether messages are taken.
+    Elsewhere,
     /// A verdict rule says that the partner must be paused.
     PausedByRule,
     /// Nothing was written: the slot was missed, the lease was over, the message was cancelled.
@@ -167,7 +177,8 @@ pub struct Breaker {
     silent: u32,
     /// Doubts beyond the cheap ones: how often the wait before a probe has been doubled.
     beyond: u32,
-    /// Refusals of credentials since the last other answer, and those of messages not refused before.
+    /// Refusals of credentials since the last other answer that pause the partner, and those of messages that had not
+    /// been refused before and set out after that answer.
     refused: u32,
     strangers: u32,
     /// Times it opened in a row.
@@ -182,6 +193,15 @@ struct Open {
     since: Time,
     until: Time,
     probes: u32,
+    /// Its last probe failed or hung, whatever the cause: it is down as well.
+    down: bool,
+}
+
+impl Open {
+    /// Whether only refused credentials are the reason.
+    fn is_refusing(&self) -> bool {
+        self.cause == Cause::Credentials && !self.down
+    }
 }
 
 impl Breaker {
@@ -276,12 +296,12 @@ impl Breaker {
             open.probes = open.probes.saturating_sub(1);
         }
         match result {
-            AttemptResult::NotMade => {}
+            AttemptResult::NotMade | AttemptResult::Elsewhere => {}
             AttemptResult::Answered => {
                 self.last_answer = Some(now);
                 // The late answer to a request from before it opened says little about now: it must neither
                 // close it nor give back what the doubts have used up. But of credentials it says that they are good.
-                let tells = probe || self.open.is_none_or(|open| open.cause == Cause::Credentials);
+                let tells = probe || self.open.is_none_or(|open| open.is_refusing());
                 if tells {
                     self.open = None;
                     self.opened = 0;
@@ -309,16 +329,26 @@ impl Breaker {
                     self.trip(Cause::Doubts, now, rnd);
                 }
             }
-            AttemptResult::CredentialsRefused { again } => self.refuse(again, probe, now),
+            AttemptResult::CredentialsRefused { again, since } => self.refuse(again, since, probe, now),
             AttemptResult::PausedByRule => {
-                self.heard();
-                let since = self.open.map_or(now, |open| open.since);
-                let probes = self.open.map_or(0, |open| open.probes);
+                if self.is_news(probe) {
+                    self.heard();
+                }
+                let until = now.plus(AUTH_PROBE);
+                let before = self.open.unwrap_or(Open {
+                    cause: Cause::Rule,
+                    since: now,
+                    until,
+                    probes: 0,
+                    down: false,
+                });
+                // What was open for longer stays so: a late answer does not bring the next probe nearer.
+                let until = if probe { until } else { until.max(before.until) };
                 self.open = Some(Open {
                     cause: Cause::Rule,
-                    since,
-                    until: now.plus(AUTH_PROBE),
-                    probes,
+                    until,
+                    down: before.down && !probe,
+                    ..before
                 });
             }
         }
@@ -332,16 +362,34 @@ impl Breaker {
         self.beyond = 0;
     }
 
+    /// Whether an answer tells how the partner is now: not if it is late, from before the breaker opened for another
+    /// reason than refused credentials.
+    fn is_news(&self, probe: bool) -> bool {
+        probe || self.open.is_none_or(|open| open.is_refusing())
+    }
+
     /// Credentials were refused.
-    fn refuse(&mut self, again: bool, probe: bool, now: Time) {
-        self.heard();
-        if again && self.open.is_none() && self.answered_lately(now) {
-            // Its own: others are answered.
+    fn refuse(&mut self, again: bool, since: Time, probe: bool, now: Time) {
+        if !self.is_news(probe) {
             return;
         }
-        self.strangers = self.strangers.saturating_add(u32::from(!again));
+        self.heard();
+        if !again && self.last_answer.is_none_or(|at| since > at) {
+            self.strangers = self.strangers.saturating_add(1);
+        }
+        let by_rule = self.open.is_some_and(|open| open.cause == Cause::Rule);
+        if again && !by_rule && self.is_its_own(since) {
+            // It says nothing of others' credentials, and neither did the refusal that was suspected to.
+            if probe {
+                self.open = None;
+                self.refused = 0;
+                self.opened = 0;
+            }
+            return;
+        }
         match &mut self.open {
             Some(open) if open.cause == Cause::Credentials => {
+                open.down &= !probe;
                 // Late refusals of requests from before say nothing new.
                 if probe {
                     self.refused = self.refused.saturating_add(1);
@@ -354,9 +402,8 @@ impl Breaker {
                 }
             }
             Some(open) if open.cause == Cause::Rule => {
-                if probe {
-                    open.until = now.plus(AUTH_PROBE);
-                }
+                open.down = false;
+                open.until = now.plus(AUTH_PROBE);
             }
             open => {
                 self.refused = 1;
@@ -366,15 +413,26 @@ impl Breaker {
                     since: open.map_or(now, |open| open.since),
                     until: now,
                     probes: open.map_or(0, |open| open.probes),
+                    down: false,
                 });
             }
         }
+    }
+
+    /// Whether further refusals of a message whose first refused attempt set out at `since` are its own: others were
+    /// answered then, or have been since, and not everybody who set out later was refused.
+    fn is_its_own(&self, since: Time) -> bool {
+        self.strangers < REFUSED_ENOUGH
+            && self
+                .last_answer
+                .is_some_and(|at| since.since(at) <= RECENT_ANSWER)
     }
 
     /// What the refusal that has just come in turned out to be.
     pub fn refusal(&self) -> Refusal {
         match self.open {
             None => Refusal::Own,
+            Some(open) if matches!(open.cause, Cause::Failures | Cause::Doubts) => Refusal::Suspected,
             Some(_) if self.is_suspicious() => Refusal::Suspected,
             Some(_) => Refusal::Partner,
         }
@@ -394,7 +452,7 @@ impl Breaker {
     /// far, it is a probe at once. True: ask again who may start.
     pub fn stranger(&mut self, now: Time) -> bool {
         match &mut self.open {
-            Some(open) if open.cause == Cause::Credentials && self.strangers <= 1 && open.until > now => {
+            Some(open) if open.is_refusing() && self.strangers <= 1 && open.until > now => {
                 open.until = now;
                 true
             }
@@ -419,7 +477,14 @@ impl Breaker {
             full = full.max(wait.min(most));
         }
         let cut = (full / 4).mul_f64((rnd >> 11) as f64 / (1u64 << 53) as f64);
+        let suspicious = self.is_suspicious();
+        if suspicious {
+            // It is down; whether it refuses credentials is for later.
+            self.refused = 0;
+            self.strangers = 0;
+        }
         let (since, probes, cause) = match self.open {
+            Some(open) if suspicious => (open.since, open.probes, cause),
             // Refused credentials, and a rule's pause, stay the reason until an answer comes.
             Some(open) if matches!(open.cause, Cause::Credentials | Cause::Rule) => {
                 (open.since, open.probes, open.cause)
@@ -436,6 +501,7 @@ impl Breaker {
             since,
             until,
             probes,
+            down: true,
         });
     }
 
@@ -472,6 +538,11 @@ impl Breaker {
     /// Only then can a message be too old by its own fault.
     pub fn is_answering(&self, now: Time) -> bool {
         self.open.is_none() && self.answered_lately(now)
+    }
+
+    /// Whether it has given anybody a definite answer since then, and is not left alone.
+    pub fn has_answered_since(&self, then: Time) -> bool {
+        self.open.is_none() && self.last_answer.is_some_and(|at| at >= then)
     }
 
     fn answered_lately(&self, now: Time) -> bool {

@@ -171,7 +171,7 @@ impl Hosts {
                 (h.proven, h.failed) = (false, true);
                 h.sent_away /= 2;
             }
-            AttemptResult::CredentialsRefused { .. } => h.proven = true,
+            AttemptResult::CredentialsRefused { .. } | AttemptResult::Elsewhere => h.proven = true,
             AttemptResult::PausedByRule | AttemptResult::NotMade => {}
         }
         h.breaker.on_result(result, pass.probe, now, rnd);

@@ -418,6 +418,7 @@ impl<S: Sink> PartitionActor<S> {
             checked: 0,
             status: 0,
             host: None,
+            refused_since: Time::ZERO,
             suspected: false,
             key_rests_until: Time::ZERO,
             shed: false,

@@ -306,6 +306,7 @@ impl<S: Sink> PartitionActor<S> {
             checked: 0,
             status: message.status,
             host: None,
+            refused_since: Time::ZERO,
             suspected: false,
             key_rests_until: Time::ZERO,
             shed: true,

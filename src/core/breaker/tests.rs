@@ -89,8 +89,14 @@ fn late_results_of_earlier_requests_neither_close_nor_prolong() {
     assert_eq!(breaker.allows(START), open);
 }
 
-const REFUSED: AttemptResult = AttemptResult::CredentialsRefused { again: false };
-const REFUSED_AGAIN: AttemptResult = AttemptResult::CredentialsRefused { again: true };
+const REFUSED: AttemptResult = AttemptResult::CredentialsRefused {
+    again: false,
+    since: START,
+};
+const REFUSED_AGAIN: AttemptResult = AttemptResult::CredentialsRefused {
+    again: true,
+    since: START,
+};
 
 #[test]
 fn a_partner_whose_probes_are_refused_as_well_is_paused_until_an_answer_or_a_changed_secret() {
@@ -148,17 +154,147 @@ fn a_refusal_that_only_one_message_gets_is_its_own() {
     // The answer to a request that was on its way beside it is proof enough.
     breaker.on_result(AttemptResult::Answered, good, START, 0);
     assert_eq!(breaker.allows(START), Allow::Yes);
-    // From now on it may be refused as often as it likes, while others are answered.
-    for second in 1..60 {
+    // From now on it may be refused as often as it likes, also when nobody else is left.
+    for second in [1, 2, 30, 59, 70, 600] {
         attempt(&mut breaker, REFUSED_AGAIN, START.plus(secs(second)));
         assert_eq!(breaker.refusal(), Refusal::Own);
         assert_eq!(breaker.allows(START), Allow::Yes);
     }
-    // Nobody else has been answered for long: nothing is known.
+    // Nobody had been answered for long when this one was refused first: nothing is known.
     let late = START.plus(secs(70));
-    attempt(&mut breaker, REFUSED_AGAIN, late);
+    attempt(&mut breaker, REFUSED_AGAIN_LATE, late);
     assert_eq!(breaker.refusal(), Refusal::Suspected);
     assert_eq!(breaker.allows(late), Allow::Probe);
+}
+
+const REFUSED_AGAIN_LATE: AttemptResult = AttemptResult::CredentialsRefused {
+    again: true,
+    since: START.plus(Duration::from_secs(70)),
+};
+
+/// Twenty records of forty get a 401. Once the others were through, four first refusals in a row paused the partner for
+/// good, and the batch never ended.
+#[test]
+fn refused_messages_end_by_themselves_once_the_others_are_through() {
+    let mut breaker = Breaker::new(settings());
+    let late: Vec<bool> = (0..6).map(|_| breaker.on_start()).collect();
+    attempt(&mut breaker, AttemptResult::Answered, START);
+    // They had set out before the last answer came.
+    for probe in late {
+        breaker.on_result(REFUSED, probe, START, 0);
+    }
+    for n in 0..12 {
+        assert_eq!(
+            breaker.allows(START),
+            if n == 0 { Allow::Probe } else { Allow::Yes }
+        );
+        attempt(&mut breaker, REFUSED_AGAIN, START);
+        assert_eq!(breaker.refusal(), Refusal::Own, "{n}");
+    }
+    // But when messages that set out later are refused, one after the other, it is everybody's.
+    let later = START.plus(secs(1));
+    for _ in 0..REFUSED_ENOUGH {
+        let since = later;
+        attempt(
+            &mut breaker,
+            AttemptResult::CredentialsRefused { again: false, since },
+            later,
+        );
+    }
+    assert_eq!(breaker.refusal(), Refusal::Partner);
+    let until = later.plus(AUTH_FIRST);
+    attempt(&mut breaker, REFUSED_AGAIN, until);
+    assert_eq!(breaker.refusal(), Refusal::Partner);
+}
+
+/// One 401, and then the partner is down: status and log said "its limits are used up", and each new message was a
+/// probe at once.
+#[test]
+fn a_suspicion_whose_probe_fails_is_an_outage() {
+    for (result, cause) in [
+        (AttemptResult::Failed, Cause::Failures),
+        (AttemptResult::Doubt, Cause::Doubts),
+        (AttemptResult::DoubtAnswered, Cause::Doubts),
+    ] {
+        let mut breaker = Breaker::new(settings());
+        attempt(&mut breaker, REFUSED, START);
+        assert_eq!(breaker.left_alone(), None, "a suspicion only");
+        attempt(&mut breaker, result, START);
+        let until = START.plus(secs(1));
+        assert_eq!(breaker.left_alone(), Some((cause, until)));
+        assert!(!breaker.stranger(START), "it is down, not refusing");
+        assert_eq!(breaker.allows(START), Allow::NotBefore(until));
+    }
+    // Paused for the credentials of one message, and down since: new messages wait for the open time, too.
+    let mut breaker = Breaker::new(settings());
+    attempt(&mut breaker, REFUSED, START);
+    (1..REFUSED_ENOUGH).for_each(|_| attempt(&mut breaker, REFUSED_AGAIN, START));
+    let now = START.plus(AUTH_FIRST);
+    let late = breaker.on_start();
+    attempt(&mut breaker, AttemptResult::Doubt, now);
+    assert!(matches!(breaker.left_alone(), Some((Cause::Credentials, _))));
+    assert!(!breaker.stranger(now));
+    let open = breaker.allows(now);
+    assert!(matches!(open, Allow::NotBefore(at) if at > now));
+    breaker.on_result(AttemptResult::NotMade, late, now, 0);
+    assert_eq!(breaker.allows(now), open);
+}
+
+/// Concurrency 64: twenty doubts open it. A late 401 replaced that by a suspicion, which the next late 200 ended: 64
+/// more requests went to a partner that hangs.
+#[test]
+fn late_answers_change_nothing_while_a_partner_hangs() {
+    let late = [
+        REFUSED,
+        REFUSED_AGAIN,
+        AttemptResult::Answered,
+        AttemptResult::Elsewhere,
+        AttemptResult::PausedByRule,
+        REFUSED,
+        AttemptResult::Answered,
+    ];
+    for doubts in [20, 64] {
+        let mut breaker = Breaker::new(BreakerSettings {
+            concurrency: 64,
+            doubts_in_a_row: 20,
+            failures: 0,
+            ..settings()
+        });
+        let sent: Vec<bool> = (0..doubts + late.len()).map(|_| breaker.on_start()).collect();
+        sent[..doubts]
+            .iter()
+            .for_each(|probe| breaker.on_result(AttemptResult::Doubt, *probe, START, 0));
+        let counted = (breaker.doubts, breaker.silent);
+        for result in late {
+            breaker.on_result(result, false, START, 0);
+            assert_eq!((breaker.doubts, breaker.silent), counted, "{result:?}");
+            assert!(
+                matches!(breaker.allows(START), Allow::NotBefore(at) if at >= START.plus(secs(1))),
+                "{result:?}"
+            );
+        }
+    }
+}
+
+/// A partner behind a redirect that refuses everybody, hangs or is down: the redirect's own answer, and that of a
+/// look-up, told each time that all was well.
+#[test]
+fn an_answer_elsewhere_says_nothing_of_deliveries() {
+    for (result, cause, times) in [
+        (REFUSED, Cause::Credentials, REFUSED_ENOUGH),
+        (AttemptResult::Failed, Cause::Failures, 3),
+        (AttemptResult::Doubt, Cause::Doubts, 3),
+    ] {
+        let mut breaker = Breaker::new(settings());
+        for _ in 0..times {
+            attempt(&mut breaker, AttemptResult::Elsewhere, START);
+            attempt(&mut breaker, result, START);
+        }
+        assert!(
+            matches!(breaker.left_alone(), Some((c, until)) if c == cause && until > START),
+            "{result:?}"
+        );
+    }
 }
 
 #[test]
@@ -379,4 +515,21 @@ fn an_operator_may_ask_at_any_time() {
     });
     attempt(&mut breaker, AttemptResult::Doubt, now);
     assert_eq!(breaker.allows(now), Allow::NotBefore(now.plus(secs(16))));
+}
+
+/// Messages of a dead host were never given up once the live hosts were done: only an answer within the last minute
+/// was taken for a sign that the partner is up.
+#[test]
+fn what_was_answered_since_a_message_was_first_tried_counts_for_its_age() {
+    let mut breaker = Breaker::new(settings());
+    let first_try = START;
+    attempt(&mut breaker, AttemptResult::Answered, START.plus(secs(1)));
+    for later in [2, 61, 62, 100_000] {
+        let now = START.plus(secs(later));
+        assert!(breaker.has_answered_since(first_try));
+        assert_eq!(breaker.is_answering(now), later <= 61);
+    }
+    assert!(!breaker.has_answered_since(START.plus(secs(2))));
+    (0..3).for_each(|_| attempt(&mut breaker, AttemptResult::Failed, START.plus(secs(2))));
+    assert!(!breaker.has_answered_since(first_try), "it is left alone");
 }

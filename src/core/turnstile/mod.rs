@@ -437,6 +437,11 @@ impl Turnstile {
         self.outage.total()
     }
 
+    /// See [`Breaker::has_answered_since`].
+    pub fn has_answered_since(&self, then: Time) -> bool {
+        !self.operator && self.breaker.has_answered_since(then)
+    }
+
     /// See [`Breaker::is_answering`].
     pub fn is_answering(&self, now: Time) -> bool {
         !self.operator && self.breaker.is_answering(now)

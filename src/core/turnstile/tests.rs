@@ -194,7 +194,10 @@ fn everything_is_served(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     0..10 => AttemptResult::Doubt,
                     10..16 => AttemptResult::DoubtAnswered,
                     16..48 => AttemptResult::Failed,
-                    48..56 => AttemptResult::CredentialsRefused { again: false },
+                    48..56 => AttemptResult::CredentialsRefused {
+                        again: false,
+                        since: w.now,
+                    },
                     56..64 => AttemptResult::NotMade,
                     _ => AttemptResult::Answered,
                 };
