@@ -359,7 +359,7 @@ impl PartnerGate {
             // As rare as the probes are.
             (Some(_), Some((cause, until))) => tracing::info!(
                 event = "breaker_waits", partner, cause = ?cause, probe_in_ms = until.since(now).as_millis() as u64,
-                probe_at = %until, "the probe was not answered: the partner is left alone until the next one"
+                probe_at = %until, "the probe had no success: the partner is left alone until the next one"
             ),
             (_, None) => tracing::info!(event = "breaker_closed", partner, "the partner answers again"),
         }

@@ -243,7 +243,7 @@ fn tell(out: &mut Out, report: &ImportReport) -> Result<(), CliError> {
     let mut text = format!("{}: ", report.name);
     if report.known {
         text.push_str(&format!(
-            "imported into {} before ({})",
+            "imported into {} before ({}); --again imports it once more",
             report.topic,
             counted(report.accepted, "record")
         ));

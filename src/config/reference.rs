@@ -97,7 +97,7 @@ pub const KEYS: &[Key] = &[
     k("log.kind", Choice(&["embedded"]), "\"embedded\"", "Which log holds topics and ledger. `embedded`: on this machine, no server needed."),
     k("log.segment", Size, "\"64MiB\"", "Bytes of one preallocated segment of the journal. Larger: fewer files; smaller: space comes back sooner."),
     k("log.commit_gap", Duration, "\"400us\"", "Least time between two commits under load. Longer: more entries share one fdatasync (less disk work), and each delivery waits longer."),
-    k("log.retention", Duration, "\"7d\"", "How long records of a topic are kept. Finished or not, a record older than this may be gone from the topic; what waits for long is copied into the ledger first."),
+    k("log.retention", Duration, "\"7d\"", "How long records of a topic are kept at least. A record goes once it is older than this and every route has passed it: finished it, or copied it into the ledger."),
     k("log.retention_bytes", Size, "", "Bytes a topic may keep besides; the oldest records go first."),
     k("ledger.lease", Duration, "\"10s\"", "How long an intent's permission to send lasts, counted from before its commit was requested. Shorter: a taker of the work waits less; too short: a slow disk makes intents expire unsent."),
     k("ledger.payload_retention", Duration, "\"30d\"", "How long payloads of dead, parked and skipped messages are kept."),

@@ -76,6 +76,25 @@ impl Desk {
         }
     }
 
+    /// Whether the filter's partner and topic are there: an empty list for a misspelt name would read as all clear.
+    fn exists(&self, view: &View, filter: &Filter) -> Result<(), ApiError> {
+        let missing =
+            |what: &str, name: &str| Err(ApiError::NotFound(format!("there is no {what} `{name}`")));
+        if let Some(name) = &filter.partner {
+            let served = view.routes.values().any(|route| route.partner == *name);
+            if !served && !self.config.partners.contains_key(name) {
+                return missing("partner", name);
+            }
+        }
+        if let Some(name) = &filter.topic {
+            let served = view.routes.values().any(|route| route.topic == *name);
+            if !served && self.config.section_of(name).is_none() {
+                return missing("topic", name);
+            }
+        }
+        Ok(())
+    }
+
     fn masker(&self, partner: &str) -> &Masker {
         self.maskers.0.get(partner).unwrap_or(&self.maskers.1)
     }
@@ -140,6 +159,7 @@ impl Desk {
     pub fn answer(&self, view: &View, query: &Query, now: Time) -> Result<Reply, ApiError> {
         match query {
             Query::Doubts { filter } | Query::Dead { filter } => {
+                self.exists(view, filter)?;
                 Ok(Reply::Messages(self.messages(view, filter)?))
             }
             Query::Show { filter, raw } => Ok(Reply::Detail(Box::new(self.detail(view, filter, *raw)?))),

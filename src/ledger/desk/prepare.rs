@@ -78,6 +78,7 @@ impl Desk {
             | Order::Drop { filter }
             | Order::Resend { filter }
             | Order::Confirm { filter, .. } => {
+                self.exists(view, filter)?;
                 self.held(view, order, filter, &mut making)?;
             }
             Order::Forget { filter } => self.forget(view, filter, &mut making)?,
