@@ -123,12 +123,16 @@ impl<S: Sink> PartitionActor<S> {
                 }
                 item.shed = false;
                 if item.delivery.readable.is_empty()
-                    && let super::Resolved::Message(known) = act.resolve.resolve(&item.delivery.record)
+                    // One that is invalid can be replayed; it has an ID as well, and rules may name it.
+                    && let super::Resolved::Message(known) | super::Resolved::Invalid(known, _) =
+                        act.resolve.resolve(&item.delivery.record)
                 {
                     item.delivery.readable = known.readable;
                 }
                 act.count(&mut item);
                 act.hand_out(item, ctx);
+                // It may have been passed over, and its place be free.
+                act.start_work(ctx);
             }
             // A round that was opened at the moment its payload went: the ledger lists the message as it was before.
             Ok(Err(LoadError::Gone)) if item.off_position => act.let_lie(*item, ctx),
@@ -142,6 +146,7 @@ impl<S: Sink> PartitionActor<S> {
                 tracing::error!(event = "payload_missing", topic = %act.route.topic, offset, why, "cannot read a payload again");
                 let at = act.now().plus(LOAD_AGAIN);
                 act.again(item, at);
+                act.start_work(ctx);
             }
         });
         ctx.spawn(loaded);

@@ -2147,3 +2147,46 @@ async fn a_mark_that_was_taken_back_swallows_nothing() {
     assert_eq!(world.partner.lock().seen.len(), 1);
     assert_eq!(world.position(), 2);
 }
+
+/// Replays that a rule passes over: each leaves its place to the next one. A replayed record that is no message has an ID
+/// as well, which a rule may name.
+#[actix::test]
+async fn replays_that_a_rule_passes_over_leave_their_places() {
+    const MANY: u64 = 200;
+    let mut world = World::new();
+    world.append((0..MANY).map(|n| (None, INVALID + n)));
+    let mut config = partner();
+    config.flood.dead_in_a_row = 0;
+    world.live(config.clone(), |_, _| Reply::Take).await;
+    let rule = |n: u64| SkipRule {
+        rule: n + 1,
+        topic: "t".into(),
+        partner: None,
+        matches: SkipMatch::Id(id_of(INVALID + n).to_string().into_bytes().into()),
+        reason: "flood".into(),
+        made: Time(1),
+        expires: None,
+    };
+    let rules: Vec<_> = (0..MANY).map(rule).collect();
+    for n in 0..MANY {
+        let opened = Body::Opened(crate::core::ledger::entry::Opened {
+            at: AT,
+            id: id_of(INVALID + n),
+            round: 2,
+            when: Time(1),
+            idempotency_key: "again".into(),
+        });
+        append_entry(&world.log, world.lane, &world.memory, opened);
+    }
+    config.concurrency = 2;
+    let living = world.begin(config, |_, _| Reply::Take);
+    let skips = crate::core::resolve::Skips::of(rules.iter(), "t", "p", &living.route.scope);
+    living.route.orders.set_skips(0, Arc::new(skips));
+    // More than one of them has its place at once, and nothing else happens that would give a free place away.
+    let all = living.until(|l| l.memory.state.lock().partitions[&AT].counts.skipped == MANY);
+    tokio::time::timeout(Duration::from_secs(20), all)
+        .await
+        .expect("all of them get their turn");
+    living.stop().await;
+    assert_eq!(world.partner.lock().seen, []);
+}
