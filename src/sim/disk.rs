@@ -19,6 +19,8 @@ pub struct Disk {
     pub facts: Arc<Mutex<Facts>>,
     /// Which life it belongs to: later ones must not hear of its batches.
     pub life: u64,
+    /// Held while a batch is written and answered.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn full() -> LogError {
@@ -73,6 +75,8 @@ impl Log for Disk {
         }
         let disk = self.clone();
         tokio::task::spawn_local(async move {
+            // One batch at a time, and answers in the order of the calls, whichever port they come from.
+            let _turn = disk.turn.clone().lock_owned().await;
             tokio::time::sleep(before).await;
             if let Some(error) = refused {
                 return done(Err(error));

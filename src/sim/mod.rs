@@ -5,6 +5,9 @@
 //! acknowledges late, is busy or full, forgets what nobody needs), the partners ([`partner`]: slow, failing, throttling,
 //! hanging, with resets before and after they took a request) and the time, which jumps from event to event.
 //!
+//! All the while an [`operator`] gives orders: marks, skip rules, replays, forgetting, dropping, settling doubts, pauses,
+//! other limits, partitions that fail and are built again; and does not always get an answer.
+//!
 //! A *life* ([`world`]) runs until it is killed at its n-th step, is stopped in order, or has nothing left to do. A
 //! *step* is whatever the outside could see: a batch that becomes durable, its acknowledgement, a request before and
 //! after its first byte, its effect, its answer. Between two steps a process has only changed its memory, which a
@@ -12,13 +15,16 @@
 //! through a checkpoint at a random place.
 //!
 //! [`oracle`] checks at every step, and at the end: I1 nothing lost, I2 nothing sent twice knowingly, I3 doubts only
-//! where a request may have been written, I4 order per key, I5 no window above its limit, over restarts too;
-//! and that everything ends once the partner is well.
+//! where a request may have been written, I4 order per key, I5 no window above its limit, over restarts too; what
+//! orders promise: nothing marked or skipped is sent once that was answered, a forgotten message is sent again and under
+//! a later round, a doubt alone holds its key; and that everything ends once the partner is well.
 //!
-//! `SLUICEGATE_SIM_RUNS` sets how many histories are tried, `SLUICEGATE_SIM_SEED` where to begin. A failure names its
-//! seed; `SLUICEGATE_SIM_RUNS=1 SLUICEGATE_SIM_SEED=n` with `killed_anywhere_a` runs that history again, step for step.
+//! `SLUICEGATE_SIM_RUNS` sets how many histories each test tries, `SLUICEGATE_SIM_SEED` where to begin. A failure names its
+//! seed; `SLUICEGATE_SIM_RUNS=1 SLUICEGATE_SIM_SEED=n` with `killed_anywhere_a` runs that history again, step for step, and
+//! `SLUICEGATE_SIM_TELL=1` tells it: what becomes durable, what is requested, which orders are answered.
 
 mod disk;
+mod operator;
 mod oracle;
 mod partner;
 mod scenario;
@@ -28,7 +34,7 @@ use scenario::Scenario;
 use world::World;
 
 /// Histories tried where nothing else is asked for, by each of the tests below.
-const RUNS: u64 = 60;
+const RUNS: u64 = 100;
 
 fn from_env(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok();

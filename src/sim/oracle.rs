@@ -1,21 +1,26 @@
 //! What an observer who never dies knows of a history, and what he objects to.
 
+use super::operator::PAUSE_GRACE;
 use super::partner::Server;
 use super::scenario::Scenario;
 use crate::clock::simulated;
 use crate::config::OnDoubt;
-use crate::config::model::{DoubtPolicy, Rate};
+use crate::config::model::{DoubtPolicy, LimitConfig, Rate};
 use crate::core::ledger::codec;
-use crate::core::ledger::entry::{Body, BudgetDraw, Entry, OutcomeKind};
-use crate::core::ledger::fold::{FinishedState, LaneState, MessageState, StoreOp};
+use crate::core::ledger::entry::{Action, Body, BudgetDraw, Entry, OutcomeKind, SkipRule};
+use crate::core::ledger::fold::{Effect, Effects, FinishedState, LaneState, MessageState, StoreOp};
+use crate::core::message_id::IdScope;
+use crate::core::resolve::Skips;
 use crate::core::turnstile::Draws;
-use crate::core::types::{KeyHash, LifeId, MessageId, Offset, RoutePartition, Time};
+use crate::core::types::{KeyHash, LifeId, MessageId, Offset, RoutePartition, Time, TopicId};
 use crate::intake::fake_log::FakeLog;
 use crate::log::{Log, PartitionId};
 use crate::sink::Delivery;
-use std::collections::{BTreeMap, HashMap};
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// A message of the input, where it stands first.
@@ -23,6 +28,8 @@ use tokio::sync::Notify;
 pub struct Message {
     pub id: MessageId,
     pub key: Option<KeyHash>,
+    pub key_text: Option<String>,
+    pub readable: Bytes,
     pub offset: Offset,
 }
 
@@ -54,6 +61,32 @@ pub struct Facts {
     /// Requests that may have been out when a life was killed.
     pub killed_in_flight: usize,
     pub lives_ended: usize,
+    /// Messages that have come to an end, and not been opened or written again since.
+    done: HashSet<Name>,
+    /// Messages that have come to an end at some time: none of their key waits for them any more.
+    once: HashSet<Name>,
+    /// Messages that an order opened again: what the store says of them is about the round before.
+    reopened: HashSet<Name>,
+    /// The round that a request of a message must have at least.
+    least_round: HashMap<Name, u32>,
+    /// The last round that the ledger has told of.
+    last_round: HashMap<Name, u32>,
+    /// IDs that are no longer remembered.
+    forgotten: HashSet<Name>,
+    /// Those of them whose order was answered: a record that comes now must be sent.
+    free: HashSet<Name>,
+    /// Skip rules whose order was answered.
+    pub rules: BTreeMap<u64, SkipRule>,
+    /// Partners whose pause was answered, and when.
+    pub paused: BTreeMap<String, Time>,
+    /// The limits that held, and from when.
+    pub limits: Vec<(Time, LimitConfig)>,
+    /// Everything is to come to its end: no orders but those that let something go on.
+    pub mends: bool,
+    /// Rounds that orders opened.
+    opened: usize,
+    /// What happens is told on standard error.
+    tells: bool,
 }
 
 impl Facts {
@@ -79,6 +112,19 @@ impl Facts {
             in_flight: 0,
             killed_in_flight: 0,
             lives_ended: 0,
+            done: HashSet::new(),
+            once: HashSet::new(),
+            reopened: HashSet::new(),
+            least_round: HashMap::new(),
+            last_round: HashMap::new(),
+            forgotten: HashSet::new(),
+            free: HashSet::new(),
+            rules: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            limits: scenario.limit.iter().map(|l| (Time::ZERO, l.clone())).collect(),
+            mends: false,
+            opened: 0,
+            tells: std::env::var_os("SLUICEGATE_SIM_TELL").is_some(),
             scenario,
         }
     }
@@ -108,30 +154,113 @@ impl Facts {
         }
     }
 
+    /// Tells what happens as it happens, where somebody wants to follow one history.
+    pub fn tell(&self, what: impl FnOnce() -> String) {
+        if self.tells {
+            eprintln!("{} life {}: {}", simulated::now(), self.life, what());
+        }
+    }
+
     /// New entries are durable.
     pub fn persisted(&mut self, log: &FakeLog) {
         for (at, entry) in entries(log, self.lane, self.truth.next) {
-            let mut ops = Vec::new();
-            if let Err(e) = self.truth.apply(at, &entry, &mut ops) {
+            let (mut ops, mut effects) = (Vec::new(), Vec::new());
+            if let Err(e) = self.truth.apply_live(at, &entry, &mut ops, &mut effects) {
                 self.object(format!("the lane cannot be folded: {e}"));
             }
-            take(&mut self.finished, ops);
+            self.tell(|| format!("durable {at}: {:.400}", format!("{:?}", entry.body)));
             self.entry(&entry);
+            self.ended_or_not(&ops, &effects);
+            take(&mut self.finished, ops);
+        }
+    }
+
+    /// What became durable ends messages, or begins them anew.
+    fn ended_or_not(&mut self, ops: &[StoreOp], effects: &Effects) {
+        for op in ops {
+            match op {
+                StoreOp::Finished(f) if f.state != FinishedState::Waiting => {
+                    let name = (f.at, f.id);
+                    self.done.insert(name);
+                    self.once.insert(name);
+                    self.reopened.remove(&name);
+                    self.forgotten.remove(&name);
+                }
+                _ => {}
+            }
+        }
+        for (_, effect) in effects {
+            match effect {
+                Effect::Opened { at, id, round, .. } => {
+                    let name = (*at, *id);
+                    self.reopened.insert(name);
+                    self.done.remove(&name);
+                    self.least_round.insert(name, *round);
+                    self.last_round.insert(name, *round);
+                    self.opened += 1;
+                }
+                Effect::Forgotten { at, id } => {
+                    let last = self.last_round.get(&(*at, *id)).copied().unwrap_or(1);
+                    // One that was called delivered before its first attempt, and is forgotten while its record waits
+                    // still, goes in its first round: nothing was ever sent under that round's Idempotency-Key.
+                    if self.intents.contains_key(&(*at, *id)) {
+                        self.least_round.insert((*at, *id), last + 1);
+                    }
+                    self.forgotten.insert((*at, *id));
+                    self.reopened.remove(&(*at, *id));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// An order was answered: its entry holds.
+    pub fn answered(&mut self, body: &Body) {
+        let Body::Command(command) = body else { return };
+        self.tell(|| format!("answered: {:?}", command.action));
+        match &command.action {
+            Action::Mark { at, id, .. } if self.finished.get(&(*at, *id)) != Some(&FinishedState::Marked) => {
+                let found = self.finished.get(&(*at, *id));
+                self.object(format!("{id} was called delivered, the store says {found:?}"));
+            }
+            Action::Forget { at, id } => drop(self.free.insert((*at, *id))),
+            Action::SkipAdd(rule) => drop(self.rules.insert(rule.rule, rule.clone())),
+            Action::Pause { partner, .. } => drop(self.paused.insert(partner.clone(), simulated::now())),
+            _ => {}
+        }
+    }
+
+    /// How many IDs are not remembered.
+    pub fn forgotten(&self) -> usize {
+        self.forgotten.len()
+    }
+
+    /// A record of this message is written to the input.
+    pub fn written(&mut self, at: RoutePartition, id: MessageId) {
+        if self.free.remove(&(at, id)) && self.forgotten.remove(&(at, id)) {
+            // Nothing is known of it: it must be sent.
+            self.done.remove(&(at, id));
         }
     }
 
     fn entry(&mut self, entry: &Entry) {
         match &entry.body {
             Body::Intent(i) => *self.intents.entry((i.at, i.id)).or_default() += 1,
+            Body::Waiting(w) => {
+                let last = self.last_round.entry((w.at, w.id)).or_default();
+                *last = w.round.max(*last);
+            }
             Body::Outcome(o) => {
                 let (server, key) = (self.server_of(o.at), (o.at, o.id));
+                let last = self.last_round.entry(key).or_default();
+                *last = o.round.max(*last);
                 // A look-up that says "never seen" settles what was not known before.
                 let taken = match self.scenario.partners[server].doubt.crash {
-                    DoubtPolicy::Verify => self.servers[server].took(key),
-                    _ => self.servers[server].may_have(key),
+                    DoubtPolicy::Verify => self.servers[server].took(key, o.round),
+                    _ => self.servers[server].may_have(key, o.round),
                 };
                 match &o.kind {
-                    OutcomeKind::Delivered { .. } if !self.servers[server].has(key) => {
+                    OutcomeKind::Delivered { .. } if !self.servers[server].has(key, o.round) => {
                         self.object(format!("{} is called delivered, the partner never took it", o.id));
                     }
                     OutcomeKind::Dead(_) if taken => {
@@ -183,6 +312,7 @@ impl Facts {
             delivery.id, delivery.round, delivery.attempt
         );
         let config = self.scenario.partners[server].clone();
+        self.tell(|| format!("request: {what} {:?}", delivery.idempotency_key));
         let known = self
             .truth
             .partitions
@@ -198,15 +328,25 @@ impl Facts {
                 "{what} is sent without a durable intent of its own (I2): {known:?}"
             ));
         }
-        if let Some(state) = self.finished.get(&name).filter(|s| **s != FinishedState::Waiting) {
+        let reopened = self.reopened.contains(&name);
+        if let Some(state) = (self.finished.get(&name)).filter(|s| **s != FinishedState::Waiting && !reopened)
+        {
             self.object(format!("{what} is sent although it is {state:?} (I2)"));
         }
-        let earlier = &self.servers[server];
+        if self
+            .least_round
+            .get(&name)
+            .is_some_and(|least| delivery.round < *least)
+        {
+            self.object(format!("{what} is sent in a round that is over (I2)"));
+        }
+        self.promised(at, delivery, &what);
+        let (earlier, round) = (&self.servers[server], delivery.round);
         match config.doubt.crash {
-            DoubtPolicy::Park if earlier.may_have(name) => {
+            DoubtPolicy::Park if earlier.may_have(name, round) => {
                 self.object(format!("{what} is sent, the partner may have it already (I2)"));
             }
-            DoubtPolicy::Verify if earlier.took(name) => {
+            DoubtPolicy::Verify if earlier.took(name, round) => {
                 self.object(format!("{what} is sent again, the partner took it (I2)"));
             }
             _ => {}
@@ -233,6 +373,40 @@ impl Facts {
         (name, now).hash(&mut self.trace);
     }
 
+    /// What orders promised that were answered.
+    fn promised(&mut self, at: RoutePartition, delivery: &Delivery, what: &str) {
+        let (server, now) = (self.server_of(at), simulated::now());
+        let partner = self.scenario.partners[server].name.clone();
+        if self
+            .paused
+            .get(&partner)
+            .is_some_and(|since| now.since(*since) > PAUSE_GRACE)
+        {
+            self.object(format!("{what} is sent although its partner is paused"));
+        }
+        // One that a kill left with an intent is in doubt for the node, whether or not a request came.
+        let resent =
+            self.scenario.partners[server].doubt.crash == DoubtPolicy::Resend && delivery.attempt > 1;
+        if resent || self.rules.is_empty() || self.servers[server].may_have((at, delivery.id), delivery.round)
+        {
+            // A doubt is settled first.
+            return;
+        }
+        let Some(message) = self
+            .messages
+            .get(&at)
+            .and_then(|all| all.iter().find(|m| m.id == delivery.id))
+        else {
+            return;
+        };
+        let scope = IdScope::new("t", TopicId(2), at.partition, &partner);
+        let skips = Skips::of(self.rules.values(), "t", &partner, &scope);
+        if let Some(rule) = skips.reason(message.key, &message.id, now) {
+            let what = format!("{what} is sent although {rule}");
+            self.object(what);
+        }
+    }
+
     /// I4: whatever stands before it on its key has come to its end.
     fn order(&mut self, at: RoutePartition, delivery: &Delivery, what: &str, on_doubt: OnDoubt) {
         let messages = self.messages.get(&at).map_or(&[][..], |m| m);
@@ -240,15 +414,16 @@ impl Facts {
             return self.object(format!("{what} is no message of the input"));
         };
         let Some(key) = this.key else { return };
-        let before = messages.iter().take_while(|m| m.offset < this.offset);
-        let open = before.filter(|m| m.key == Some(key)).find(|m| {
-            let state = self.finished.get(&(at, m.id));
-            match state {
-                None | Some(FinishedState::Waiting) => true,
-                Some(FinishedState::Parked) => on_doubt == OnDoubt::Hold,
-                Some(_) => false,
-            }
-        });
+        let held = messages
+            .iter()
+            .filter(|m| on_doubt == OnDoubt::Hold && m.key == Some(key) && m.id != this.id)
+            .find(|m| self.is_parked((at, m.id)));
+        let before = messages
+            .iter()
+            .take_while(|m| m.offset < this.offset && delivery.round == 1);
+        let mut before = before.filter(|m| m.key == Some(key));
+        // A later round goes at its own time.
+        let open = held.or_else(|| before.find(|m| !self.once.contains(&(at, m.id))));
         if let Some(open) = open {
             let what = format!(
                 "{what} at {} overtakes {} at {} (I4)",
@@ -256,6 +431,10 @@ impl Facts {
             );
             self.object(what);
         }
+    }
+
+    fn is_parked(&self, name: Name) -> bool {
+        self.finished.get(&name) == Some(&FinishedState::Parked) && !self.reopened.contains(&name)
     }
 
     /// A life has ended, by a kill or in order.
@@ -273,37 +452,31 @@ impl Facts {
         let mut left = Vec::new();
         for (at, messages) in &self.messages {
             let hold = self.scenario.partners[self.server_of(*at)].on_doubt == OnDoubt::Hold;
-            let mut held = std::collections::HashSet::new();
-            for message in messages {
-                match self.finished.get(&(*at, message.id)) {
-                    Some(FinishedState::Parked) if hold => drop(held.insert(message.key)),
-                    None | Some(FinishedState::Waiting) => {
-                        if message.key.is_none() || !held.contains(&message.key) {
-                            left.push((*at, message));
-                        }
-                    }
-                    Some(_) => {}
-                }
-            }
+            let parked = messages.iter().filter(|m| hold && self.is_parked((*at, m.id)));
+            let held: HashSet<_> = parked.filter_map(|m| m.key).collect();
+            let open = messages.iter().filter(|m| !self.done.contains(&(*at, m.id)));
+            let free = open.filter(|m| m.key.is_none_or(|key| !held.contains(&key)));
+            left.extend(free.map(|m| (*at, m)));
         }
         left
     }
 
     /// I5: over all lives.
     pub fn windows(&mut self) {
-        let Some(limit) = self.scenario.limit.clone() else {
-            return;
-        };
         let mut objections = Vec::new();
         for (draw, starts) in &self.starts {
-            for rate in &limit.rates {
-                let Rate::Sliding { count, window } = rate else {
-                    continue;
-                };
-                let n = *count as usize;
-                for (i, late) in starts.iter().enumerate().skip(n) {
+            let rates = self.limits.first().map_or(0, |l| l.1.rates.len());
+            for rate in 0..rates {
+                for (i, late) in starts.iter().enumerate() {
+                    let Some((count, window)) = self.allowed(rate, *late) else {
+                        continue;
+                    };
+                    let n = count as usize;
+                    if i < n {
+                        continue;
+                    }
                     let apart = late.since(starts[i - n]);
-                    if apart < *window {
+                    if apart < window {
                         objections.push(format!(
                             "{} starts within {apart:?} at {late} where {count}/{window:?} are allowed ({draw:?}, I5)",
                             n + 1
@@ -316,6 +489,23 @@ impl Facts {
         objections.into_iter().for_each(|o| self.object(o));
     }
 
+    /// What a rate allowed in the window that ends at this time: the most that held in it.
+    fn allowed(&self, rate: usize, at: Time) -> Option<(u64, Duration)> {
+        let of = |limit: &LimitConfig| match limit.rates.get(rate) {
+            Some(Rate::Sliding { count, window }) => Some((*count, *window)),
+            _ => None,
+        };
+        let window = of(&self.limits.first()?.1)?.1;
+        let from = at.minus(window);
+        let ends = self.limits.iter().skip(1).map(|l| l.0).chain([Time::NEVER]);
+        let held = self
+            .limits
+            .iter()
+            .zip(ends)
+            .filter(|((begin, _), end)| *begin <= at && *end >= from);
+        held.filter_map(|((_, limit), _)| of(limit)).max_by_key(|l| l.0)
+    }
+
     /// At the end: what the ledger calls delivered was taken once.
     pub fn effects(&mut self) {
         let mut objections = Vec::new();
@@ -323,10 +513,16 @@ impl Facts {
             let server = &self.servers[self.server_of(*at)];
             for message in messages {
                 let (name, state) = ((*at, message.id), self.finished.get(&(*at, message.id)));
-                let applied = server.applied(name);
+                let round = self.last_round.get(&name).copied().unwrap_or(1);
+                let applied = server.applied(name, round);
                 let fits = match state {
-                    Some(FinishedState::Delivered) => applied == 1,
-                    Some(FinishedState::Parked) => applied <= 1,
+                    // Or, under the key of the round before, in that one.
+                    Some(FinishedState::Delivered) => {
+                        applied == 1 || (applied == 0 && server.has(name, round))
+                    }
+                    // An operator may have called delivered what was in doubt.
+                    Some(FinishedState::Parked | FinishedState::Marked) => applied <= 1,
+                    None if self.forgotten.contains(&name) => applied <= 1,
                     _ => applied == 0,
                 };
                 if !fits {
@@ -342,7 +538,7 @@ impl Facts {
     pub fn parked(&mut self) {
         let parked: u64 = self.truth.partitions.values().map(|p| p.counts.parked).sum();
         let concurrency: usize = self.scenario.partners.iter().map(|p| p.concurrency).sum();
-        let bound = self.killed_in_flight + 2 * concurrency * (self.lives_ended + 1);
+        let bound = self.killed_in_flight + self.opened + 2 * concurrency * (self.lives_ended + 1);
         if self.scenario.hangs.is_some() && parked as usize > bound {
             self.object(format!("{parked} parked, at most {bound} may be (I3)"));
         }

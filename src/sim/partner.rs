@@ -53,6 +53,7 @@ impl Mood {
 }
 
 struct Request {
+    round: u32,
     idempotency: String,
     /// When it has its effect.
     effect: Option<Time>,
@@ -80,30 +81,40 @@ impl Server {
         self.asked.values().map(Vec::len).sum()
     }
 
-    fn any(&self, name: Name, f: impl Fn(&Request) -> bool) -> bool {
-        self.asked.get(&name).is_some_and(|all| all.iter().any(f))
+    fn any(&self, name: Name, round: u32, f: impl Fn(&Request) -> bool) -> bool {
+        let all = self.asked.get(&name);
+        all.is_some_and(|all| all.iter().any(|r| r.round == round && f(r)))
     }
 
-    /// Whether, for all that a node can know, one of them may have been taken.
-    pub fn may_have(&self, name: Name) -> bool {
-        self.any(name, |r| !r.refused)
+    /// Whether, for all that a node can know, one of a round may have been taken.
+    pub fn may_have(&self, name: Name, round: u32) -> bool {
+        self.any(name, round, |r| !r.refused)
     }
 
-    /// Whether one of them has its effect, now or later.
-    pub fn took(&self, name: Name) -> bool {
-        self.any(name, |r| r.effect.is_some())
+    /// Whether one of a round has its effect, now or later.
+    pub fn took(&self, name: Name, round: u32) -> bool {
+        self.any(name, round, |r| r.effect.is_some())
     }
 
-    /// Whether one of them has had its effect.
-    pub fn has(&self, name: Name) -> bool {
-        self.any(name, |r| r.effect.is_some_and(|at| at <= simulated::now()))
+    /// Whether the partner has what a request of this round asked for: a resend under the Idempotency-Key of the round
+    /// before has no effect of its own, and is answered with the one that was there.
+    pub fn has(&self, name: Name, round: u32) -> bool {
+        let all = self.asked.get(&name).map_or(&[][..], |all| all);
+        let there = |key: &str| {
+            let mut same = all.iter().filter(|r| r.idempotency == key);
+            same.any(|r| r.effect.is_some_and(|at| at <= simulated::now()))
+        };
+        self.any(name, round, |r| there(&r.idempotency))
     }
 
-    /// How often a message was taken, by a partner that knows an Idempotency-Key again.
-    pub fn applied(&self, name: Name) -> usize {
+    /// How often a message was taken in a round, by a partner that knows an Idempotency-Key again.
+    pub fn applied(&self, name: Name, round: u32) -> usize {
         let mut keys: Vec<&str> = Vec::new();
         for request in self.asked.get(&name).into_iter().flatten() {
-            if request.effect.is_some() && !keys.contains(&request.idempotency.as_str()) {
+            if request.round == round
+                && request.effect.is_some()
+                && !keys.contains(&request.idempotency.as_str())
+            {
                 keys.push(&request.idempotency);
             }
         }
@@ -264,6 +275,7 @@ impl Sink for SimSink {
                 };
             }
             asked.push(Request {
+                round: delivery.round,
                 idempotency,
                 effect: fate.effect.map(|d| simulated::now().plus(d)),
                 refused: false,
@@ -328,7 +340,7 @@ impl Sink for SimSink {
             };
         }
         Asked::Answered {
-            verified: match server.has(name) {
+            verified: match server.has(name, delivery.round) {
                 true => Verified::Delivered,
                 false => Verified::NeverSeen,
             },

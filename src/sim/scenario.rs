@@ -84,6 +84,8 @@ impl Scenario {
             p.doubt = DoubtConfig::all(DoubtPolicy::Park);
             p.concurrency = p.concurrency.min(4);
             p.flood.doubts_in_a_row = p.concurrency as u32;
+            // Nobody is there to let a route go on.
+            p.flood.dead_in_a_row = 0;
         }
         scenario
     }
@@ -136,7 +138,7 @@ fn partner(n: u64, limit: &Option<LimitConfig>, shared: bool, rng: &mut fastrand
     p.breaker.open = ms(rng.u64(20..200));
     p.breaker.longest = ms(1_000);
     p.breaker.probes = rng.u32(1..3);
-    p.flood.dead_in_a_row = 0;
+    p.flood.dead_in_a_row = [0, 0, 3, 8][rng.usize(0..4)];
     p.flood.doubts_in_a_row = p.concurrency as u32;
     p.limits = match (limit, shared) {
         (None, _) => Vec::new(),

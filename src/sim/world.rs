@@ -1,6 +1,7 @@
 //! The lives of a simulated node, one after the other, over what outlives them.
 
 use super::disk::Disk;
+use super::operator::{self, Carried, Operator, Places};
 use super::oracle::{self, Facts, Message};
 use super::partner::{Mood, SimSink};
 use super::scenario::Scenario;
@@ -24,8 +25,9 @@ use crate::core::ledger::entry::{Body, BudgetDraw, Entry, Genesis};
 use crate::core::ledger::fold::{FinishedState, LaneState, MessageState};
 use crate::core::limiter::BudgetTable;
 use crate::core::message_id::{IdScope, budget_by};
+use crate::core::ranges::RangeSet;
 use crate::core::record::Record;
-use crate::core::resolve::{BudgetRule, Resolved, Resolver, Rules, Share};
+use crate::core::resolve::{BudgetRule, Resolved, Resolver, Rules, Share, Skips};
 use crate::core::turnstile::Turnstile;
 use crate::core::types::{LifeId, MessageId, Offset, RouteId, RoutePartition, Tenure, Time, TopicId};
 use crate::intake::fake_log::FakeLog;
@@ -91,13 +93,17 @@ pub struct World {
     topic: TopicMeta,
     written: u64,
     panics: u64,
+    /// What a record is, by partner and partition.
+    resolvers: Vec<Vec<Resolver>>,
+    metrics: Vec<crate::telemetry::metrics::PartnerMetrics>,
+    ledger: crate::config::LedgerConfig,
 }
 
 /// What the fold of one life knows, and the IDs it has finished.
 #[derive(Default)]
-struct Memory {
-    state: Mutex<LaneState>,
-    finished: Mutex<HashMap<(RoutePartition, MessageId), FinishedState>>,
+pub struct Memory {
+    pub state: Mutex<LaneState>,
+    pub finished: Mutex<HashMap<(RoutePartition, MessageId), FinishedState>>,
     facts: Option<Arc<Mutex<Facts>>>,
 }
 
@@ -151,7 +157,7 @@ impl Payloads for Payload {
             });
         };
         let kept = payload::kept(&self.log.kept, self.lane, ledger)
-            .map_err(|e| e.to_string())?
+            .map_err(|e| LoadError::Failed(e.to_string()))?
             .kept;
         Ok(Loaded {
             record: Record {
@@ -168,15 +174,38 @@ impl Payloads for Payload {
     }
 }
 
+/// One partition of one route, in one life.
+pub struct Place {
+    pub route: Rc<RouteContext<SimSink>>,
+    /// None while another one is being built.
+    pub actor: Option<Addr<PartitionActor<SimSink>>>,
+    pub make: Rc<dyn Fn(Start) -> PartitionParts<SimSink>>,
+}
+
 /// The actors of one life.
 struct Tree {
+    operator: RefCell<Option<Operator>>,
     lane: Lane,
     port: Rc<LanePort>,
     gates: Vec<Rc<PartnerGate>>,
     keepers: Vec<Addr<RateLimiterActor>>,
-    partitions: Vec<Addr<PartitionActor<SimSink>>>,
+    places: Places,
     memory: Vec<MemoryShare>,
     figures: Vec<Arc<RouteFigures>>,
+}
+
+impl Tree {
+    /// Why partitions may hand nothing out: no actor, a route that stands, no room on the way to the gate, requests
+    /// that have not come back.
+    fn stands(&self) -> Vec<(bool, bool, bool, usize)> {
+        let places = self.places.borrow();
+        let of = |p: &Place| {
+            let stopped = p.route.flood.borrow().stopped().is_some();
+            let on_wire = p.route.on_wire.borrow().len();
+            (p.actor.is_some(), stopped, p.route.approach.has_room(), on_wire)
+        };
+        places.iter().map(of).collect()
+    }
 }
 
 const SPEC: TopicSpec = TopicSpec {
@@ -212,16 +241,28 @@ impl World {
         let mut facts = Facts::new(scenario, lane);
         facts.persisted(&log);
         count_panics();
+        let scenario = facts.scenario.clone();
+        let of = |partner| {
+            (0..scenario.partitions)
+                .map(|p| Self::resolver(&scenario, partner, p))
+                .collect()
+        };
+        let partners = 0..scenario.partners.len();
         Self {
             facts: Arc::new(Mutex::new(facts)),
             log,
             topic,
             written: 0,
             panics: PANICS.get(),
+            resolvers: partners.clone().map(of).collect(),
+            metrics: partners
+                .map(|n| METRICS.with(|m| m.partner(&format!("p{n}"))))
+                .collect(),
+            ledger: LEDGER.with(Clone::clone),
         }
     }
 
-    fn resolver(&self, scenario: &Scenario, partner: usize, partition: u32) -> Resolver {
+    fn resolver(scenario: &Scenario, partner: usize, partition: u32) -> Resolver {
         let name = &scenario.partners[partner].name;
         let budget = |limit: &crate::config::LimitConfig| BudgetRule {
             budget: scenario.budget(partner),
@@ -255,10 +296,14 @@ impl World {
             };
             // What a message is follows from its number: a second record of it is the same.
             let mut of = fastrand::Rng::with_seed(scenario.seed.wrapping_mul(1_000) + n);
-            let key = match of.u8(0..6) {
-                0 => String::new(),
-                _ => format!(r#","key":"k{}""#, of.u64(0..scenario.keys)),
+            let key_text = match of.u8(0..6) {
+                0 => None,
+                _ => Some(format!("k{}", of.u64(0..scenario.keys))),
             };
+            let key = key_text
+                .iter()
+                .map(|key| format!(r#","key":"{key}""#))
+                .collect::<String>();
             let end = ["\"}", "\"}", "\"}", "\"}", "\"}", "broken\"}"][of.usize(0..6)];
             let who = if of.u8(0..12) == 0 { "nobody" } else { "all" };
             let id = if of.u8(0..20) == 0 {
@@ -282,15 +327,18 @@ impl World {
                 ..Record::default()
             };
             for partner in 0..scenario.partners.len() {
-                let resolved = self.resolver(&scenario, partner, partition).resolve(&record);
+                let resolved = self.resolvers[partner][partition as usize].resolve(&record);
                 let (Resolved::Message(known) | Resolved::Invalid(known, _)) = resolved else {
                     continue;
                 };
+                facts.written(at(partner, partition), known.id);
                 let messages = facts.messages.entry(at(partner, partition)).or_default();
                 if messages.iter().all(|m| m.id != known.id) {
                     messages.push(Message {
                         id: known.id,
                         key: known.key,
+                        key_text: key_text.clone(),
+                        readable: known.readable,
                         offset,
                     });
                 }
@@ -340,11 +388,13 @@ impl World {
             kept: self.log.clone(),
             facts: self.facts.clone(),
             life,
+            turn: Arc::default(),
         };
         let log: Arc<dyn Log> = Arc::new(disk.clone());
         let lane_at = self.facts.lock().lane;
         let fatal = Box::new(|error| panic!("the log failed: {error}"));
         let (lane, mut feed) = Lane::new(log.clone(), lane_at, Tenure(0), LifeId(life), clock, fatal);
+        let (told, effects) = tokio::sync::mpsc::unbounded_channel();
         let (folding, folded) = (memory.clone(), lane.clone());
         tokio::task::spawn_local(async move {
             while let Some(committed) = feed.recv().await {
@@ -353,15 +403,19 @@ impl World {
                     .as_ref()
                     .map_or(0, |facts| facts.lock().rng.u64(0..8_000));
                 tokio::time::sleep(Duration::from_micros(late.saturating_sub(5_000))).await;
+                let mut effects = Vec::new();
                 for (n, entry) in committed.entries.iter().enumerate() {
                     let (mut ops, at) = (Vec::new(), committed.base + n as u64);
                     folding
                         .state
                         .lock()
-                        .apply(at, entry, &mut ops)
+                        .apply_live(at, entry, &mut ops, &mut effects)
                         .expect("a valid lane");
                     oracle::take(&mut folding.finished.lock(), ops);
                 }
+                let upto = folding.state.lock().next;
+                // Nobody listens any more only if the life is ending.
+                let _ = told.send((upto, effects));
                 committed.folded(&folded);
             }
         });
@@ -374,7 +428,8 @@ impl World {
             port: port.clone(),
             gates: Vec::new(),
             keepers: Vec::new(),
-            partitions: Vec::new(),
+            operator: RefCell::default(),
+            places: Places::default(),
             memory: shares.clone(),
             figures: Vec::new(),
         };
@@ -394,27 +449,36 @@ impl World {
                 hosts: RefCell::new(Hosts::new(crate::core::breaker::BreakerSettings::of(config))),
                 name: config.name.as_str().into(),
                 config: Arc::new(config.clone()),
-                ledger: Config::for_test("data").ledger,
+                ledger: self.ledger.clone(),
                 sink,
                 port: port.clone(),
                 gate: gate.clone(),
                 memory: shares[n].clone(),
-                metrics: crate::telemetry::metrics::Metrics::new().partner(&config.name),
+                metrics: self.metrics[n].clone(),
                 clock,
             });
             tree.keepers
                 .push(RateLimiterActor::new(gate.clone(), clock, Lifeline::new(|_| {})).start());
             tree.gates.push(gate);
+            let stopped = memory
+                .state
+                .lock()
+                .stopped
+                .get(&at(n, 0).route)
+                .map(|p| p.reason.clone());
+            let flood = FloodGuard::restored(config.flood.dead_in_a_row, stopped);
+            let flood = Rc::new(RefCell::new(flood));
             for (partition, input) in self.topic.partitions.iter().enumerate() {
                 let at = at(n, partition as u32);
                 let start = Start::of(&memory.state.lock(), at, config.on_doubt);
                 let start = match kind {
                     // As after a `seek` to the beginning: the IDs alone say what is done.
                     Life::Again => Start {
-                        messages: start.messages,
                         fresh: true,
-                        held: start.held,
-                        ..Start::default()
+                        position: 0,
+                        finished: RangeSet::default(),
+                        high_water: 0,
+                        ..start
                     },
                     _ => start,
                 };
@@ -429,7 +493,7 @@ impl World {
                     on_wire: RefCell::default(),
                     orders: Rc::default(),
                     doubts: RefCell::default(),
-                    flood: Rc::new(RefCell::new(FloodGuard::new(0))),
+                    flood: flood.clone(),
                     lines: LineRules {
                         sample: 0,
                         key: KeySource::Record,
@@ -438,17 +502,27 @@ impl World {
                     figures: Arc::new(RouteFigures::default()),
                 };
                 tree.figures.push(route.figures.clone());
-                let parts = PartitionParts {
-                    route: Rc::new(route),
+                let route = Rc::new(route);
+                let skips = Skips::of(
+                    memory.state.lock().skips.values(),
+                    "t",
+                    &config.name,
+                    &route.scope,
+                );
+                route.orders.set_skips(0, Arc::new(skips));
+                let (input, scenario, disk) = (*input, scenario.clone(), disk.clone());
+                let (of, log, memory) = (route.clone(), log.clone(), memory.clone());
+                let make = move |start| PartitionParts {
+                    route: of.clone(),
                     log: log.clone(),
-                    input: *input,
-                    resolve: Box::new(self.resolver(&scenario, n, partition as u32)),
+                    input,
+                    resolve: Box::new(Self::resolver(&scenario, n, partition as u32)),
                     remembered: memory.clone(),
                     payloads: Arc::new(Payload {
                         log: disk.clone(),
                         memory: memory.clone(),
                         lane: lane_at,
-                        input: *input,
+                        input,
                     }),
                     start,
                     settings: PartitionSettings {
@@ -464,9 +538,27 @@ impl World {
                     },
                     lifeline: Lifeline::new(|_| {}),
                 };
-                tree.partitions.push(PartitionActor::new(parts).start());
+                let actor = PartitionActor::new(make(start)).start();
+                tree.places.borrow_mut().push(Place {
+                    route,
+                    actor: Some(actor),
+                    make: Rc::new(make),
+                });
             }
         }
+        let carried = Rc::new(Carried::default());
+        let (facts, places, gates) = (self.facts.clone(), tree.places.clone(), tree.gates.clone());
+        tokio::task::spawn_local(operator::carry(effects, facts, places, gates, carried.clone()));
+        *tree.operator.borrow_mut() = Some(Operator {
+            facts: self.facts.clone(),
+            memory,
+            log: self.log.clone(),
+            places: tree.places.clone(),
+            budgets,
+            port: LanePort::open(tree.lane.clone()),
+            carried,
+            clock,
+        });
         tree
     }
 
@@ -480,7 +572,8 @@ impl World {
         cap: Arc<NodeCap>,
     ) -> Rc<PartnerGate> {
         let (now, config) = (clock.now(), &scenario.partners[partner]);
-        if let Some(limit) = &scenario.limit {
+        let limit = self.facts.lock().limits.last().map(|l| l.1.clone());
+        if let Some(limit) = &limit {
             let (table, budget) = (&mut *budgets.borrow_mut(), scenario.budget(partner));
             if table.get_mut(budget).is_none() {
                 let _ = table.set(budget, limit, now).expect("a limit that can be set");
@@ -488,7 +581,10 @@ impl World {
                 table.restore(budget, &memory.state.lock().used, now);
             }
         }
-        let turnstile = Turnstile::new(partner as u32, BreakerSettings::of(config), now);
+        let mut turnstile = Turnstile::new(partner as u32, BreakerSettings::of(config), now);
+        if memory.state.lock().paused.contains_key(&config.name) {
+            turnstile.pause(now);
+        }
         let name = config.name.as_str().into();
         PartnerGate::new(
             name,
@@ -541,7 +637,14 @@ impl World {
             }
             (hangs, facts.scenario.messages)
         };
-        let asked = self.requests();
+        let (asked, forgotten) = (self.requests(), self.facts.lock().forgotten());
+        self.facts.lock().mends = false;
+        let operator = match tree.operator.borrow_mut().take() {
+            Some(operator) if hangs.is_none() && kind != Life::Again => {
+                Some(tokio::task::spawn_local(operator.work()))
+            }
+            _ => None,
+        };
         loop {
             let wait = self.facts.lock().rng.u64(1..120);
             let wait = Duration::from_millis(if hangs.is_some() { wait * 20 } else { wait });
@@ -556,21 +659,27 @@ impl World {
             self.write(chunk);
             match kind {
                 Life::Short => {
-                    self.disturb(&tree, hangs.is_some());
+                    self.disturb(hangs.is_some());
                     let stop = self.facts.lock().rng.u8(0..40) == 0;
                     if stop {
+                        if let Some(operator) = operator {
+                            operator.abort();
+                        }
                         return self.stop(&tree).await;
                     }
                 }
                 Life::Last => {
                     let ill = hangs.unwrap_or(Duration::from_millis(500));
                     if lived < ill {
-                        self.disturb(&tree, hangs.is_some());
+                        self.disturb(hangs.is_some());
                         continue;
                     }
-                    self.recover(&tree);
+                    self.recover();
                     let over = left == 0 && self.facts.lock().unfinished().is_empty();
                     if over {
+                        if let Some(operator) = operator {
+                            operator.abort();
+                        }
                         self.settled(&tree).await;
                         return;
                     }
@@ -586,17 +695,19 @@ impl World {
                             .map(|g| (g.waiting(), g.in_use(), g.ask_at()))
                             .collect();
                         let what = format!(
-                            "{} messages never end, first {first:?}; {:?} {gates:?}",
+                            "{} messages never end, first {first:?}; {:?} {gates:?} {:?}",
                             left.len(),
-                            tree.figures
+                            tree.figures,
+                            tree.stands()
                         );
                         return facts.object(what);
                     }
                 }
                 Life::Again => {
-                    if lived > Duration::from_secs(3) {
+                    if lived > Duration::from_secs(1) {
+                        // One that is not remembered may go again.
                         let sent = self.requests() - asked;
-                        if sent > 0 && self.facts.lock().unfinished().is_empty() {
+                        if sent > forgotten && self.facts.lock().unfinished().is_empty() {
                             self.facts
                                 .lock()
                                 .object(format!("{sent} finished messages are sent again (I2)"));
@@ -618,7 +729,7 @@ impl World {
     }
 
     /// Something changes outside.
-    fn disturb(&self, tree: &Tree, hangs: bool) {
+    fn disturb(&self, hangs: bool) {
         let facts = &mut *self.facts.lock();
         for n in 0..facts.servers.len() {
             if hangs {
@@ -631,36 +742,23 @@ impl World {
         if facts.scenario.forgets && facts.rng.bool() {
             facts.forget(&self.topic.partitions);
         }
-        // A partner that is resumed is asked once more, whatever it has cost.
-        let (pause, resume) = (!hangs && facts.rng.u8(0..30) == 0, facts.rng.u8(0..6) == 0);
-        for gate in &tree.gates {
-            gate.with(|turnstile, now| match (pause, resume) {
-                (true, _) => turnstile.pause(now),
-                (_, true) if turnstile.is_paused() => turnstile.resume(now),
-                _ => {}
-            });
-        }
     }
 
-    fn recover(&self, tree: &Tree) {
+    fn recover(&self) {
         let facts = &mut *self.facts.lock();
         facts.full = false;
+        facts.mends = true;
         facts.servers.iter_mut().for_each(|s| s.mood = Mood::Healthy);
-        for gate in &tree.gates {
-            gate.with(|turnstile, now| {
-                if turnstile.is_paused() {
-                    turnstile.resume(now);
-                }
-            });
-        }
     }
 
     /// Nothing is left to do: the position has passed everything, and nothing is held in memory.
     async fn settled(&self, tree: &Tree) {
-        tokio::time::sleep(Duration::from_secs(8)).await;
-        let mut idle = true;
-        for partition in &tree.partitions {
-            idle &= partition.send(AreYouIdle).await.is_ok_and(|a| a.idle);
+        let mut idle = false;
+        for _ in 0..40 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            if std::mem::replace(&mut idle, self.is_idle(tree).await) {
+                break;
+            }
         }
         let facts = &mut *self.facts.lock();
         let holds = facts
@@ -698,22 +796,51 @@ impl World {
         }
     }
 
+    async fn is_idle(&self, tree: &Tree) -> bool {
+        let places = tree.places.borrow().len();
+        for number in 0..places {
+            let actor = tree.places.borrow()[number].actor.clone();
+            let Some(actor) = actor else { continue };
+            if !actor.send(AreYouIdle).await.is_ok_and(|a| a.idle) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Stops in order, if it is not killed on the way.
     async fn stop(&self, tree: &Tree) {
         let killed = self.facts.lock().killed.clone();
         let draining = async {
             for _ in 0..400 {
                 let mut in_hand = 0;
-                for partition in &tree.partitions {
-                    in_hand += partition.send(Drain).await.map_or(0, |d| d.in_hand);
+                let places = tree.places.borrow().len();
+                for number in 0..places {
+                    let (route, actor) = {
+                        let place = &tree.places.borrow()[number];
+                        (place.route.clone(), place.actor.clone())
+                    };
+                    in_hand += match actor {
+                        Some(actor) => actor.send(Drain).await.map_or(0, |d| d.in_hand),
+                        None => {
+                            route.partner.gate.close();
+                            route.on_wire.borrow().len()
+                        }
+                    };
                 }
                 if in_hand == 0 {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            for partition in &tree.partitions {
-                let _ = partition.send(Stop).await;
+            let actors: Vec<_> = tree
+                .places
+                .borrow()
+                .iter()
+                .filter_map(|p| p.actor.clone())
+                .collect();
+            for actor in actors {
+                let _ = actor.send(Stop).await;
             }
             for keeper in &tree.keepers {
                 let _ = keeper.send(limiter::Stop).await;
@@ -768,6 +895,8 @@ impl World {
 }
 
 thread_local! {
+    static METRICS: crate::telemetry::metrics::Metrics = crate::telemetry::metrics::Metrics::new();
+    static LEDGER: crate::config::LedgerConfig = Config::for_test("data").ledger;
     static PANICS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
