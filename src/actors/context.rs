@@ -34,7 +34,7 @@ pub struct PartnerContext<S> {
     pub sink: S,
     /// The way into the lane.
     pub port: Rc<LanePort>,
-    /// Who may start when.
+    /// Grants start slots for this partner.
     pub gate: Rc<PartnerGate>,
     /// Which hosts are left alone, where the record says which host it is for.
     pub hosts: RefCell<Hosts>,

@@ -1,11 +1,11 @@
-//! The way of orders' effects: from the ledger's actor to partitions and gates, and back to whoever waits for them.
+//! Carries the effects of operators' orders from the ledger's actor to partitions and gates, and reports back.
 //!
 //! ```text
-//!  order ─► entry ─► lane ─► LedgerActor folds ─► Outlet ─► each arbiter: carry_out ─► Carried ─► who waits
+//!  order ─► entry ─► lane ─► LedgerActor folds ─► Outlet ─► each arbiter: carry_out ─► Carried ─► the handler of the order
 //! ```
 //!
-//! The effects are handed to every arbiter in the order of the lane; each takes what concerns its routes. Once all
-//! have, [`Carried`] says so. Nobody's waiting, and nobody's leaving, changes what is carried out.
+//! Every arbiter gets the effects in the order of the lane and takes those of its routes. Once all arbiters have acted,
+//! [`Carried`] reports the offset. A handler may wait for it or leave: what is carried out stays the same.
 //!
 //! An order to call a message delivered can race the message's own first attempt: the ledger does not know a message
 //! that was never tried. So its entry is appended on the partner's arbiter, by the port that intents use, and bars

@@ -14,7 +14,7 @@ pub struct FloodGuard {
     stopped: Option<Stop>,
 }
 
-/// Why a route stands.
+/// Why a route is stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stop {
     /// Dead in a row.
@@ -70,7 +70,7 @@ impl FloodGuard {
         self.stopped.as_ref()
     }
 
-    /// Why the route stands, if it does.
+    /// Why the route is stopped, if it is.
     pub fn stopped(&self) -> Option<&Stop> {
         self.stopped.as_ref()
     }

@@ -8,6 +8,8 @@
 //! | [`ranges`], [`key_queues`] | which offsets are finished; which record of which key goes next |
 //! | [`limiter`], [`turnstile`] | when a request may start, and whose turn it is (I5) |
 //! | [`backoff`], [`breaker`], [`flood`] | when to try again, when to stop trying |
+//! | [`hosts`] | the same for each host, where the URL comes from the record |
+//! | [`waits`] | in words: what a partner's messages wait for, and which setting helps |
 //! | [`url_text`] | what a template's values may do in a URL |
 //! | [`verdict`], [`expr`], [`redirect`] | what an answer means |
 //! | [`reach`] | which addresses a request may go to |

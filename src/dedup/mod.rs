@@ -8,7 +8,7 @@
 //! records sorted by ID, packed into **blocks** of some hundreds, each block one entry of sled. Runs belong to a
 //! **bucket**, a span of ledger time with a sled folder of its own, because removing the folder is the only way
 //! sled gives back disk and memory. **Filters** say "never recorded" without a look at sled: one for each run, and
-//! one for each **group** of eight runs, which is asked first. Newer records hide older ones; `forget` is such a
+//! one for each **group** of up to sixteen runs, which is asked first. Newer records hide older ones; `forget` is such a
 //! record.
 //!
 //! ```text

@@ -1,7 +1,7 @@
 //! Sinks map their world onto the [`Verdict`] and nothing else.
 //!
-//! The way of an attempt: [`Sink::prepare`] (pure: templates, no I/O), [`Sink::connect`] (a connection in hand; a
-//! failure here is no doubt), then slot and intent, then [`Sink::send`], which asks its `gate` once, right before
+//! The way of an attempt, which has a start slot already: [`Sink::prepare`] (pure: templates, no I/O), [`Sink::connect`]
+//! (a connection in hand; a failure here is no doubt), the intent, then [`Sink::send`]. It asks its `gate` right before
 //! the first byte, and reports what came of it.
 
 pub mod http;

@@ -21,7 +21,7 @@ use actix::prelude::*;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The code of the reason for which a route stands whose records left the topic.
+/// Code of the reason: the route is stopped because records left its topic.
 const LOST: &str = "lost:";
 
 /// Says what a record is. Pure; one for each route partition.
@@ -187,7 +187,7 @@ impl<S: Sink> PartitionActor<S> {
                 partition,
                 from,
                 to = first,
-                "records left the topic before this route had finished them: it stands until `sluicegate partners resume --topic`"
+                "records left the topic before this route had finished them: the route is stopped until `sluicegate partners resume --topic`"
             );
             let last = first - 1;
             let range = if from == last {

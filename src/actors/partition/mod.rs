@@ -389,7 +389,7 @@ impl<S: Sink> PartitionActor<S> {
         };
         tracing::error!(
             event = "route_stopped", topic = %route.topic, partner = %route.partner.name, dead = stop.dead,
-            "too many dead letters in a row: the route stands until `sluicegate partners resume --topic`"
+            "too many dead letters in a row: the route is stopped until `sluicegate partners resume --topic`"
         );
         let reason = stop.to_string();
         self.write_stop("flood guard", reason);

@@ -109,7 +109,7 @@ fn since(m: &Message) -> Time {
     }
 }
 
-/// Why a route stands that only the ledger knows.
+/// Why a route is stopped, where only the ledger knows it.
 const GONE: &str = "not in the configuration (any more): nothing of it is sent; what is known of it is kept until it comes back";
 
 impl Desk {
