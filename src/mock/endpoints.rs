@@ -44,7 +44,7 @@ pub(crate) fn answer<'s>(
                     .split('?')
                     .next()
                     .unwrap_or_default();
-                let id = percent_decoded(id);
+                let id: Vec<u8> = percent_encoding::percent_decode_str(id).collect();
                 let mut state = partner.state.lock();
                 state.tally.looked_up(shared.now());
                 let count = state.tally.id(&id);
@@ -102,25 +102,4 @@ fn write(out: &mut Vec<u8>, status: u16, body: &[u8]) {
         body.len()
     );
     out.extend_from_slice(body);
-}
-
-/// The bytes that a percent-encoded path segment stands for; what is no code stays as it is.
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let code = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
-        match code.and_then(|c| u8::from_str_radix(c, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    out
 }
