@@ -199,7 +199,8 @@ fn busy() -> Response {
     ))
 }
 
-fn probe_routes() -> Router<Node> {
+/// Alive, ready: the same on both ports.
+fn health_routes() -> Router<Node> {
     Router::new()
         .route(
             "/healthz",
@@ -209,6 +210,10 @@ fn probe_routes() -> Router<Node> {
             "/readyz",
             get(|State(node): State<Node>| async move { health(&node.ready()) }),
         )
+}
+
+fn probe_routes() -> Router<Node> {
+    health_routes()
         .route("/metrics", get(metrics))
         .fallback(|| async { problem(&ApiError::NotFound("there is nothing at this path".into())) })
         .layer(middleware::from_fn(finish))
@@ -265,15 +270,7 @@ fn admin_router(node: Node, guard: Guard) -> Router {
     let page = Router::new()
         .route("/", get(page_for_people))
         .route_layer(guarded(Credentials::BearerOrBasic));
-    Router::new()
-        .route(
-            "/healthz",
-            get(|State(node): State<Node>| async move { health(&node.health()) }),
-        )
-        .route(
-            "/readyz",
-            get(|State(node): State<Node>| async move { health(&node.ready()) }),
-        )
+    health_routes()
         .merge(api.route_layer(guarded(Credentials::Bearer)))
         .merge(page)
         .fallback(|| async { problem(&ApiError::NotFound("there is nothing at this path".into())) })

@@ -172,33 +172,27 @@ impl Check<'_> {
         let Some(attempts) = retry.attempts else { return };
         let most = longest_run(retry, attempts, p.request_timeout);
         let usual = longest_run(retry, attempts, Duration::ZERO) / 2;
-        if most < retry.give_up_after && self.is_set(s, "retry.give_up_after") {
-            let message = format!(
-                "{attempts} attempts are over after at most {}, so retry.give_up_after ({}) is never reached",
-                show_rounded(most),
-                show(retry.give_up_after)
-            );
-            self.warn(
-                s,
-                "retry.attempts",
-                Some(attempts.to_string()),
-                message,
-                "take one of them out; without attempts the age alone decides",
-            );
+        let give_up_after = show(retry.give_up_after);
+        let message = if most < retry.give_up_after && self.is_set(s, "retry.give_up_after") {
+            let most = show_rounded(most);
+            format!(
+                "{attempts} attempts are over after at most {most}, so retry.give_up_after ({give_up_after}) is never reached"
+            )
         } else if usual > retry.give_up_after {
-            let message = format!(
-                "{attempts} attempts take about {}, so retry.give_up_after ({}) comes first",
-                show_rounded(usual),
-                show(retry.give_up_after)
-            );
-            self.warn(
-                s,
-                "retry.attempts",
-                Some(attempts.to_string()),
-                message,
-                "take one of them out; without attempts the age alone decides",
-            );
-        }
+            let usual = show_rounded(usual);
+            format!(
+                "{attempts} attempts take about {usual}, so retry.give_up_after ({give_up_after}) comes first"
+            )
+        } else {
+            return;
+        };
+        self.warn(
+            s,
+            "retry.attempts",
+            Some(attempts.to_string()),
+            message,
+            "take one of them out; without attempts the age alone decides",
+        );
     }
 
     fn doubt(&mut self, s: &str, p: &PartnerConfig) {

@@ -468,11 +468,6 @@ impl Turnstile {
         self.operator || self.paused_until > now
     }
 
-    /// Whether an operator has paused the partner.
-    pub fn is_paused(&self) -> bool {
-        self.operator
-    }
-
     /// Until when the partner itself has asked for a pause; in the past if it has not.
     pub fn paused_until(&self) -> Time {
         self.paused_until
