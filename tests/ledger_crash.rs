@@ -22,7 +22,6 @@ use sluicegate::log::Batch;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use support::{Mount, copy_image, not_tested};
 
@@ -175,26 +174,9 @@ fn child() {
     }
 }
 
-fn spawn(data: &Path) -> Child {
-    Command::new(std::env::current_exe().expect("this binary"))
-        .args([
-            "--exact",
-            "child",
-            "--ignored",
-            "--nocapture",
-            "--test-threads",
-            "1",
-        ])
-        .env(CHILD, data)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts")
-}
-
 /// Lets a child write so many batches and kills it. Returns the offset up to which entries were acknowledged.
 fn write_and_kill(data: &Path, batches: usize, at_the_kill: impl FnOnce()) -> u64 {
-    let mut child = spawn(data);
+    let mut child = support::spawn_child(CHILD, data);
     let out = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut acks = out.map_while(Result::ok).filter_map(|line| {
         let (_, n) = line.split_once("ack ")?;

@@ -14,7 +14,6 @@ use sluicegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use sluicegate::log::{Batch, Log, LogError, PartitionId, TopicSpec};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::{Mount, copy_image, not_tested};
 
@@ -128,23 +127,6 @@ fn child() {
     });
 }
 
-fn spawn(dir: &Path) -> Child {
-    Command::new(std::env::current_exe().expect("this binary"))
-        .args([
-            "--exact",
-            "child",
-            "--ignored",
-            "--nocapture",
-            "--test-threads",
-            "1",
-        ])
-        .env(CHILD, dir)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts")
-}
-
 /// What a child said before it was killed.
 #[derive(Debug, Default)]
 struct Said {
@@ -177,7 +159,7 @@ impl Said {
 
 /// Lets a child write until it has said so many lines, kills it, and hears the rest of what it said.
 fn write_and_kill(dir: &Path, lines: usize, said: &mut Said, at_the_kill: impl FnOnce()) {
-    let mut child = spawn(dir);
+    let mut child = support::spawn_child(CHILD, dir);
     let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut heard = 0;
     said.last = None;
@@ -264,7 +246,7 @@ fn a_second_process_is_refused() {
     let _alone = support::alone();
     let dir = tempfile::tempdir().expect("a folder");
     let log = EmbeddedLog::open(dir.path(), options()).expect("opens");
-    let mut child = spawn(dir.path());
+    let mut child = support::spawn_child(CHILD, dir.path());
     assert!(
         !child.wait().expect("ended").success(),
         "the child must not open it"

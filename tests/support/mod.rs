@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// A mounted file system, unmounted at the end.
 pub struct Mount(pub PathBuf);
@@ -63,6 +63,24 @@ fn run(command: &mut Command) -> Result<(), String> {
             String::from_utf8_lossy(&out.stderr).trim()
         )),
     }
+}
+
+/// Starts this test binary once more with its `child` test alone. `variable` tells that one its folder.
+pub fn spawn_child(variable: &str, folder: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "child",
+            "--ignored",
+            "--nocapture",
+            "--test-threads",
+            "1",
+        ])
+        .env(variable, folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// Says loudly that something is not tested here.

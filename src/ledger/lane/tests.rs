@@ -113,6 +113,16 @@ impl Bench {
     }
 }
 
+/// A lane whose log is busy, with its queue full, until the sender is told to end.
+fn busy_bench() -> (Bench, mpsc::Sender<()>) {
+    let bench = bench(EmbeddedOptions {
+        queue_bytes: 1000,
+        ..small()
+    });
+    let go = bench.fill_queue();
+    (bench, go)
+}
+
 fn run(test: impl Future<Output = ()>) {
     actix_rt::System::new().block_on(async {
         tokio::time::timeout(Duration::from_secs(60), test)
@@ -147,11 +157,7 @@ fn a_lane_that_refuses_takes_outcomes_alone() {
 #[test]
 fn what_waits_counts_with_its_bytes() {
     run(async {
-        let mut bench = bench(EmbeddedOptions {
-            queue_bytes: 1000,
-            ..small()
-        });
-        let go = bench.fill_queue();
+        let (mut bench, go) = busy_bench();
         let port = LanePort::open(bench.lane.clone());
         let large = || Body::Unknown {
             kind: 200,
@@ -179,11 +185,7 @@ fn what_waits_counts_with_its_bytes() {
 #[test]
 fn a_busy_log_is_asked_again() {
     run(async {
-        let mut bench = bench(EmbeddedOptions {
-            queue_bytes: 1000,
-            ..small()
-        });
-        let go = bench.fill_queue();
+        let (mut bench, go) = busy_bench();
         let port = LanePort::open(bench.lane.clone());
         let intent = port.intent(numbered(2));
         port.outcome(numbered(1));
@@ -204,11 +206,7 @@ fn a_busy_log_is_asked_again() {
 #[test]
 fn a_hold_is_not_kept_waiting_by_what_was_given_back() {
     run(async {
-        let mut bench = bench(EmbeddedOptions {
-            queue_bytes: 1000,
-            ..small()
-        });
-        let go = bench.fill_queue();
+        let (mut bench, go) = busy_bench();
         let port = LanePort::open(bench.lane.clone());
         port.outcome(numbered(1));
         port.flush();
@@ -235,11 +233,7 @@ fn a_hold_is_not_kept_waiting_by_what_was_given_back() {
 #[test]
 fn what_was_appended_goes_out_after_the_port_is_gone() {
     run(async {
-        let mut bench = bench(EmbeddedOptions {
-            queue_bytes: 1000,
-            ..small()
-        });
-        let go = bench.fill_queue();
+        let (mut bench, go) = busy_bench();
         let port = LanePort::open(bench.lane.clone());
         (0..5).for_each(|n| _ = port.outcome(numbered(n)));
         port.flush();

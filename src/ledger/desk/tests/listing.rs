@@ -118,20 +118,7 @@ fn an_export_comes_back() {
     let mut world = World::new();
     (1..=5).for_each(|n| world.delivered(n));
     world.dead(6, "refused: 422", "k");
-    let view = View::of(
-        &world.state,
-        &Desk::pick_for_query(&Query::DedupStats, NOW).unwrap(),
-    )
-    .unwrap();
-    let mut rows: Vec<DedupRow> = Vec::new();
-    let mut take = |line: String| {
-        rows.push(serde_json::from_str(&line).unwrap());
-        ControlFlow::Continue(())
-    };
-    world
-        .desk
-        .export(&view, &Filter::default(), NOW, &mut take)
-        .unwrap();
+    let mut rows = world.exported_rows();
     assert_eq!(rows.len(), 6);
     for row in &rows {
         // The test's hashes are not made from its texts: then the export names the hash.

@@ -115,6 +115,30 @@ fn filter(n: u8) -> Filter {
 }
 
 impl World {
+    /// All lines of an export.
+    fn export(&self) -> Vec<String> {
+        let pick = Desk::pick_for_query(&Query::DedupStats, NOW).unwrap();
+        let view = View::of(&self.state, &pick).unwrap();
+        let mut lines = Vec::new();
+        let mut take = |line: String| {
+            lines.push(line);
+            ControlFlow::Continue(())
+        };
+        (self.desk)
+            .export(&view, &Filter::default(), NOW, &mut take)
+            .unwrap();
+        lines
+    }
+
+    /// The same as rows.
+    fn exported_rows(&self) -> Vec<DedupRow> {
+        let lines = self.export();
+        lines
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
     fn new() -> Self {
         let lane = Arc::new(Lane::default());
         let config = Config::for_test("data")

@@ -34,19 +34,7 @@ fn readable_ids_are_found_and_survive_another_incarnation() {
     delivered(&mut old, scope(5).id(&[b"very long, kept in part"]), "very long");
     assert_eq!(state(&old, "a-1"), ("a-1".into(), DedupState::Delivered));
     assert_eq!(state(&old, "a-2"), ("a-2".into(), DedupState::Absent));
-    let view = View::of(
-        &old.state,
-        &Desk::pick_for_query(&Query::DedupStats, NOW).unwrap(),
-    )
-    .unwrap();
-    let mut rows: Vec<DedupRow> = Vec::new();
-    let mut take = |line: String| {
-        rows.push(serde_json::from_str(&line).unwrap());
-        ControlFlow::Continue(())
-    };
-    old.desk
-        .export(&view, &Filter::default(), NOW, &mut take)
-        .unwrap();
+    let rows = old.exported_rows();
     let mut new = World::new();
     new.write(Body::Route(RouteInfo {
         route: AT.route,
@@ -214,19 +202,6 @@ fn ids_of_masked_fields_are_shown_nowhere() {
     for answer in &answers {
         assert!(!answer.contains("example.org"), "{answer}");
     }
-    let view = View::of(
-        &world.state,
-        &Desk::pick_for_query(&Query::DedupStats, NOW).unwrap(),
-    )
-    .unwrap();
-    let mut lines = Vec::new();
-    let mut take = |line: String| {
-        lines.push(line);
-        ControlFlow::Continue(())
-    };
-    world
-        .desk
-        .export(&view, &Filter::default(), NOW, &mut take)
-        .unwrap();
+    let lines = world.export();
     assert!(lines.concat().contains("example.org"), "{lines:?}");
 }

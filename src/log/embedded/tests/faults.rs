@@ -182,15 +182,28 @@ fn check_after_cut(dir: &Path, before: &Run, when: &str) {
     }
 }
 
-#[test]
-fn a_full_disk_refuses_records_takes_outcomes_and_recovers() {
-    let dir = folder();
+/// A disk that is full while the flag says so.
+fn full_disk() -> (EmbeddedOptions, Arc<AtomicBool>) {
     let full = Arc::new(AtomicBool::new(false));
     let hook = Arc::clone(&full);
     let mut options = with_fault(move |step, _| {
         (step == Step::Allocate && hook.load(Ordering::Acquire)).then_some(Fault::Error(ENOSPC))
     });
     options.care_every = Duration::from_millis(5);
+    (options, full)
+}
+
+fn until_it_takes_again(log: &EmbeddedLog) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while log.refuses().is_some() && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_records_takes_outcomes_and_recovers() {
+    let dir = folder();
+    let (options, full) = full_disk();
     let log = open(dir.path(), &options).expect("opens");
     let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
     append(&log, one(p, 0, 1000)).expect("taken");
@@ -232,10 +245,7 @@ fn a_full_disk_refuses_records_takes_outcomes_and_recovers() {
     // The log's own care still has a segment: trimming makes room without the disk giving any.
     let next = log.bounds(p).expect("there").next;
     log.trim(p, next - 2).expect("trims although the disk is full");
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while log.refuses().is_some() && std::time::Instant::now() < deadline {
-        std::thread::yield_now();
-    }
+    until_it_takes_again(&log);
     assert_eq!(log.refuses(), None, "recovers by itself");
     append(&log, one(p, n, 1000)).expect("taken again");
     drop(log);
@@ -246,12 +256,7 @@ fn a_full_disk_refuses_records_takes_outcomes_and_recovers() {
 #[test]
 fn room_on_the_disk_ends_the_refusal_too() {
     let dir = folder();
-    let full = Arc::new(AtomicBool::new(false));
-    let hook = Arc::clone(&full);
-    let mut options = with_fault(move |step, _| {
-        (step == Step::Allocate && hook.load(Ordering::Acquire)).then_some(Fault::Error(ENOSPC))
-    });
-    options.care_every = Duration::from_millis(5);
+    let (options, full) = full_disk();
     let log = open(dir.path(), &options).expect("opens");
     let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
     full.store(true, Ordering::Release);
@@ -267,10 +272,7 @@ fn room_on_the_disk_ends_the_refusal_too() {
     let error = failed.unwrap_or_else(|| tx.commit(Batch::new()).expect_err("no room"));
     assert!(matches!(error, LogError::NoRoom { .. }), "{error}");
     full.store(false, Ordering::Release);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while log.refuses().is_some() && std::time::Instant::now() < deadline {
-        std::thread::yield_now();
-    }
+    until_it_takes_again(&log);
     append(&log, one(p, n, 1000)).expect("taken again");
     taken.push(n);
     assert_eq!(numbers(&log, p, 0), taken);
