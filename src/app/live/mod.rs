@@ -6,7 +6,12 @@
 //! partitions; here somebody only waits for it. What only the actors know (requests on the wire, breakers) comes in
 //! through [`Hooks`].
 
-use crate::actors::effects::{Awaiting, Carried, claim};
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use writer::LaneWriter;
+
 use crate::actors::memory::MemoryShare;
 use crate::admin::{Answer, Exported, Lines, NodeApi, Upload};
 use crate::api::{
@@ -15,33 +20,28 @@ use crate::api::{
 };
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::ledger::entry::{Action, Body};
+use crate::core::ledger::entry::Body;
 use crate::core::ledger::fold::LaneState;
-use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
+use crate::core::types::{RouteId, Time};
 use crate::intake::hints;
 use crate::intake::import::Importer;
 use crate::intake::serve;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
 use crate::ledger::desk::{Desk, LogEntries, Standing, View};
 use crate::ledger::keeper::Keeper;
-use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Log, PartitionId};
 use crate::telemetry::Metrics;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::LineResult;
 use actix::ArbiterHandle;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-
-/// Orders whose entries wait to be written; one order at a time settles, so there is hardly ever more than one.
-const WRITES: usize = 16;
+use writer::{NotYet, Writing, ending};
 /// Lines of an export on their way to the client.
 const LINES: usize = 1_024;
 /// How long whoever gave an order waits for its answer. The order itself is not given up: it takes effect as soon as the
@@ -66,148 +66,6 @@ pub trait Hooks: Send + Sync + 'static {
     fn problems(&self) -> Vec<String>;
     /// What stands against calling it ready: starting, draining, no room.
     fn not_ready(&self) -> Vec<String>;
-}
-
-/// Tells of an entry, by its place in its order, at which offset it is; or that it was not appended, since an attempt
-/// of its message is under way.
-type Placed = std::sync::mpsc::Sender<(usize, Option<Offset>)>;
-type Write = (Vec<(usize, Body)>, Placed);
-
-/// A way into the lane from any thread.
-#[derive(Clone, Debug)]
-pub struct LaneWriter {
-    writes: mpsc::Sender<Write>,
-    carried: Arc<Carried>,
-}
-
-/// Entries on their way into the lane, and through it.
-struct Writing {
-    /// Not placed yet.
-    left: usize,
-    placed: std::sync::mpsc::Receiver<(usize, Option<Offset>)>,
-    offsets: Vec<(usize, Offset)>,
-    refused: Vec<usize>,
-    awaiting: Awaiting,
-}
-
-/// Why entries are not through.
-enum NotYet {
-    /// They will be.
-    Late,
-    /// The node ends first.
-    Ending,
-}
-
-impl Writing {
-    /// Waits, blocking, until all are folded and their effects carried out.
-    fn finish(&mut self, until: Instant) -> Result<(), NotYet> {
-        while self.left > 0 {
-            let wait = until.saturating_duration_since(Instant::now());
-            match self.placed.recv_timeout(wait) {
-                Ok((entry, Some(offset))) => self.offsets.push((entry, offset)),
-                Ok((entry, None)) => self.refused.push(entry),
-                Err(RecvTimeoutError::Timeout) => return Err(NotYet::Late),
-                Err(RecvTimeoutError::Disconnected) => return Err(NotYet::Ending),
-            }
-            self.left -= 1;
-        }
-        while let Some((entry, offset)) = self.offsets.last().copied() {
-            if self.awaiting.wait(offset, until).ok_or(NotYet::Late)? {
-                self.refused.push(entry);
-            }
-            self.offsets.pop();
-        }
-        Ok(())
-    }
-}
-
-fn ending() -> ApiError {
-    ApiError::Unavailable("the node is stopping".into())
-}
-
-impl LaneWriter {
-    /// Opens a port of the lane on the present arbiter (or system) thread. It closes with the last clone.
-    pub fn open(lane: Lane, carried: Arc<Carried>) -> Self {
-        let (writes, mut receiver) = mpsc::channel::<Write>(WRITES);
-        actix_rt::spawn(async move {
-            let port = LanePort::open(lane);
-            while let Some((bodies, placed)) = receiver.recv().await {
-                for (place, body) in bodies {
-                    let placed = placed.clone();
-                    // The asker may have gone away; the entries stand all the same.
-                    let told = move |offset| {
-                        let _ = placed.send((place, Some(offset)));
-                    };
-                    port.outcome_told(body, Box::new(told));
-                }
-                port.flush();
-            }
-        });
-        Self { writes, carried }
-    }
-
-    /// Appends entries. One that calls a message delivered which the ledger does not know goes in on its partner's
-    /// arbiter, where `home_of` says there is one: an attempt of it may be about to begin there.
-    fn begin(
-        &self,
-        entries: Vec<Body>,
-        home_of: impl Fn(RouteId) -> Option<ArbiterHandle>,
-    ) -> Result<Writing, ApiError> {
-        let (placed, receiver) = std::sync::mpsc::channel();
-        let writing = Writing {
-            left: entries.len(),
-            placed: receiver,
-            offsets: Vec::new(),
-            refused: Vec::new(),
-            awaiting: self.carried.awaiting(),
-        };
-        let (mut marks, mut others) = (BTreeMap::new(), Vec::new());
-        for (place, body) in entries.into_iter().enumerate() {
-            match marked(&body) {
-                Some((at, id)) => {
-                    let of_route: &mut Vec<_> = marks.entry(at.route).or_default();
-                    of_route.push((place, at, id, body));
-                }
-                None => others.push((place, body)),
-            }
-        }
-        for (route, marks) in marks {
-            let Some(home) = home_of(route) else {
-                others.extend(marks.into_iter().map(|(place, _, _, body)| (place, body)));
-                continue;
-            };
-            let placed = placed.clone();
-            home.spawn_fn(move || {
-                for (place, at, id, body) in marks {
-                    let told = placed.clone();
-                    let told = Box::new(move |offset| {
-                        let _ = told.send((place, Some(offset)));
-                    });
-                    if !claim(at, id, body, told) {
-                        // Nobody listens any more only if the asker has left.
-                        let _ = placed.send((place, None));
-                    }
-                }
-            });
-        }
-        if !others.is_empty() {
-            self.writes
-                .blocking_send((others, placed))
-                .map_err(|_| ending())?;
-        }
-        Ok(writing)
-    }
-}
-
-/// The message that an entry calls delivered.
-fn marked(body: &Body) -> Option<(RoutePartition, MessageId)> {
-    let Body::Command(command) = body else {
-        return None;
-    };
-    match command.action {
-        Action::Mark { at, id, .. } => Some((at, id)),
-        _ => None,
-    }
 }
 
 /// What a [`LiveNode`] is made of.
@@ -579,268 +437,4 @@ fn with_first(first: Exported, mut rest: Lines) -> Lines {
         }
     });
     rx
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::actors::effects;
-    use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
-    use crate::actors::lifeline::Lifeline;
-    use crate::admin::{AdminOptions, Client, ClientError, serve};
-    use crate::api::{Order, Page};
-    use crate::app::open;
-    use crate::config::TopicConfig;
-    use crate::config::{IdSource, PartnerConfig};
-    use crate::core::ledger::entry::{Kept, Outcome, OutcomeKind, Position, RouteInfo};
-    use crate::core::ledger::fold::Effect;
-    use crate::core::message_id::{IdScope, route_id};
-    use crate::core::types::*;
-    use crate::ledger::duties::DutyRules;
-    use actix::prelude::*;
-    use parking_lot::Mutex;
-
-    #[derive(Default)]
-    struct Noting(Mutex<Vec<Effect>>);
-
-    impl Hooks for Noting {
-        fn enrich(&self, status: &mut Status) {
-            status.partners[0].rate = 10.0;
-            status.node.in_flight = 3;
-        }
-        fn home_of(&self, _: RouteId) -> Option<ArbiterHandle> {
-            None
-        }
-        fn problems(&self) -> Vec<String> {
-            Vec::new()
-        }
-        fn not_ready(&self) -> Vec<String> {
-            vec!["draining".into()]
-        }
-    }
-
-    /// A real folder, lane and folding actor behind a real admin port; only the deliveries are left out.
-    #[test]
-    fn orders_reach_the_ledger_of_a_running_node() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = Config::for_test(dir.path())
-            .with_partner(PartnerConfig::new("acme", "http://127.0.0.1:1/hook"))
-            .with_topic(TopicConfig {
-                id: vec![IdSource::Json("/id".into())],
-                ..TopicConfig::new("orders", "acme")
-            });
-        config.log.segment = 1 << 20;
-        let config = Arc::new(config);
-        let clock = Clock::start();
-        let opened = open(&config, clock).unwrap();
-        let hooks = Arc::new(Noting::default());
-        System::new().block_on(async {
-            let (lane, feed) = Lane::new(
-                opened.log.clone(),
-                opened.lane,
-                opened.tenure,
-                opened.life,
-                clock,
-                Box::new(|e| panic!("{e}")),
-            );
-            let feed = Feed::new(feed);
-            let lifeline = Lifeline::new(|_| {});
-            let (outlet, inlet) = effects::channel();
-            let noting = hooks.clone();
-            actix_rt::spawn(inlet.run(move |effects| {
-                noting
-                    .0
-                    .lock()
-                    .extend(effects.iter().map(|(_, effect)| effect.clone()));
-                Vec::new()
-            }));
-            let parts = LedgerParts {
-                keeper: opened.keeper.clone(),
-                lane: lane.clone(),
-                feed,
-                inputs: Inputs::default(),
-                rules: DutyRules::of(&config),
-                clock,
-                metrics: Arc::default(),
-                effects: outlet.clone(),
-            };
-            LedgerActor::new(parts, lifeline).start();
-            let holding = lane.clone();
-            let writer = LaneWriter::open(lane, outlet.carried().clone());
-            let node = LiveNode::new(LiveParts {
-                config: config.clone(),
-                secrets: Vec::new(),
-                clock,
-                log: opened.log.clone(),
-                lane: opened.lane,
-                keeper: opened.keeper.clone(),
-                writer: writer.clone(),
-                files: Vec::new(),
-                memory: MemoryShare::divide(1 << 30, 1).first().cloned(),
-                metrics: Arc::new(Metrics::new()),
-                longest_write: Duration::from_millis(200),
-                logging: None,
-                hooks: hooks.clone(),
-            });
-            let options = AdminOptions {
-                admin: Some(config.listen.admin),
-                ..AdminOptions::default()
-            };
-            let server = serve(options, Arc::new(node)).unwrap();
-            let client = Client::new(&server.admin().unwrap().to_string(), None).unwrap();
-
-            let topic = TopicId(5);
-            let at = RoutePartition {
-                route: route_id("orders", topic, "acme"),
-                partition: 0,
-            };
-            let id = IdScope::new("orders", topic, 0, "acme").id(&[b"a-1"]);
-            let entries = vec![
-                Body::Route(RouteInfo {
-                    route: at.route,
-                    topic: "orders".into(),
-                    topic_id: topic,
-                    partner: "acme".into(),
-                }),
-                Body::Position(Position {
-                    at,
-                    leader_epoch: 0,
-                    position: 0,
-                    finished: vec![],
-                    high_water: 0,
-                }),
-                Body::Outcome(Outcome {
-                    at,
-                    id,
-                    offset: 0,
-                    round: 1,
-                    attempts: 1,
-                    when: clock.now(),
-                    life: LifeId(1),
-                    status: 422,
-                    kind: OutcomeKind::Dead(Box::new(Kept {
-                        readable: "a-1".into(),
-                        reason: "refused: 422".into(),
-                        ..Kept::default()
-                    })),
-                }),
-            ];
-            let written = actix_rt::task::spawn_blocking(move || {
-                let mut writing = writer.begin(entries, |_| None)?;
-                assert!(writing.finish(Instant::now() + LONGEST_WRITE).is_ok());
-                Ok::<_, ApiError>(writing.refused)
-            });
-            assert_eq!(written.await.unwrap().unwrap(), Vec::<usize>::new());
-
-            let dead = Query::Dead {
-                filter: Filter::default(),
-            };
-            let Reply::Messages(Page { rows, .. }) = client.query(&dead).await.unwrap() else {
-                panic!()
-            };
-            assert_eq!(rows[0].id, "a-1");
-            let order = OrderRequest {
-                order: Order::Replay {
-                    filter: Filter::of_id("a-1"),
-                    skipped: false,
-                },
-                who: "kim".into(),
-                why: "mended".into(),
-                dry_run: false,
-                expect: None,
-            };
-            assert_eq!(client.order(&order).await.unwrap().touched, 1);
-            assert!(matches!(
-                hooks.0.lock().as_slice(),
-                [Effect::Opened { round: 2, .. }]
-            ));
-            assert_eq!(
-                client.order(&order).await.unwrap().touched,
-                0,
-                "it is folded before it is answered"
-            );
-
-            // A lane that takes nothing: the answer does not wait for ever, the order's effect comes all the same.
-            let held = holding.hold();
-            let pause = |partner: &str| OrderRequest {
-                order: Order::Pause {
-                    partner: partner.into(),
-                },
-                ..order.clone()
-            };
-            let late = client.order(&pause("acme")).await;
-            assert!(
-                matches!(late, Err(ClientError::Api(ApiError::Unavailable(_)))),
-                "{late:?}"
-            );
-            let next = client.order(&pause("acme")).await;
-            assert!(
-                next.is_err(),
-                "no order is settled against a fold that lacks the one before"
-            );
-            drop(held);
-            assert_eq!(client.order(&pause("acme")).await.unwrap().touched, 1);
-            let paused = |e: &&Effect| matches!(e, Effect::Paused { partner } if partner == "acme");
-            assert_eq!(hooks.0.lock().iter().filter(paused).count(), 2);
-            let resume = OrderRequest {
-                order: Order::Resume {
-                    partner: "acme".into(),
-                },
-                ..order.clone()
-            };
-            assert_eq!(client.order(&resume).await.unwrap().touched, 1);
-
-            let status = client.status().await.unwrap();
-            assert_eq!(
-                (status.node.state.as_str(), status.node.in_flight),
-                ("running", 3)
-            );
-            assert_eq!(status.partners[0].eta_s, Some(0.1), "one waits, ten a second");
-
-            let record = SendRequest {
-                topic: "orders".into(),
-                value: r#"{"id":"b"}"#.into(),
-                ..SendRequest::default()
-            };
-            assert_eq!(client.send(&record).await.unwrap().offset, 0);
-            let wrong = SendRequest {
-                topic: "other".into(),
-                ..record
-            };
-            assert!(matches!(
-                client.send(&wrong).await,
-                Err(ClientError::Api(ApiError::NotFound(_)))
-            ));
-
-            let file = ImportRequest {
-                topic: "orders".into(),
-                name: "day.jsonl".into(),
-                ..ImportRequest::default()
-            };
-            let lines = || {
-                futures_util::stream::iter([Ok(bytes::Bytes::from_static(
-                    b"{\"id\":1}\n{\"id\":2}\nnonsense\n",
-                ))])
-            };
-            let report = client.import(&file, lines()).await.unwrap();
-            assert_eq!((report.accepted, report.rejected, report.known), (2, 1, false));
-            assert!(client.import(&file, lines()).await.unwrap().known);
-
-            let mut text = Vec::new();
-            let take = |piece: &[u8]| std::io::Write::write_all(&mut text, piece);
-            client.export(&Filter::default(), take).await.unwrap();
-            assert!(!client.test_partner("acme").await.unwrap().ok);
-            let wrong = Filter {
-                since: Some("yesterday".into()),
-                ..Filter::default()
-            };
-            let refused = client.export(&wrong, |_| Ok(())).await;
-            assert!(
-                matches!(refused, Err(ClientError::Api(ApiError::Invalid(_)))),
-                "{refused:?}"
-            );
-            System::current().stop();
-        });
-        opened.log.close().unwrap();
-    }
 }
