@@ -114,6 +114,14 @@ struct Folded {
     effects: Effects,
 }
 
+/// Sets why something does not work at present, or that it works again.
+fn set_reason(place: &Mutex<Option<String>>, why: Option<String>) {
+    let mut place = place.lock();
+    if place.is_some() || why.is_some() {
+        *place = why;
+    }
+}
+
 impl Keeper {
     /// The folder of its checkpoints: what tells one keeper from another.
     pub fn name(&self) -> &str {
@@ -200,21 +208,14 @@ impl Keeper {
                 owed.ops.clear();
                 // A trim's worth of operations must not be held for ever.
                 owed.ops.shrink_to(OWED_KEPT);
-                self.told(&self.refuses, None);
+                set_reason(&self.refuses, None);
                 Ok(())
             }
             Err(error) => {
                 let error = KeeperError::from(error);
-                self.told(&self.refuses, Some(error.why()));
+                set_reason(&self.refuses, Some(error.why()));
                 Err(error)
             }
-        }
-    }
-
-    fn told(&self, place: &Mutex<Option<String>>, why: Option<String>) {
-        let mut place = place.lock();
-        if place.is_some() || why.is_some() {
-            *place = why;
         }
     }
 
@@ -248,7 +249,7 @@ impl Keeper {
     pub fn checkpoint(&self) -> Result<(), KeeperError> {
         let mut writing = self.writing.lock();
         let done = self.write_checkpoint(&mut writing);
-        self.told(&self.behind, done.as_ref().err().map(KeeperError::why));
+        set_reason(&self.behind, done.as_ref().err().map(KeeperError::why));
         done
     }
 
