@@ -82,32 +82,33 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     Ok(if refused > 0 { Exit::Failed } else { Exit::Done })
 }
 
-/// What would keep `run` from making the partners: their templates are filled, their certificates read. Partners
-/// whose secrets are not here are left out, a configuration may be checked where they are not.
+/// What would keep `run` from making the partners: secrets that cannot be used, templates that cannot be filled,
+/// certificates that cannot be read. Partners whose secrets are not here are left out: a configuration may be checked
+/// where they are not.
 fn unstartable(loaded: &Loaded) -> Vec<Finding> {
+    let mut found = loaded.unusable_secrets();
     let sources = loaded.secret_sources().ok();
     let secrets = sources.and_then(|sources| Secrets::load(&sources).ok());
     let partners = loaded.config.partners.values();
-    partners
-        .filter_map(|partner| {
-            let secrets = match &secrets {
-                Some(secrets) => secrets.clone(),
-                None if names_no_secret(partner) => Secrets::none(),
-                None => return None,
-            };
-            let error = HttpSink::try_new(partner, &secrets, Clock::start()).err()?;
-            let masker = Masker::new(&partner.mask, &secrets.values());
-            Some(Finding {
-                severity: Severity::Error,
-                key: format!("partners.{}", partner.name),
-                value: None,
-                file: None,
-                line: None,
-                message: masker.text(&format!("cannot be prepared: {error}")),
-                hint: None,
-            })
+    found.extend(partners.filter_map(|partner| {
+        let secrets = match &secrets {
+            Some(secrets) => secrets.clone(),
+            None if names_no_secret(partner) => Secrets::none(),
+            None => return None,
+        };
+        let error = HttpSink::try_new(partner, &secrets, Clock::start()).err()?;
+        let masker = Masker::new(&partner.mask, &secrets.values());
+        Some(Finding {
+            severity: Severity::Error,
+            key: format!("partners.{}", partner.name),
+            value: None,
+            file: None,
+            line: None,
+            message: masker.text(&format!("cannot be prepared: {error}")),
+            hint: None,
         })
-        .collect()
+    }));
+    found
 }
 
 fn names_no_secret(partner: &PartnerConfig) -> bool {
@@ -348,8 +349,11 @@ mod tests {
         assert_eq!(refused(&as_host), Exit::Usage);
         let garbage = with(&format!("url = 'https://127.0.0.1/'\nca = '{}'", ca.display()));
         assert_eq!(refused(&garbage), Exit::Usage);
-        // A broken secret is found where it is read, before any partner.
+        // A secret that is there and cannot be used keeps `run` from starting. Other commands only warn: they need none.
+        std::fs::write(&secret, [0xff, 0xfe]).unwrap();
+        assert_eq!(refused(&in_url), Exit::Usage);
         std::fs::write(&secret, "good\n\n").unwrap();
+        assert_eq!(refused(&in_url), Exit::Usage);
         let found = config::load_text("actors.toml", &in_url).unwrap().warnings;
         assert!(
             found

@@ -598,12 +598,13 @@ pub(super) fn secret_variables(config: &Config) -> BTreeSet<String> {
     sources.filter_map(variable).collect()
 }
 
-/// One finding for each secret that is used and cannot be had now.
+/// One finding for each secret that is used and cannot be had now, of those errors that are `wanted`.
 pub(super) fn missing_secrets(
     config: &Config,
     origins: &BTreeMap<String, Origin>,
     env: &BTreeMap<String, String>,
     severity: Severity,
+    wanted: impl Fn(&secrets::SecretError) -> bool,
 ) -> Vec<Finding> {
     let mut check = Check {
         config,
@@ -623,7 +624,8 @@ pub(super) fn missing_secrets(
             .map(|source| ("listen".to_owned(), "token", source)),
     );
     for (section, key, source) in sources {
-        if let Err(e) = secrets::read(source, |name| env.get(name).map(Into::into)) {
+        let read = secrets::read(source, |name| env.get(name).map(Into::into));
+        if let Some(e) = read.err().filter(&wanted) {
             let hint = match &e {
                 secrets::SecretError::NotSet(name) => {
                     format!("export {name}, or let the secret come from a file; `run` needs it")

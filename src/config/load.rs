@@ -68,7 +68,8 @@ impl Loaded {
     /// # Errors
     /// One finding for each that is not set, empty or unreadable now: what keeps `run` from starting.
     pub fn secret_sources(&self) -> Result<BTreeMap<String, SecretSource>, Vec<Finding>> {
-        let missing = check::missing_secrets(&self.config, &self.sources, &self.env, Severity::Error);
+        let missing =
+            check::missing_secrets(&self.config, &self.sources, &self.env, Severity::Error, |_| true);
         if !missing.is_empty() {
             return Err(missing);
         }
@@ -81,6 +82,12 @@ impl Loaded {
         Ok(sources
             .map(|(name, source)| (name.clone(), source.clone()))
             .collect())
+    }
+
+    /// One finding for each secret that is used, and is there, but cannot be used.
+    pub fn unusable_secrets(&self) -> Vec<Finding> {
+        let wanted = secrets::SecretError::is_unusable;
+        check::missing_secrets(&self.config, &self.sources, &self.env, Severity::Error, wanted)
     }
 
     /// The token of the control API, if one is configured.
@@ -207,7 +214,13 @@ fn parse(
     // A value that is wrong stands at its default; what follows from that is not the user's mistake.
     crossed.retain(|finding| !known_bad.contains(&finding.key));
     findings.extend(crossed);
-    findings.extend(check::missing_secrets(&config, &origins, &env, Severity::Warning));
+    findings.extend(check::missing_secrets(
+        &config,
+        &origins,
+        &env,
+        Severity::Warning,
+        |_| true,
+    ));
     findings.sort_by(|a, b| (&a.file, a.line, &a.key).cmp(&(&b.file, b.line, &b.key)));
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Err(findings);

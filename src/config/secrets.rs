@@ -63,6 +63,14 @@ pub enum SecretError {
     },
 }
 
+impl SecretError {
+    /// Whether a secret is there that no request can carry. Else it is not there, as where a configuration is checked
+    /// on another machine.
+    pub fn is_unusable(&self) -> bool {
+        matches!(self, SecretError::NotText(_) | SecretError::Unusable { .. })
+    }
+}
+
 /// Reads one secret now: variables from `env`, files from disk (so a file changed meanwhile gives its new content). A
 /// line end at its end is not part of it.
 ///
