@@ -80,7 +80,7 @@ pub enum Action {
         #[command(flatten)]
         scope: Scope,
     },
-    /// Take IDs from an exported file: they count as delivered from then on
+    /// Take IDs from an exported file, or one JSON object a line with id, topic, partner and state "delivered": they count as delivered from then on
     Import {
         /// File to read; - is stdin
         #[arg(value_name = "FILE")]
@@ -364,6 +364,9 @@ fn import(
     );
     out.either(&report, text)?;
     out.finish()?;
+    if !global.json {
+        report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
     Ok(Exit::Done)
 }
 

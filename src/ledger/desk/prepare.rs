@@ -304,48 +304,38 @@ impl Desk {
                 continue;
             }
             let places = by_name.get(&(row.topic.as_str(), row.partner.as_str()));
-            let at = places.and_then(|places| places.iter().find(|at| Some(at.partition) == row.partition));
-            let Some((at, route)) = at.and_then(|at| Some((*at, view.routes.get(&at.route)?))) else {
-                nowhere += 1;
-                continue;
-            };
-            let hex = row.hex.as_deref().unwrap_or_default();
-            let same_topic = row.topic_id.as_deref() == Some(&format!("{:032x}", route.topic_id.0));
-            let id = if same_topic || row.id.is_empty() || row.id == hex {
-                hex.parse().ok().filter(|_| same_topic)
-            } else {
-                // Another incarnation has other hashes: the readable ID is hashed anew.
-                let wanted = intended(&self.config, &row.topic, &row.id);
-                let all = meanings(&row.id, &scope_of(route, at.partition));
-                all.into_iter()
-                    .find(|(meaning, _)| *meaning == wanted)
-                    .map(|(_, id)| id)
-            };
-            let Some(id) = id else {
-                nowhere += 1;
-                continue;
-            };
-            if self.memory.get(at, id)?.is_some() {
-                known += 1;
-                continue;
-            }
-            let named = MessageRow {
-                id: row.id.clone(),
-                topic: row.topic.clone(),
-                partner: row.partner.clone(),
-                partition: at.partition,
-                state: DedupState::Absent.word().to_owned(),
-                ..MessageRow::default()
-            };
-            making.push(
-                at,
-                id,
-                Found::NotHeld,
-                Then::Mark {
+            let (mut marked, mut found) = (0, 0);
+            for &at in places.into_iter().flatten() {
+                // A list that is no export does not know the partition: the ID is marked wherever it may turn up.
+                if row.partition.is_some_and(|partition| partition != at.partition) {
+                    continue;
+                }
+                let Some(id) = self.imported_id(view, row, at) else {
+                    continue;
+                };
+                if self.memory.get(at, id)?.is_some() {
+                    found += 1;
+                    continue;
+                }
+                marked += 1;
+                let named = MessageRow {
+                    id: row.id.clone(),
+                    topic: row.topic.clone(),
+                    partner: row.partner.clone(),
+                    partition: at.partition,
+                    state: DedupState::Absent.word().to_owned(),
+                    ..MessageRow::default()
+                };
+                let then = Then::Mark {
                     offset: row.offset.unwrap_or(0),
-                },
-                &named,
-            );
+                };
+                making.push(at, id, Found::NotHeld, then, &named);
+            }
+            match (marked, found) {
+                (0, 0) => nowhere += 1,
+                (0, _) => known += 1,
+                _ => {}
+            }
         }
         making.refuse(known, "are known here already");
         making.refuse(
@@ -357,6 +347,23 @@ impl Desk {
             "belong to a topic, partner or partition that is not known here",
         );
         Ok(())
+    }
+
+    /// The message that a line of an export stands for in this partition.
+    fn imported_id(&self, view: &View, row: &DedupRow, at: RoutePartition) -> Option<MessageId> {
+        let route = view.routes.get(&at.route)?;
+        let hex = row.hex.as_deref().unwrap_or_default();
+        let same_topic = row.topic_id.as_deref() == Some(&format!("{:032x}", route.topic_id.0));
+        if same_topic || row.id.is_empty() || row.id == hex {
+            // A hash belongs to one partition.
+            return hex.parse().ok().filter(|_| same_topic && row.partition.is_some());
+        }
+        // Another incarnation has other hashes: the readable ID is hashed anew.
+        let wanted = intended(&self.config, &row.topic, &row.id);
+        let all = meanings(&row.id, &scope_of(route, at.partition));
+        all.into_iter()
+            .find(|(meaning, _)| *meaning == wanted)
+            .map(|(_, id)| id)
     }
 
     /// The row of an ID that the store remembers.

@@ -86,6 +86,44 @@ fn an_unknown_id_is_marked_wherever_it_may_turn_up() {
     );
 }
 
+/// A list made from the partner's own records knows no partitions: a line without one is taken in for all of them.
+#[test]
+fn a_list_without_partitions_is_taken_in_for_all_of_them() {
+    let mut world = World::new();
+    let other = RoutePartition { partition: 2, ..AT };
+    world.write(Body::Position(Position {
+        at: other,
+        leader_epoch: 0,
+        position: 0,
+        finished: Vec::new(),
+        high_water: 0,
+    }));
+    let rows = |lines: &[&str]| Order::DedupImport {
+        rows: lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect(),
+    };
+    let line = r#"{"id":"a|1","topic":"orders","partner":"acme","state":"delivered"}"#;
+    let elsewhere = r#"{"id":"a|1","topic":"orders","partner":"nobody","state":"delivered"}"#;
+    let (effects, report) = world.order(rows(&[line, elsewhere]));
+    let marked = |at: RoutePartition| {
+        let id = IdScope::new("orders", TopicId(5), at.partition, "acme").id(&[b"a|1"]);
+        Effect::Marked { at, id }
+    };
+    assert_eq!(effects, [marked(AT), marked(other)]);
+    assert_eq!((report.touched, report.refused), (2, 1), "{:?}", report.notes);
+    let (effects, report) = world.order(rows(&[line]));
+    assert_eq!(
+        (effects.len(), report.touched, report.refused),
+        (0, 0, 1),
+        "{:?}",
+        report.notes
+    );
+    assert!(
+        report.notes[0].contains("known here already"),
+        "{:?}",
+        report.notes
+    );
+}
+
 /// Where lists and logs name messages by their hash, so do all answers; only the export has every ID.
 #[test]
 fn ids_of_masked_fields_are_shown_nowhere() {
