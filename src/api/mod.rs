@@ -166,7 +166,7 @@ pub struct ImportReport {
     /// The reject file on the node, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reject_file: Option<String>,
-    /// Lines whose message ID an earlier line of the file has: of each ID one record is sent. Above some 100,000
+    /// Lines whose message ID an earlier line of the file has: of those in one partition one record is sent. Above some 100,000
     /// different IDs an estimate.
     #[serde(default)]
     pub duplicates: u64,

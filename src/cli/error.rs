@@ -98,6 +98,12 @@ impl CliError {
         self.exit
     }
 
+    /// All of it in one text, for a log line: each finding, then the error.
+    pub fn in_full(&self) -> String {
+        let findings = self.findings.iter().map(|finding| format!("{finding}\n"));
+        findings.chain([self.to_string()]).collect()
+    }
+
     /// Prints it to stderr, unless there is nobody to tell.
     pub fn print(&self) {
         if self.quiet {

@@ -20,7 +20,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     let loaded = global.load()?;
     let files = global.clone();
     let again = move || {
-        let loaded = files.load().map_err(|e| e.to_string())?;
+        let loaded = files.load().map_err(|e| e.in_full())?;
         Ok(loaded.config)
     };
     let secrets = loaded.secret_sources().map_err(CliError::configuration)?;

@@ -31,7 +31,7 @@ pub enum SendError {
         from: &'static str,
     },
     /// The record has something twice that decides about it.
-    #[error("the record cannot be sent: {0}")]
+    #[error("the record cannot be sent")]
     Ambiguous(#[from] Ambiguous),
     /// An invalid pointer in the topic's section.
     #[error(transparent)]

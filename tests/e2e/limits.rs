@@ -302,10 +302,11 @@ fn a_limit_changes_while_the_node_runs() {
     let watch = Watch::begin(mock.addr());
     let mut node = rig.start(&[]);
     node.until("a second's count", || counts(&mock).requests >= 40);
-    // A file with a mistake in it changes nothing.
+    // A file with a mistake in it changes nothing, and the line says which.
     rig.configure(&with("quick"));
     node.signal(rustix::process::Signal::HUP);
     node.until_said("configuration_refused");
+    node.until_said("`quick`");
     rig.configure(&with("120/s"));
     node.signal(rustix::process::Signal::HUP);
     node.until_said("configuration_read");

@@ -1156,7 +1156,7 @@ impl Work<'_> {
                 .map(|(line, first)| format!("line {line} that of line {first}"))
                 .collect();
             notes.push(format!(
-                "{about}{} the message ID of an earlier line in it ({}): of each ID one record is sent",
+                "{about}{} the message ID of an earlier line in it ({}): of those in one partition one record is sent",
                 match n {
                     1 => "1 line repeats".to_owned(),
                     n => format!("{} lines repeat", count(n)),
