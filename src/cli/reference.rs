@@ -20,7 +20,7 @@ touch; bulk verbs take `--dry-run`.
 | 0 | done; `run --until-drained`: all delivered |
 | 1 | failed at run time |
 | 2 | wrong usage or configuration |
-| 3 | drained, with dead or parked messages |
+| 3 | drained, with dead or parked messages; or stopped, with requests in doubt |
 | 4 | timed out |
 
 | environment | means |

@@ -371,7 +371,7 @@ pub struct VerifyConfig {
     pub delivered: String,
     /// Expression over the answer: the partner has never seen it. Any other answer parks.
     pub never_seen: String,
-    /// Wait after lease and timeout before asking. Default 1 s.
+    /// Wait before asking, once the request cannot be on its way any more. Default 1 s.
     pub settle: Duration,
     /// Requests of this look-up within so long. Default: the partner's request timeout.
     pub timeout: Duration,
