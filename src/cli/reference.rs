@@ -22,6 +22,7 @@ touch; bulk verbs take `--dry-run`.
 | 2 | wrong usage or configuration |
 | 3 | drained, with dead or parked messages; or stopped, with requests in doubt |
 | 4 | timed out |
+| 130 | `run`: told to stop a second time, and ended at once |
 
 | environment | means |
 |---|---|
