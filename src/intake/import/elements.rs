@@ -5,6 +5,7 @@
 //! the elements (a missing comma, an array that is not closed) is an error of the whole file: behind it nothing could
 //! be told apart. Memory is bounded by the piece and the longest element allowed (I6).
 
+use super::chunk::read_more;
 use super::split::{PIECE, Piece, SAMPLE, TOO_LONG, Value};
 use std::io::{self, Read};
 
@@ -279,34 +280,16 @@ impl<R: Read> Elements<R> {
     }
 
     fn fill(&mut self) -> io::Result<()> {
-        let before = self.buf.len();
-        self.buf.resize(before + (128 << 10), 0);
-        let n = loop {
-            match self.from.read(&mut self.buf[before..]) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
-            }
-        };
-        self.buf.truncate(before + *n.as_ref().unwrap_or(&0));
-        self.ended = n? == 0;
+        self.ended = !read_more(&mut self.from, &mut self.buf)?;
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::chunk::Slow;
     use super::*;
     use proptest::prelude::*;
-
-    struct Slow<'a>(&'a [u8], usize);
-    impl Read for Slow<'_> {
-        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-            let n = self.1.min(self.0.len()).min(to.len());
-            to[..n].copy_from_slice(&self.0[..n]);
-            self.0 = &self.0[n..];
-            Ok(n)
-        }
-    }
 
     /// Number, line and text of each value; those that are too long with the beginning of it.
     fn values(text: &str, step: usize, longest: usize) -> io::Result<Vec<(u64, u64, String)>> {

@@ -26,6 +26,7 @@
 //! Neighbours: [`crate::log::Log`]; the admin API and the command line call [`Importer`]. After a restart: a spool
 //! file left behind is removed by its name's end; everything else is in the log.
 
+mod chunk;
 mod elements;
 mod grown;
 mod registry;

@@ -6,6 +6,7 @@
 //! rest of the file: its line is given up, and reading goes on with the next one. A byte order mark before a row (files
 //! that were put together) is cut out. Memory is bounded by the piece and the longest line allowed (I6).
 
+use super::chunk::read_more;
 use std::io::{self, Read};
 use std::ops::Range;
 
@@ -307,35 +308,16 @@ impl<R: Read> Splitter<R> {
     }
 
     fn fill(&mut self) -> io::Result<()> {
-        let before = self.buf.len();
-        self.buf.resize(before + (128 << 10), 0);
-        let n = loop {
-            match self.from.read(&mut self.buf[before..]) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
-            }
-        };
-        self.buf.truncate(before + *n.as_ref().unwrap_or(&0));
-        self.ended = n? == 0;
+        self.ended = !read_more(&mut self.from, &mut self.buf)?;
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::chunk::Slow;
     use super::*;
     use proptest::prelude::*;
-
-    /// Gives a few bytes at a time.
-    struct Slow<'a>(&'a [u8], usize);
-    impl Read for Slow<'_> {
-        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-            let n = self.1.min(self.0.len()).min(to.len());
-            to[..n].copy_from_slice(&self.0[..n]);
-            self.0 = &self.0[n..];
-            Ok(n)
-        }
-    }
 
     fn pieces(bytes: &[u8], step: usize, csv: bool, longest: usize) -> Vec<Piece> {
         let from = Slow(bytes, step);

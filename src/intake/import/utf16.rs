@@ -1,6 +1,7 @@
 //! UTF-16 to UTF-8, as spreadsheets and Windows tools write files. Recognised by its byte order mark, or by the zeros
 //! that no text in UTF-8 has. The mark itself is not passed on.
 
+use super::chunk::read_more;
 use std::io::{self, Read};
 
 /// Order of the two bytes of a unit.
@@ -76,11 +77,7 @@ impl<R: Read> Utf16<R> {
 
     /// Reads on and decodes what is whole.
     fn fill(&mut self) -> io::Result<()> {
-        let had = self.raw.len();
-        self.raw.resize(had + (64 << 10), 0);
-        let n = self.from.read(&mut self.raw[had..]);
-        self.raw.truncate(had + *n.as_ref().unwrap_or(&0));
-        self.ended = n? == 0;
+        self.ended = !read_more(&mut self.from, &mut self.raw)?;
         self.text.clear();
         self.given = 0;
         let mut at = 0;
@@ -137,19 +134,9 @@ impl<R: Read> Read for Utf16<R> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::chunk::Slow;
     use super::*;
     use proptest::prelude::*;
-
-    /// Gives a few bytes at a time.
-    struct Slow<'a>(&'a [u8], usize);
-    impl Read for Slow<'_> {
-        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-            let n = self.1.min(self.0.len()).min(to.len());
-            to[..n].copy_from_slice(&self.0[..n]);
-            self.0 = &self.0[n..];
-            Ok(n)
-        }
-    }
 
     fn bytes(text: &str, order: Order) -> Vec<u8> {
         let one = |unit: u16| match order {
