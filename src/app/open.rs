@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry, Genesis, Owner};
+use crate::core::message_id::RECIPE;
 use crate::core::types::{LifeId, Offset, Tenure};
 use crate::dedup::{DedupError, DedupOptions, DedupStore, Rebuild};
 use crate::ledger::keeper::{Keeper, KeeperError};
@@ -19,8 +20,6 @@ pub const LEDGER_TOPIC: &str = "__ledger";
 const CLOCK_SLIP: Duration = Duration::from_secs(60);
 /// Who works on the ledger of one machine.
 const GROUP: &str = "embedded";
-/// Version of the recipes of IDs (`core::message_id`).
-const RECIPE: u32 = 1;
 
 /// Why a folder cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -549,7 +549,8 @@ impl Breaker {
         self.last_answer.is_some_and(|at| now.since(at) <= RECENT_ANSWER)
     }
 
-    /// One word for status and metrics.
+    /// One word for its state.
+    #[cfg(test)]
     pub fn name(&self, now: Time) -> &'static str {
         match self.open {
             None => "closed",

@@ -166,11 +166,6 @@ impl Recipe {
         })
     }
 
-    /// Whether ID or key come out of the value as JSON.
-    pub fn needs_json(&self) -> bool {
-        self.pointers.len() > self.more
-    }
-
     /// Whether values are read as JSON at all.
     pub fn reads_json(&self) -> bool {
         !self.pointers.is_empty()
@@ -546,7 +541,7 @@ mod tests {
         );
         let watched = Recipe::try_new(&[IdSource::Hash], &KeySource::Record, &[], &["/a"]).expect("pointers");
         assert_eq!(watched.identify(content(twice.as_bytes())).unwrap_err(), field());
-        assert!(!watched.needs_json() && watched.reads_json());
+        assert!(watched.reads_json());
         assert!(watched.identify(content(b"plain text")).is_ok());
     }
 

@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 #[derive(Clone, Debug, Default)]
 pub struct Restarts {
     recent: VecDeque<Time>,
-    total: u64,
 }
 
 /// What to do about a failed child.
@@ -23,7 +22,6 @@ pub enum Restart {
 impl Restarts {
     /// Notes a failure and decides. The wait doubles with each failure within `config.within`.
     pub fn failed(&mut self, now: Time, config: &RestartConfig) -> Restart {
-        self.total += 1;
         while self.recent.front().is_some_and(|&t| now.since(t) > config.within) {
             self.recent.pop_front();
         }
@@ -36,11 +34,6 @@ impl Restarts {
             .first
             .saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX));
         Restart::At(now.plus(wait.min(config.longest)))
-    }
-
-    /// Failures since the node's start.
-    pub fn total(&self) -> u64 {
-        self.total
     }
 }
 
@@ -79,6 +72,5 @@ mod tests {
             let now = Time::from_millis(minute * 61_000 + 1);
             assert!(matches!(restarts.failed(now, &config()), Restart::At(_)));
         }
-        assert_eq!(restarts.total(), 20);
     }
 }

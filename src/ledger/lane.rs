@@ -160,11 +160,6 @@ impl Lane {
         self.shared.life
     }
 
-    /// The present ownership.
-    pub fn tenure(&self) -> Tenure {
-        self.shared.tenure
-    }
-
     /// Entries appended to a port but not folded yet, those included that the log does not take at present: readers
     /// pause while it is high (I6).
     pub fn backlog(&self) -> u64 {

@@ -50,7 +50,6 @@ pub enum Vocabulary {
 #[derive(Clone, Debug)]
 pub struct Expr {
     node: Node,
-    text: String,
     fields: Fields,
     uses_document: bool,
 }
@@ -112,7 +111,6 @@ impl Expr {
         let node = parser.condition()?;
         Ok(Self {
             node,
-            text: text.to_owned(),
             uses_document: parser.uses_document(),
             fields: Fields::new(parser.into_paths()),
         })
@@ -147,11 +145,6 @@ impl Expr {
     /// Whether it looks at the body (or the value).
     pub fn uses_document(&self) -> bool {
         self.uses_document
-    }
-
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.text
     }
 }
 

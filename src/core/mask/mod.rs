@@ -171,28 +171,6 @@ impl Masker {
         }
     }
 
-    /// A JSON document with what must not be shown masked, its form kept.
-    pub fn json(&self, json: &Json) -> Json {
-        match json {
-            Json::String(s) => Json::String(self.text(s)),
-            Json::Array(list) => Json::Array(list.iter().map(|j| self.json(j)).collect()),
-            Json::Object(map) => Json::Object(
-                map.iter()
-                    .map(|(name, value)| {
-                        let hidden = self.hides(name) && !matches!(value, Json::Null | Json::Bool(_));
-                        let value = if hidden {
-                            Json::String(MASK.to_owned())
-                        } else {
-                            self.json(value)
-                        };
-                        (self.text(name), value)
-                    })
-                    .collect(),
-            ),
-            other => other.clone(),
-        }
-    }
-
     /// Known secrets, whole or, where the text was cut, in part.
     fn known(&self, text: &[u8], spans: &mut Vec<(usize, usize)>) {
         // What this program's own cuts leave behind.

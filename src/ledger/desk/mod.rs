@@ -38,7 +38,6 @@ pub use view::{Pick, States, View};
 use crate::api::{ApiError, Filter, Order, Page, Query, Reply, SkipRow};
 use crate::config::Config;
 use crate::core::ledger::entry::SkipMatch;
-use crate::core::ledger::fold::LaneState;
 use crate::core::mask::{MASK, Masker};
 use crate::core::shown;
 use crate::core::types::Time;
@@ -172,15 +171,6 @@ impl Desk {
             Query::DedupStats => Ok(Reply::DedupStats(self.dedup_stats(view)?)),
             Query::Skips => Ok(Reply::Skips(self.skip_rows(view))),
         }
-    }
-
-    /// Both steps of a question at once, where the fold is at hand.
-    ///
-    /// # Errors
-    /// As [`Desk::answer`].
-    pub fn ask(&self, state: &LaneState, query: &Query, now: Time) -> Result<Reply, ApiError> {
-        let view = View::of(state, &Self::pick_for_query(query, now)?)?;
-        self.answer(&view, query, now)
     }
 }
 

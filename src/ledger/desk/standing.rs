@@ -75,11 +75,6 @@ impl Standing {
             tenure: state.tenure.0,
         }
     }
-
-    /// The tally of a route's partition.
-    pub fn tally(&self, at: RoutePartition) -> Option<&Tally> {
-        self.tallies.get(&at)
-    }
 }
 
 fn tally(state: &LaneState, at: RoutePartition) -> Tally {

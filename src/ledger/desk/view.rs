@@ -186,10 +186,6 @@ pub struct View {
     index: HashMap<(RoutePartition, MessageId), usize>,
     /// Skip rules.
     pub skips: BTreeMap<u64, SkipRule>,
-    /// Offset of the first ledger entry that may still be there.
-    pub first: Offset,
-    /// Offset of the next ledger entry.
-    pub next: Offset,
 }
 
 impl View {
@@ -201,8 +197,6 @@ impl View {
         let mut view = View {
             routes: state.routes.clone(),
             skips: state.skips.clone(),
-            first: state.first,
-            next: state.next,
             ..View::default()
         };
         for (at, partition) in &state.partitions {

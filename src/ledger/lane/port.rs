@@ -232,8 +232,7 @@ impl LanePort {
         &self.core.lane
     }
 
-    /// Appends an outcome, position or command. Returns its number, for [`LanePort::folded`] and
-    /// [`LanePort::outcomes_durable`].
+    /// Appends an outcome, position or command. Returns its number, for [`LanePort::folded`].
     pub fn outcome(&self, body: Body) -> u64 {
         self.core.append(body, true)
     }
@@ -285,6 +284,7 @@ impl LanePort {
     }
 
     /// Number up to which outcomes are durable.
+    #[cfg(test)]
     pub fn outcomes_durable(&self) -> u64 {
         self.core.shared.outcomes.load(Ordering::Acquire)
     }

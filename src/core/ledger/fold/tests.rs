@@ -363,9 +363,9 @@ fn a_dropped_payload_is_gone_and_the_id_remembered() {
     let mut lane = Lane::new();
     lane.outcome(0, 1, 1, OutcomeKind::Dead(kept("x")));
     let remembered = lane.ops.len();
-    assert_eq!((lane.state.kept_count(), lane.state.payload_bytes()), (1, 1));
+    assert_eq!((lane.state.totals().kept, lane.state.payload_bytes()), (1, 1));
     lane.command(Action::Drop { at: AT, id: id(0) });
-    assert_eq!((lane.state.kept_count(), lane.ops.len()), (0, remembered));
+    assert_eq!((lane.state.totals().kept, lane.ops.len()), (0, remembered));
     lane.opened(0, 2);
     assert_eq!(lane.message(0), None);
 }

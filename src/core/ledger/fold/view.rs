@@ -10,6 +10,7 @@ const ROUND_BYTES: usize = 37;
 
 impl LaneState {
     /// Messages with an attempt that is, or may be, on the wire.
+    #[cfg(test)]
     pub fn open_intents(&self) -> impl Iterator<Item = (RoutePartition, MessageId, Message)> {
         self.partitions
             .iter()
@@ -19,6 +20,7 @@ impl LaneState {
 
     /// Open intents of other lives than this one: the doubts a taker must settle (I3). Intents of the own life are
     /// matched with what the process has in hand.
+    #[cfg(test)]
     pub fn doubts(&self, own: LifeId) -> impl Iterator<Item = (RoutePartition, MessageId, Message)> {
         self.open_intents()
             .filter(move |(_, _, m)| matches!(m.state, MessageState::Open { life, .. } if life != own))
@@ -50,11 +52,6 @@ impl LaneState {
             .values()
             .for_each(|p| all.add(&p.messages.totals()));
         all
-    }
-
-    /// How many messages have their payload in the ledger.
-    pub fn kept_count(&self) -> u64 {
-        self.totals().kept
     }
 
     /// Bytes of the payloads that live in the ledger, those given up not counted.

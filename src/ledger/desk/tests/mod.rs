@@ -14,7 +14,7 @@ use crate::api::{DedupRow, DedupState, OrderReport, OrderRequest, Page};
 use crate::config::{IdSource, KeySource, PartnerConfig, TopicConfig};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::*;
-use crate::core::ledger::fold::{Effect, Finished, MessageState, StoreOp};
+use crate::core::ledger::fold::{Effect, Finished, LaneState, MessageState, StoreOp};
 use crate::core::message_id::IdScope;
 use crate::core::record::{Headers, Record, SOURCE_HEADER};
 use crate::core::types::*;
@@ -112,6 +112,14 @@ fn id(n: u8) -> MessageId {
 
 fn filter(n: u8) -> Filter {
     Filter::of_id(id(n).to_string())
+}
+
+impl Desk {
+    /// Both steps of a question at once, where the fold is at hand.
+    fn ask(&self, state: &LaneState, query: &Query, now: Time) -> Result<Reply, ApiError> {
+        let view = View::of(state, &Self::pick_for_query(query, now)?)?;
+        self.answer(&view, query, now)
+    }
 }
 
 impl World {
