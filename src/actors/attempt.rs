@@ -194,6 +194,8 @@ async fn look_up<S: Sink>(
         } = *permit.slot();
         let asked = clock.now();
         if asked > valid_until {
+            // The connect took longer than was left for it: the next one is begun earlier.
+            partner.gate.prepared_within(asked.since(granted));
             permit.missed();
             continue;
         }
@@ -397,6 +399,8 @@ async fn send<S: Sink>(
             ..
         } = *permit.slot();
         if asked > valid_until {
+            // The connect took longer than was left for it: the next one is begun earlier.
+            partner.gate.prepared_within(asked.since(granted));
             permit.missed();
             continue;
         }

@@ -75,6 +75,10 @@ struct FakeSink {
     short: Arc<AtomicUsize>,
     /// Connects to the dead host fail, and [`Reply::Wait`] comes, only once so many requests have come.
     silent_until: usize,
+    /// Each of the first 600 connects takes so long: the partner closes its connections.
+    connect_takes: Duration,
+    /// Connects made.
+    connects: Arc<AtomicUsize>,
 }
 
 impl Sink for FakeSink {
@@ -110,6 +114,11 @@ impl Sink for FakeSink {
     }
 
     async fn connect(&self, delivery: &Delivery) -> Result<(), Answer> {
+        let connects = self.connects.fetch_add(1, Ordering::Relaxed);
+        // It must end where every slot is missed, too.
+        if connects < 600 && self.connect_takes > Duration::ZERO {
+            tokio::time::sleep(self.connect_takes).await;
+        }
         if self.host(delivery) == Some(HostId(1)) {
             // Nobody answers the connect, while others are served.
             while self.partner.lock().seen.len() < self.silent_until {
@@ -440,6 +449,8 @@ struct World {
     no_request: fn(u64, u32) -> bool,
     short: Arc<AtomicUsize>,
     silent_until: usize,
+    connect_takes: Duration,
+    connects: Arc<AtomicUsize>,
     /// What the life that begins was settling when its actor failed.
     settling: Vec<(MessageId, DoubtCause)>,
     limit: Option<LimitConfig>,
@@ -480,6 +491,8 @@ impl World {
             no_request: |_, _| false,
             short: Arc::default(),
             silent_until: 0,
+            connect_takes: Duration::ZERO,
+            connects: Arc::default(),
             settling: Vec::new(),
             limit: None,
         }
@@ -581,6 +594,8 @@ impl World {
             no_request: self.no_request,
             short: self.short.clone(),
             silent_until: self.silent_until,
+            connect_takes: self.connect_takes,
+            connects: self.connects.clone(),
         };
         let defaults = Config::for_test("data");
         let flood = config.flood.dead_in_a_row;
@@ -737,6 +752,27 @@ fn assert_order(seen: &[(String, u64, Reply)]) {
             assert!(before <= *number, "key {key}: {number} came after {before}");
         }
     }
+}
+
+/// A partner that closes each connection: a start is prepared as long ahead as its connect takes, and nearly every slot is
+/// met. Prepared no longer ahead than a commit takes, each slot is over before there is a connection.
+#[actix::test]
+async fn a_partner_that_closes_its_connections_has_its_slots_met() {
+    let mut world = World::new();
+    world.limit = Some(LimitConfig {
+        rates: vec![Rate::Sliding {
+            count: 100,
+            window: Duration::from_secs(1),
+        }],
+        burst: Some(1),
+        ..LimitConfig::default()
+    });
+    world.connect_takes = Duration::from_millis(50);
+    world.append((0..60).map(|n| (Some(format!("k{n}")), n)));
+    world.live(partner(), |_, _| Reply::Take).await;
+    let connects = world.connects.load(Ordering::Relaxed);
+    assert_eq!(world.memory.state.lock().partitions[&AT].counts.delivered, 60);
+    assert!(connects < 3 * 60, "{connects} connects for 60 messages");
 }
 
 /// A doubt is settled soon, although hundreds of messages wait for the partner's limit: its look-up takes turns with
