@@ -97,6 +97,11 @@ pub enum Allow {
     NotBefore(Time),
 }
 
+/// A time for which a breaker is open without a break, by number. A probe counts for the one in which it set out: what
+/// comes of one of an earlier episode says nothing of this one, and takes none of its probes' places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Episode(u32);
+
 /// Why a partner is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -183,12 +188,15 @@ pub struct Breaker {
     strangers: u32,
     /// Times it opened in a row.
     opened: u32,
+    /// The latest episode.
+    episode: Episode,
     in_flight: u32,
     last_answer: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Open {
+    episode: Episode,
     cause: Cause,
     since: Time,
     until: Time,
@@ -217,6 +225,7 @@ impl Breaker {
             refused: 0,
             strangers: 0,
             opened: 0,
+            episode: Episode(0),
             in_flight: 0,
             last_answer: None,
         }
@@ -274,25 +283,35 @@ impl Breaker {
         self.settings.concurrency.max(1).saturating_sub(self.silent)
     }
 
-    /// An attempt that was allowed starts. True: it is a probe, to be told to [`Breaker::on_result`].
+    /// An attempt that was allowed starts. While the breaker is open it is a probe of this episode, to be told to
+    /// [`Breaker::on_result`].
     #[inline]
-    pub fn on_start(&mut self) -> bool {
+    pub fn on_start(&mut self) -> Option<Episode> {
         self.in_flight += 1;
-        match &mut self.open {
-            Some(open) => {
-                open.probes += 1;
-                true
+        let open = self.open.as_mut()?;
+        open.probes += 1;
+        Some(open.episode)
+    }
+
+    /// The number of the episode that is open, or of a new one.
+    fn this_episode(&mut self) -> Episode {
+        match self.open {
+            Some(open) => open.episode,
+            None => {
+                self.episode = Episode(self.episode.0.wrapping_add(1));
+                self.episode
             }
-            None => false,
         }
     }
 
     /// An attempt has ended. `rnd` is a random number: the open time is shortened by up to a quarter, so that
     /// nodes do not probe in step.
     #[inline]
-    pub fn on_result(&mut self, result: AttemptResult, probe: bool, now: Time, rnd: u64) {
+    pub fn on_result(&mut self, result: AttemptResult, probe: Option<Episode>, now: Time, rnd: u64) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if probe && let Some(open) = &mut self.open {
+        let mut probes = self.open.as_mut().filter(|open| probe == Some(open.episode));
+        let probe = probes.is_some();
+        if let Some(open) = &mut probes {
             open.probes = open.probes.saturating_sub(1);
         }
         match result {
@@ -335,7 +354,9 @@ impl Breaker {
                     self.heard();
                 }
                 let until = now.plus(AUTH_PROBE);
+                let episode = self.this_episode();
                 let before = self.open.unwrap_or(Open {
+                    episode,
                     cause: Cause::Rule,
                     since: now,
                     until,
@@ -387,6 +408,7 @@ impl Breaker {
             }
             return;
         }
+        let episode = self.this_episode();
         match &mut self.open {
             Some(open) if open.cause == Cause::Credentials => {
                 open.down &= !probe;
@@ -409,6 +431,7 @@ impl Breaker {
                 self.refused = 1;
                 self.opened = 0;
                 *open = Some(Open {
+                    episode,
                     cause: Cause::Credentials,
                     since: open.map_or(now, |open| open.since),
                     until: now,
@@ -497,6 +520,7 @@ impl Breaker {
             until = until.max(now.plus(AUTH_PROBE));
         }
         self.open = Some(Open {
+            episode: self.this_episode(),
             cause,
             since,
             until,

@@ -17,7 +17,7 @@
 //!
 //! Neighbours: the partner's context owns it; attempts ask and tell. A restart begins with none.
 
-use super::breaker::{Allow, AttemptResult, Breaker, BreakerSettings, Refusal};
+use super::breaker::{Allow, AttemptResult, Breaker, BreakerSettings, Episode, Refusal};
 use super::types::Time;
 use hashbrown::HashMap;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub struct HostId(pub u64);
 #[must_use = "a pass that is not finished keeps its host's place"]
 pub struct Pass {
     host: HostId,
-    probe: bool,
+    probe: Option<Episode>,
     proven: bool,
 }
 

@@ -45,11 +45,11 @@ fn opens_after_failures_in_a_row_and_closes_after_a_probe() {
     assert_eq!((breaker.name(START), breaker.name(until)), ("open", "half-open"));
     // Two probes at once, not three.
     assert_eq!(breaker.allows(until), Allow::Probe);
-    assert!(breaker.on_start());
+    let probe = breaker.on_start();
     assert_eq!(breaker.allows(until), Allow::Probe);
-    assert!(breaker.on_start());
+    assert!(probe.is_some() && breaker.on_start() == probe);
     assert_eq!(breaker.allows(until), Allow::NotBefore(Time::NEVER));
-    breaker.on_result(AttemptResult::Answered, true, until, 0);
+    breaker.on_result(AttemptResult::Answered, probe, until, 0);
     assert_eq!(breaker.allows(until), Allow::Yes);
     assert!(breaker.is_answering(until) && !breaker.is_answering(until.plus(secs(61))));
 }
@@ -81,12 +81,52 @@ fn open_time_doubles_up_to_the_longest_and_is_shortened_by_chance() {
 #[test]
 fn late_results_of_earlier_requests_neither_close_nor_prolong() {
     let mut breaker = Breaker::new(settings());
-    (0..6).for_each(|_| assert!(!breaker.on_start()));
-    (0..3).for_each(|_| breaker.on_result(AttemptResult::Failed, false, START, 0));
+    (0..6).for_each(|_| assert!(breaker.on_start().is_none()));
+    (0..3).for_each(|_| breaker.on_result(AttemptResult::Failed, None, START, 0));
     let open = breaker.allows(START);
-    breaker.on_result(AttemptResult::Answered, false, START.plus(secs(0)), 0);
-    breaker.on_result(AttemptResult::Failed, false, START.plus(secs(0)), 0);
+    breaker.on_result(AttemptResult::Answered, None, START.plus(secs(0)), 0);
+    breaker.on_result(AttemptResult::Failed, None, START.plus(secs(0)), 0);
     assert_eq!(breaker.allows(START), open);
+}
+
+/// Two probes set out. One is answered, the partner fails again, and only then the other one comes back: it is none of the
+/// probes of this time, whatever it brings.
+#[test]
+fn a_probe_of_an_earlier_episode_says_nothing_of_this_one() {
+    for late in [
+        AttemptResult::Answered,
+        AttemptResult::Failed,
+        AttemptResult::Doubt,
+        REFUSED,
+        AttemptResult::NotMade,
+    ] {
+        let mut breaker = Breaker::new(settings());
+        let mut now = START;
+        let fail = |breaker: &mut Breaker, now| {
+            (0..3).for_each(|_| attempt(breaker, AttemptResult::Failed, now));
+            match breaker.allows(now) {
+                Allow::NotBefore(until) => until,
+                allowed => panic!("{allowed:?} after three failures"),
+            }
+        };
+        now = fail(&mut breaker, now);
+        let (first, second) = (breaker.on_start(), breaker.on_start());
+        breaker.on_result(AttemptResult::Answered, first, now, 0);
+        assert_eq!(breaker.allows(now), Allow::Yes);
+        let until = fail(&mut breaker, now);
+        let probes = (breaker.on_start(), breaker.on_start());
+        assert!(probes.0.is_some() && probes.0 != first);
+        breaker.on_result(late, second, now, 0);
+        let is_open = breaker.is_open().map(|(cause, _, until)| (cause, until));
+        assert_eq!(is_open, Some((Cause::Failures, until)), "{late:?}");
+        assert_eq!(
+            breaker.allows(until),
+            Allow::NotBefore(Time::NEVER),
+            "{late:?}: it frees no place"
+        );
+        breaker.on_result(AttemptResult::Answered, probes.0, until, 0);
+        assert_eq!(breaker.allows(until), Allow::Yes);
+    }
 }
 
 const REFUSED: AttemptResult = AttemptResult::CredentialsRefused {
@@ -102,7 +142,7 @@ const REFUSED_AGAIN: AttemptResult = AttemptResult::CredentialsRefused {
 fn a_partner_whose_probes_are_refused_as_well_is_paused_until_an_answer_or_a_changed_secret() {
     let mut breaker = Breaker::new(settings());
     // Five were on their way: what they bring is one refusal.
-    let sent: Vec<bool> = (0..5).map(|_| breaker.on_start()).collect();
+    let sent: Vec<_> = (0..5).map(|_| breaker.on_start()).collect();
     for probe in sent {
         breaker.on_result(REFUSED, probe, START, 0);
         assert_eq!(breaker.refusal(), Refusal::Suspected);
@@ -133,13 +173,13 @@ fn a_partner_whose_probes_are_refused_as_well_is_paused_until_an_answer_or_a_cha
         breaker.secrets_changed(now);
         assert_eq!(breaker.allows(now), Allow::Probe);
     }
-    assert!(breaker.on_start());
+    let probe = breaker.on_start();
     assert_eq!(
         breaker.allows(now),
         Allow::NotBefore(Time::NEVER),
         "one at a time"
     );
-    breaker.on_result(AttemptResult::Answered, true, now, 0);
+    breaker.on_result(AttemptResult::Answered, probe, now, 0);
     assert_eq!(breaker.allows(now), Allow::Yes);
     assert_eq!(breaker.left_alone(), None);
 }
@@ -177,7 +217,7 @@ const REFUSED_AGAIN_LATE: AttemptResult = AttemptResult::CredentialsRefused {
 #[test]
 fn refused_messages_end_by_themselves_once_the_others_are_through() {
     let mut breaker = Breaker::new(settings());
-    let late: Vec<bool> = (0..6).map(|_| breaker.on_start()).collect();
+    let late: Vec<_> = (0..6).map(|_| breaker.on_start()).collect();
     attempt(&mut breaker, AttemptResult::Answered, START);
     // They had set out before the last answer came.
     for probe in late {
@@ -260,13 +300,13 @@ fn late_answers_change_nothing_while_a_partner_hangs() {
             failures: 0,
             ..settings()
         });
-        let sent: Vec<bool> = (0..doubts + late.len()).map(|_| breaker.on_start()).collect();
+        let sent: Vec<_> = (0..doubts + late.len()).map(|_| breaker.on_start()).collect();
         sent[..doubts]
             .iter()
             .for_each(|probe| breaker.on_result(AttemptResult::Doubt, *probe, START, 0));
         let counted = (breaker.doubts, breaker.silent);
         for result in late {
-            breaker.on_result(result, false, START, 0);
+            breaker.on_result(result, None, START, 0);
             assert_eq!((breaker.doubts, breaker.silent), counted, "{result:?}");
             assert!(
                 matches!(breaker.allows(START), Allow::NotBefore(at) if at >= START.plus(secs(1))),
@@ -312,7 +352,7 @@ fn one_poisonous_message_alone_does_not_keep_a_new_one_waiting() {
 #[test]
 fn a_rules_pause_holds_against_late_answers() {
     let mut breaker = Breaker::new(settings());
-    let late: Vec<bool> = (0..3).map(|_| breaker.on_start()).collect();
+    let late: Vec<_> = (0..3).map(|_| breaker.on_start()).collect();
     attempt(&mut breaker, AttemptResult::PausedByRule, START);
     let until = START.plus(AUTH_PROBE);
     for (probe, result) in late
@@ -441,7 +481,7 @@ proptest! {
         let timeout = Duration::from_millis(timeout_ms);
         let hang = (START.plus(secs(5)), START.plus(secs(605)));
         let end = START.plus(secs(3_000));
-        let mut in_flight: BTreeSet<(Time, u64, bool, bool)> = BTreeSet::new();
+        let mut in_flight: BTreeSet<(Time, u64, Option<Episode>, bool)> = BTreeSet::new();
         let (mut now, mut serial, mut parked, mut after) = (START, 0u64, 0u32, 0u64);
         let mut next_arrival = START;
         while now < end {

@@ -26,7 +26,7 @@ mod outage;
 #[cfg(test)]
 mod tests;
 
-use super::breaker::{Allow, AttemptResult, Breaker, BreakerSettings};
+use super::breaker::{Allow, AttemptResult, Breaker, BreakerSettings, Episode};
 use super::ledger::entry::BudgetDraw;
 use super::limiter::{BudgetTable, HashedMap};
 use super::types::Time;
@@ -55,8 +55,8 @@ pub struct Slot {
     pub draws: Draws,
     /// Which start of this turnstile this is, from 1: what [`Turnstile::observe_remaining`] counts from.
     pub seq: u64,
-    /// Whether it is a probe of the breaker.
-    pub probe: bool,
+    /// The breaker's episode that it is a probe of, if it is one.
+    pub probe: Option<Episode>,
 }
 
 /// A ticket's slot.

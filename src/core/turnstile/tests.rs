@@ -385,7 +385,7 @@ fn without_rates_a_slot_is_now_and_never_ends() {
     let first = gate.try_grant(START, LEAD, &[], &mut budgets).unwrap();
     assert_eq!(
         (first.at, first.valid_until, first.seq, first.probe),
-        (START, Time::NEVER, 1, false)
+        (START, Time::NEVER, 1, None)
     );
     assert!(gate.try_grant(START, LEAD, &[], &mut budgets).is_some());
     assert!(
@@ -537,7 +537,7 @@ fn an_open_breaker_lets_probes_through_and_nothing_else() {
     assert_eq!((ask, out.len()), (START.plus(ms(1_000)), 0));
     assert_eq!(gate.grant(ask, LEAD, 10, &mut budgets, &mut out), Time::NEVER);
     assert_eq!(out.len(), 1);
-    assert!(out[0].slot.probe);
+    assert!(out[0].slot.probe.is_some());
     // A slot that was not used is no answer: another probe goes.
     let probe = out.remove(0).slot;
     gate.finish(&probe, AttemptResult::NotMade, ask, 0);
