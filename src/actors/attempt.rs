@@ -297,7 +297,11 @@ async fn send<S: Sink>(
             // time: what waits for long is copied into the ledger with it.
             return After::Again(clock.now());
         };
-        if permit.slot().probe.is_some() && item.was_refused() && !gave_way && partner.gate.waits_for_stranger() {
+        if permit.slot().probe.is_some()
+            && item.was_refused()
+            && !gave_way
+            && partner.gate.waits_for_stranger()
+        {
             // Whether the credentials are good for others only another message can tell: one of those that wait. Once,
             // for all of them may have been refused.
             gave_way = true;

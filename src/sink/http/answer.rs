@@ -165,7 +165,7 @@ impl Reading {
                 verdict,
                 status,
                 detail: None,
-                pace: told,
+                pace: told.and_then(|pace| without_retry(pace, status)),
                 concerns,
             };
         }
@@ -239,6 +239,14 @@ impl Reading {
 }
 
 /// Why a rule over the body could not be applied.
+/// What a taken message's answer says about pace: a 2xx with `Retry-After` asks for nothing to be sent again.
+fn without_retry(mut pace: Box<Pace>, status: u16) -> Option<Box<Pace>> {
+    if (200..300).contains(&status) {
+        pace.retry_after = None;
+    }
+    (*pace != Pace::default()).then_some(pace)
+}
+
 fn why_unread(heard: &Heard<'_>, text: Option<&Text<'_>>, rule: usize) -> String {
     let body = text.map_or("not read", |t| &*t.why);
     match heard.odd {

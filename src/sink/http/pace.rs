@@ -68,13 +68,11 @@ pub(super) fn pace(
         .get(DATE)
         .and_then(http_date)
         .unwrap_or_else(|| now().secs());
-    let retry_after = match status {
-        200..=299 => None,
-        _ => headers
-            .get(RETRY_AFTER)
-            .and_then(|v| delay(v, now))
-            .map(|d| d.min(longest)),
-    };
+    // Also of a 2xx: a verdict rule may say that it means "later".
+    let retry_after = headers
+        .get(RETRY_AFTER)
+        .and_then(|v| delay(v, now))
+        .map(|d| d.min(longest));
     let (remaining, reset) = if heed.rate_limits {
         rate_limit(headers, now)
     } else {
@@ -260,8 +258,7 @@ mod tests {
         let pause = |status| read(status, &[("retry-after", "9")]).and_then(|p| p.pause);
         assert_eq!(pause(429), Some(Duration::from_secs(9)));
         assert_eq!(pause(503), Some(Duration::from_secs(9)));
-        assert_eq!(pause(425), None);
-        assert_eq!(read(200, &[("retry-after", "9")]), None);
+        assert_eq!((pause(425), pause(200)), (None, None));
     }
 
     #[test]

@@ -100,6 +100,43 @@ fn retry_after_comes_along() {
     assert_eq!(got.pace.unwrap().pause, Some(Duration::from_secs(5)));
 }
 
+/// A partner that answers 200 and means "later": the wait that it asks for is the message's, as with any other status.
+/// Where it means what it says there is nothing to wait for.
+#[test]
+fn a_wait_in_a_2xx_holds_where_a_rule_says_later() {
+    fn later(config: &mut PartnerConfig, scope: Option<RuleScope>) {
+        config.verdict = vec![VerdictRuleConfig {
+            when: "status < 300".into(),
+            is: RuleVerdict::Later,
+            reason: None,
+            after: None,
+            scope,
+        }];
+    }
+    type Tweak = fn(&mut PartnerConfig);
+    let wait = Some(Duration::from_secs(7));
+    let cases: [(u16, Tweak, Option<Duration>); 4] = [
+        (200, |c| later(c, None), None),
+        (202, |c| later(c, Some(RuleScope::Message)), None),
+        (202, |c| later(c, Some(RuleScope::Key)), None),
+        (200, |c| later(c, Some(RuleScope::Partner)), wait),
+    ];
+    for (n, (status, tweak, pause)) in cases.into_iter().enumerate() {
+        let got = of((status, &[("retry-after", "7")], ""), tweak);
+        assert_eq!(got.verdict, Verdict::TryLater, "{n}");
+        let pace = got.pace.expect("the wait");
+        assert_eq!((pace.retry_after, pace.pause), (wait, pause), "{n}");
+    }
+    let got = of((202, &[("retry-after", "7")], ""), |_| {});
+    assert_eq!((got.verdict, got.pace), (Verdict::Delivered, None));
+    let got = of(
+        (202, &[("retry-after", "7"), ("ratelimit", "\"p\";r=3;t=5")], ""),
+        |_| {},
+    );
+    let pace = got.pace.expect("what is left");
+    assert_eq!((pace.retry_after, pace.remaining), (None, Some(3)));
+}
+
 #[test]
 fn rules_come_first_and_the_first_that_matches_decides() {
     let tweak = |config: &mut PartnerConfig| {
