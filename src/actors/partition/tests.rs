@@ -1844,6 +1844,36 @@ async fn a_key_rests_although_its_message_has_ended_where_the_rule_says_so() {
     }
 }
 
+/// The key's next message is not even in the topic when the one ends that brought the rest.
+#[actix_rt::test]
+async fn a_key_rests_for_a_message_that_is_read_later() {
+    let mut world = World::new();
+    world.append([(Some("k0".to_owned()), 0)]);
+    let mut config = partner();
+    config.retry.attempts = Some(1);
+    let living = world.begin(config, |n, _| match n {
+        0 => Reply::Wait(Some(Concerns::Key)),
+        _ => Reply::Take,
+    });
+    let memory = world.memory.clone();
+    let counts = || {
+        let state = memory.state.lock();
+        let at = state.partitions.get(&AT);
+        at.map_or((0, 0), |p| (p.counts.dead, p.counts.delivered))
+    };
+    while counts() != (1, 0) || !living.is_idle().await {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // Read in one go: whoever is behind the key's record shows that it was read.
+    world.append((1..12).map(|n| (Some(format!("k{}", n - 1)), n)));
+    while counts() != (1, 10) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(!living.is_idle().await, "it waits");
+    living.stop().await;
+    assert_eq!(requests(&world, 1), 0);
+}
+
 #[actix_rt::test]
 async fn a_resend_of_which_no_request_can_be_made_is_parked_not_dead() {
     let mut world = World::new();

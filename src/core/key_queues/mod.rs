@@ -36,6 +36,10 @@ use std::collections::BTreeMap;
 /// (about 0.5 us each), fewer lets key 1,001 of 1,000 come earlier.
 pub const TURN: u8 = 8;
 
+/// Keys that may rest with nothing behind them: a partner's word about a key outlives its message. Some 50 bytes each; of
+/// further ones nothing is remembered.
+pub const MOST_RESTING: usize = 65_536;
+
 /// Marks a link to an item without key; plain numbers are keys.
 const UNORDERED: u32 = 1 << 31;
 
@@ -65,6 +69,17 @@ pub struct KeyQueues<T> {
     waiting: usize,
     /// Items of keys that wait or are held, and items without key that wait.
     stuck: usize,
+    /// Keys that wait with nothing queued.
+    resting: usize,
+}
+
+/// What a key adds to the counts of the queues.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    /// So many of its items are stuck.
+    stuck: u32,
+    /// It waits with nothing queued.
+    rests: bool,
 }
 
 #[derive(Debug)]
@@ -137,6 +152,7 @@ impl<T: Queued> KeyQueues<T> {
             busy_keys: busy_keys.max(1),
             waiting: 0,
             stuck: 0,
+            resting: 0,
         }
     }
 
@@ -155,7 +171,7 @@ impl<T: Queued> KeyQueues<T> {
         };
         let id = self.key_entry(hash);
         let node = self.store(item);
-        let stuck = self.stuck_of(id);
+        let before = self.standing_of(id);
         let key = self.keys.get_mut(id);
         let tail = key.tail;
         key.tail = node;
@@ -173,7 +189,7 @@ impl<T: Queued> KeyQueues<T> {
         if starts {
             self.ready_push(id, urgent);
         }
-        self.note_stuck(id, stuck);
+        self.note(id, before);
     }
 
     /// Gives a free place to the key (or item without key) that has waited longest for one, with its next item.
@@ -211,11 +227,11 @@ impl<T: Queued> KeyQueues<T> {
             self.busy += 1;
             return Some((None, self.unstore(first & !UNORDERED)));
         }
-        let stuck = self.stuck_of(first);
+        let before = self.standing_of(first);
         let key = self.keys.get_mut(first);
         if key.holds > 0 {
             key.state = State::Idle;
-            self.note_stuck(first, stuck);
+            self.note(first, before);
             self.forget_if_empty(first);
             return None;
         }
@@ -259,30 +275,31 @@ impl<T: Queued> KeyQueues<T> {
             self.ready_push(id, false);
         } else {
             key.state = State::Idle;
-            self.note_stuck(id, 0);
+            self.note(id, Standing::default());
             self.forget_if_empty(id);
         }
         self.free_place();
         None
     }
 
-    /// The item in hand of this key is finished, and the key's next ones wait until then; the place is free. `more`:
-    /// next ones are left outside ([`left`]).
+    /// The item in hand of this key is finished, and the key's next ones wait until then, also those that are pushed
+    /// later; the place is free. `more`: next ones are left outside ([`left`]).
     pub fn rest(&mut self, key: Option<KeyHash>, until: Time, now: Time, more: bool) {
         let id = key.and_then(|hash| self.find(hash));
+        let may_rest = self.resting < MOST_RESTING;
         let waits = id.filter(|id| {
             let key = self.keys.get_mut(*id);
-            key.state == State::Busy && (key.len > 0 || more) && key.holds == 0
+            key.state == State::Busy && (key.len > 0 || more || may_rest) && key.holds == 0
         });
         let Some(id) = waits else {
             let next = self.done(key);
             debug_assert!(next.is_none(), "nothing is left that could go on");
             return;
         };
-        let stuck = self.stuck_of(id);
+        let before = self.standing_of(id);
         self.keys.get_mut(id).state = State::Waiting;
         self.timer_push(coalesced(until, now), id);
-        self.note_stuck(id, stuck);
+        self.note(id, before);
         self.free_place();
     }
 
@@ -300,7 +317,7 @@ impl<T: Queued> KeyQueues<T> {
         };
         let id = self.key_entry(hash);
         let node = self.store(item);
-        let stuck = self.stuck_of(id);
+        let before = self.standing_of(id);
         let key = self.keys.get_mut(id);
         let head = key.head;
         key.head = node;
@@ -317,7 +334,7 @@ impl<T: Queued> KeyQueues<T> {
         if waits {
             self.timer_push(at, id);
         }
-        self.note_stuck(id, stuck);
+        self.note(id, before);
         if was == State::Busy {
             self.free_place();
         }
@@ -347,16 +364,16 @@ impl<T: Queued> KeyQueues<T> {
                     let urgent = self.items.get(at & !UNORDERED).is_urgent();
                     self.ready_push(at, urgent);
                 } else {
-                    let stuck = self.stuck_of(at);
+                    let before = self.standing_of(at);
                     let key = self.keys.get_mut(at);
                     if key.holds > 0 {
                         key.state = State::Idle;
-                        self.note_stuck(at, stuck);
+                        self.note(at, before);
                         self.forget_if_empty(at);
                     } else {
                         key.state = State::Ready;
                         let head = key.head;
-                        self.note_stuck(at, stuck);
+                        self.note(at, before);
                         let urgent = head != NIL && self.items.get(head).is_urgent();
                         self.ready_push(at, urgent);
                     }
@@ -378,16 +395,16 @@ impl<T: Queued> KeyQueues<T> {
     /// touched.
     pub fn hold(&mut self, key: KeyHash) {
         let id = self.key_entry(key);
-        let stuck = self.stuck_of(id);
+        let before = self.standing_of(id);
         let key = self.keys.get_mut(id);
         key.holds = key.holds.saturating_add(1);
-        self.note_stuck(id, stuck);
+        self.note(id, before);
     }
 
     /// Ends one hold of a key.
     pub fn unhold(&mut self, key: KeyHash) {
         let Some(id) = self.find(key) else { return };
-        let stuck = self.stuck_of(id);
+        let before = self.standing_of(id);
         let key = self.keys.get_mut(id);
         key.holds = key.holds.saturating_sub(1);
         if key.holds > 0 || key.state != State::Idle {
@@ -396,7 +413,7 @@ impl<T: Queued> KeyQueues<T> {
         if key.len > 0 {
             key.state = State::Ready;
             let head = key.head;
-            self.note_stuck(id, stuck);
+            self.note(id, before);
             let urgent = self.items.get(head).is_urgent();
             self.ready_push(id, urgent);
         } else {
@@ -444,7 +461,7 @@ impl<T: Queued> KeyQueues<T> {
             if kept == n {
                 continue;
             }
-            let stuck = self.stuck_of(id);
+            let before = self.standing_of(id);
             let mut going = match stays {
                 NIL => std::mem::replace(&mut self.keys.get_mut(id).head, NIL),
                 stays => {
@@ -456,7 +473,7 @@ impl<T: Queued> KeyQueues<T> {
             let key = self.keys.get_mut(id);
             (key.tail, key.len) = (stays, kept);
             let hash = key.hash;
-            self.note_stuck(id, stuck);
+            self.note(id, before);
             let mut out = Vec::with_capacity((n - kept) as usize);
             while going != NIL {
                 let next = self.items.next(going);
@@ -521,9 +538,9 @@ impl<T: Queued> KeyQueues<T> {
         self.ready.len as usize
     }
 
-    /// Keys and items without key that wait for a time.
+    /// Keys and items without key that wait for a time; not those that rest with nothing behind them.
     pub fn waiting(&self) -> usize {
-        self.waiting
+        self.waiting - self.resting
     }
 
     /// Items that no free place could start: of keys that wait for a time or are held, with all that stands behind
@@ -661,30 +678,36 @@ impl<T: Queued> KeyQueues<T> {
             return None;
         }
         let next = self.items.next(head);
-        let stuck = self.stuck_of(id);
+        let before = self.standing_of(id);
         let key = self.keys.get_mut(id);
         key.head = next;
         key.len -= 1;
         if next == NIL {
             key.tail = NIL;
         }
-        self.note_stuck(id, stuck);
+        self.note(id, before);
         Some(self.unstore(head))
     }
 
-    /// How many items of a key count as stuck.
-    fn stuck_of(&self, id: u32) -> u32 {
+    /// What a key adds to the counts now.
+    fn standing_of(&self, id: u32) -> Standing {
         let key = self.keys.get(id);
-        match key.state {
-            State::Waiting => key.len,
-            State::Idle if key.holds > 0 => key.len,
-            _ => 0,
+        let stands = match key.state {
+            State::Waiting => true,
+            State::Idle => key.holds > 0,
+            _ => false,
+        };
+        Standing {
+            stuck: if stands { key.len } else { 0 },
+            rests: key.state == State::Waiting && key.len == 0,
         }
     }
 
-    /// Something of a key has changed: so many of its items were stuck before.
-    fn note_stuck(&mut self, id: u32, before: u32) {
-        self.stuck = self.stuck + self.stuck_of(id) as usize - before as usize;
+    /// Something of a key has changed: this is what it added before.
+    fn note(&mut self, id: u32, before: Standing) {
+        let now = self.standing_of(id);
+        self.stuck = self.stuck + now.stuck as usize - before.stuck as usize;
+        self.resting = self.resting + usize::from(now.rests) - usize::from(before.rests);
     }
 
     fn free_place(&mut self) {

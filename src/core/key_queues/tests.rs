@@ -24,6 +24,7 @@ enum Step {
     Next,
     Done(usize),
     Wait(usize, u16),
+    Rest(usize, u16),
     Tick(u16),
     Hold(u8),
     Unhold(u8),
@@ -38,6 +39,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Next),
         5 => any::<usize>().prop_map(Step::Done),
         2 => (any::<usize>(), 0u16..5_000).prop_map(|(i, ms)| Step::Wait(i, ms)),
+        1 => (any::<usize>(), 0u16..5_000).prop_map(|(i, ms)| Step::Rest(i, ms)),
         2 => (0u16..3_000).prop_map(Step::Tick),
         1 => (0u8..6).prop_map(Step::Hold),
         1 => (0u8..6).prop_map(Step::Unhold),
@@ -85,7 +87,11 @@ fn hash(key: u8) -> KeyHash {
 
 /// Stuck items, counted one by one.
 fn recounted(queues: &KeyQueues<Item>) -> usize {
-    let of_keys: u32 = queues.keys.iter().map(|(id, _)| queues.stuck_of(id)).sum();
+    let of_keys: u32 = queues
+        .keys
+        .iter()
+        .map(|(id, _)| queues.standing_of(id).stuck)
+        .sum();
     let mut loose = 0;
     for list in queues.timers.values() {
         let mut at = list.head;
@@ -168,6 +174,15 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 }
                 queues.due(now);
             }
+            Step::Rest(i, ms) if !model.busy.is_empty() => {
+                let (key, _) = model.busy.remove(i % model.busy.len());
+                let until = now.plus(std::time::Duration::from_millis(u64::from(ms)));
+                queues.rest(key.map(hash), until, now, false);
+                if let Some(k) = key.filter(|k| model.holds.get(k).is_none_or(|&n| n == 0)) {
+                    model.waiting.insert(k, coalesced(until, now));
+                }
+                queues.due(now);
+            }
             Step::Tick(ms) => {
                 now = now.plus(std::time::Duration::from_millis(u64::from(ms)));
                 queues.due(now);
@@ -205,7 +220,7 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 queues.set_busy_keys(n);
                 model.places = n;
             }
-            Step::Done(_) | Step::Wait(..) => {}
+            Step::Done(_) | Step::Wait(..) | Step::Rest(..) => {}
         }
         let due: Vec<u32> = model
             .loose_waiting
@@ -216,6 +231,11 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
         model.loose_waiting.retain(|w| w.1 > now);
         model.loose.extend(due);
         prop_assert_eq!(queues.stuck(), recounted(&queues));
+        let rests = |id: u32| queues.standing_of(id).rests;
+        prop_assert_eq!(
+            queues.resting,
+            queues.keys.iter().filter(|(id, _)| rests(*id)).count()
+        );
         prop_assert_eq!(queues.len(), model.len());
         prop_assert_eq!(queues.busy(), model.busy.len());
     }
@@ -307,6 +327,36 @@ fn a_key_that_waits_takes_no_place_and_keeps_its_order() {
     assert_eq!(queues.due(Time::from_millis(100)), 1);
     assert_eq!(queues.next_ready().map(|(k, i)| (k, i.seq)), Some((slow, 1)));
     assert_eq!(queues.done(slow).map(|i| i.seq), Some(2));
+}
+
+/// What is read while a key rests waits with it, although nothing was behind the message that brought the rest. The
+/// number of such keys is bounded.
+#[test]
+fn a_key_rests_for_what_is_pushed_later() {
+    let mut queues = KeyQueues::new(1);
+    let (now, until) = (Time::from_millis(5), Time::from_millis(100));
+    let key = Some(KeyHash(1));
+    queues.push(key, item(1));
+    assert!(queues.next_ready().is_some());
+    queues.rest(key, until, now, false);
+    assert_eq!((queues.busy(), queues.waiting(), queues.len()), (0, 0, 0));
+    queues.push(key, item(2));
+    assert!(queues.next_ready().is_none(), "it rests");
+    assert_eq!((queues.waiting(), queues.stuck()), (1, 1));
+    queues.due(until);
+    assert_eq!(queues.next_ready().map(|(_, i)| i.seq), Some(2));
+    assert!(queues.done(key).is_none());
+    for n in 0..MOST_RESTING as u64 + 1_000 {
+        let key = Some(KeyHash(n));
+        queues.push(key, item(1));
+        assert!(queues.next_ready().is_some());
+        queues.rest(key, until, now, false);
+    }
+    assert_eq!((queues.keys(), queues.waiting()), (MOST_RESTING, 0));
+    assert!(queues.memory() < 64 * MOST_RESTING, "{} bytes", queues.memory());
+    queues.due(until);
+    assert!(queues.next_ready().is_none());
+    assert_eq!((queues.keys(), queues.resting), (0, 0));
 }
 
 #[test]
