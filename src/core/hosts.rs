@@ -8,6 +8,10 @@
 //! half of the partner's places between them, and each a quarter: connects that nobody answers take their whole
 //! timeout, and live hosts need places meanwhile.
 //!
+//! A host that is slow would take one place after the other, for it keeps each for longer than others do. So no host has
+//! more than half of them while others find no free one ([`CROWDED`]), nor the last eighth where another one was asked for
+//! lately ([`LATELY`]).
+//!
 //! Who is sent away comes back spread over a time that grows with how many were: a hundred thousand messages of one
 //! dead host cost some thousand looks a second, not all of the processor.
 //!
@@ -26,6 +30,10 @@ use std::time::Duration;
 pub const MOST_HOSTS: usize = 4_096;
 /// Who finds no place comes back after so long at least.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A host that was asked for within this time may be asked for again at any moment: a place is kept for it.
+pub const LATELY: Duration = Duration::from_secs(60);
+/// For so long a host has at most half of the places after another one was asked for while none was free.
+pub const CROWDED: Duration = Duration::from_secs(10);
 /// Each message sent away makes the time over which they come back so much longer ...
 const SPREAD_EACH: Duration = Duration::from_micros(200);
 /// ... up to this.
@@ -49,8 +57,39 @@ pub struct Pass {
 pub struct Hosts {
     settings: BreakerSettings,
     hosts: HashMap<u64, Host>,
-    /// Requests on their way to hosts that were not proven.
+    /// Requests on their way, or waiting for a place, and those of them to hosts that were not proven.
+    in_use: u32,
     unproven: u32,
+    /// Which hosts were asked for, and which while no place was free.
+    asked: Latest,
+    crowded: Latest,
+}
+
+/// When something happened last, and when to another host than then.
+#[derive(Debug, Default)]
+struct Latest {
+    last: Option<(HostId, Time)>,
+    other: Option<Time>,
+}
+
+impl Latest {
+    fn note(&mut self, host: HostId, now: Time) {
+        if let Some((last, at)) = self.last
+            && last != host
+        {
+            self.other = Some(at);
+        }
+        self.last = Some((host, now));
+    }
+
+    /// Whether it happened to another host than this one within this time.
+    fn of_another(&self, host: HostId, now: Time, within: Duration) -> bool {
+        let at = match self.last {
+            Some((last, at)) if last != host => Some(at),
+            _ => self.other,
+        };
+        at.is_some_and(|at| now.since(at) <= within)
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +128,10 @@ impl Hosts {
         Self {
             settings,
             hosts: HashMap::new(),
+            in_use: 0,
             unproven: 0,
+            asked: Latest::default(),
+            crowded: Latest::default(),
         }
     }
 
@@ -120,7 +162,6 @@ impl Hosts {
         if self.hosts.len() >= MOST_HOSTS && !self.hosts.contains_key(&host.0) {
             self.make_room(now);
         }
-        let most = self.settings.concurrency.max(1);
         let settings = &self.settings;
         let h = self.hosts.entry(host.0).or_insert_with(|| Host {
             breaker: Breaker::new(share(settings)),
@@ -136,16 +177,32 @@ impl Hosts {
         if !refused_before {
             h.breaker.stranger(now);
         }
-        let Err(at) = h.has_room(most, self.unproven, now) else {
-            h.in_use += 1;
-            let (probe, proven) = (h.breaker.on_start(), h.proven);
-            self.unproven += u32::from(!proven);
-            if let Some((left, _)) = &mut h.left {
-                *left = left.saturating_sub(1);
-            }
-            return Ok(Pass { host, probe, proven });
+        if let Err(at) = h.may_go(now) {
+            return Err(h.send_away(at.unwrap_or(now), now, rnd));
+        }
+        // Who is left alone waits for no place: only now it counts among those that want one.
+        let most = self.settings.concurrency.max(1);
+        self.asked.note(host, now);
+        if self.in_use >= most {
+            self.crowded.note(host, now);
+        }
+        let full = match h.proven {
+            true if self.crowded.of_another(host, now, CROWDED) => h.in_use >= (most / 2).max(1),
+            true if self.asked.of_another(host, now, LATELY) => h.in_use >= most - most / 8,
+            true => h.in_use >= most,
+            false => h.in_use >= (most / 4).max(1) || self.unproven >= (most / 2).max(1),
         };
-        Err(h.send_away(at.unwrap_or(now), now, rnd))
+        if full {
+            return Err(h.send_away(now, now, rnd));
+        }
+        h.in_use += 1;
+        self.in_use += 1;
+        let (probe, proven) = (h.breaker.on_start(), h.proven);
+        self.unproven += u32::from(!proven);
+        if let Some((left, _)) = &mut h.left {
+            *left = left.saturating_sub(1);
+        }
+        Ok(Pass { host, probe, proven })
     }
 
     /// Sends a message away whose host is left alone, before anything is done for it. None: it may ask.
@@ -158,6 +215,7 @@ impl Hosts {
 
     /// A request has ended, or was not made.
     pub fn finish(&mut self, pass: Pass, result: AttemptResult, now: Time, rnd: u64) {
+        self.in_use -= 1;
         self.unproven -= u32::from(!pass.proven);
         let Some(h) = self.hosts.get_mut(&pass.host.0) else {
             return;
@@ -248,8 +306,8 @@ impl Host {
         until.max(now.plus(LOOK_AGAIN)).plus(part)
     }
 
-    /// Whether one more request may set out to it; if not, when it may, where that is known.
-    fn has_room(&mut self, most: u32, unproven: u32, now: Time) -> Result<(), Option<Time>> {
+    /// Whether requests may go to it at all; if not, when they may, where that is known.
+    fn may_go(&mut self, now: Time) -> Result<(), Option<Time>> {
         if let Allow::NotBefore(at) = self.breaker.allows(now) {
             return Err((at != Time::NEVER).then(|| at.max(self.paused_until)));
         }
@@ -261,9 +319,7 @@ impl Host {
             Some((0, until)) => return Err(Some(until)),
             _ => {}
         }
-        let own = if self.proven { most } else { most / 4 };
-        let full = self.in_use >= own.max(1) || (!self.proven && unproven >= (most / 2).max(1));
-        if full { Err(None) } else { Ok(()) }
+        Ok(())
     }
 }
 
@@ -316,11 +372,114 @@ mod tests {
             assert_eq!(out.len(), unproven);
             let live = (0..concurrency).filter_map(|_| hosts.ask(LIVE, false, START, 0).ok());
             let live: Vec<Pass> = live.collect();
-            assert_eq!(live.len(), concurrency as usize, "as many as the partner takes");
+            assert_eq!(live.len(), (concurrency - concurrency / 8) as usize);
             out.extend(live);
             out.into_iter()
                 .for_each(|pass| hosts.finish(pass, AttemptResult::NotMade, START, 0));
             assert!(hosts.ask(HostId(10), false, START, 0).is_ok());
+        }
+    }
+
+    /// The places of a partner: who has leave to go waits for one in turn, and keeps it as long
+    /// as its host takes.
+    struct Places {
+        hosts: Hosts,
+        free: usize,
+        queue: std::collections::VecDeque<(Pass, Time, Duration)>,
+        on_their_way: Vec<(Time, Pass)>,
+    }
+
+    impl Places {
+        fn new(concurrency: u32) -> Self {
+            let mut hosts = hosts(concurrency);
+            tell(&mut hosts, SLOW, AttemptResult::Answered, START.minus(LATELY * 2));
+            tell(&mut hosts, LIVE, AttemptResult::Answered, START.minus(LATELY * 2));
+            Self {
+                hosts,
+                free: concurrency as usize,
+                queue: std::collections::VecDeque::new(),
+                on_their_way: Vec::new(),
+            }
+        }
+
+        /// As many messages as may go, at most so many, to a host that takes so long.
+        fn offer(&mut self, host: HostId, messages: usize, takes: Duration, now: Time) {
+            for _ in 0..messages {
+                match self.hosts.ask(host, false, now, 0) {
+                    Ok(pass) => self.queue.push_back((pass, now, takes)),
+                    Err(_) => return,
+                }
+            }
+        }
+
+        /// Ends what has been answered.
+        fn end(&mut self, now: Time) {
+            for (_, pass) in self.on_their_way.extract_if(.., |(at, _)| *at <= now) {
+                self.hosts.finish(pass, AttemptResult::Answered, now, 0);
+                self.free += 1;
+            }
+        }
+
+        /// Begins what has a place; how long each of the live host's had waited for one.
+        fn begin(&mut self, now: Time) -> Vec<Duration> {
+            let mut waited = Vec::new();
+            while self.free > 0 {
+                let Some((pass, since, takes)) = self.queue.pop_front() else {
+                    break;
+                };
+                self.free -= 1;
+                if pass.host == LIVE {
+                    waited.push(now.since(since));
+                }
+                self.on_their_way.push((now.plus(takes), pass));
+            }
+            waited
+        }
+    }
+
+    const SLOW: HostId = HostId(3);
+    const TICK: Duration = Duration::from_millis(10);
+
+    /// A host that takes ten seconds for each request took all places, and a quick one got one place in a thousand.
+    #[test]
+    fn a_slow_host_leaves_half_of_the_places_to_those_that_wait() {
+        let mut places = Places::new(64);
+        let (mut now, mut quick) = (START, 0);
+        for tick in 0..12_000 {
+            places.end(now);
+            places.offer(SLOW, 100, Duration::from_secs(10), now);
+            places.offer(LIVE, 100, TICK, now);
+            let began = places.begin(now).len();
+            // From the first answers of the slow one on.
+            quick += if tick >= 2_000 { began } else { 0 };
+            now = now.plus(TICK);
+        }
+        let slow = places.on_their_way.iter().filter(|(_, pass)| pass.host == SLOW);
+        assert!((28..=33).contains(&slow.count()), "it has its half");
+        assert!(quick >= 10_000 * 28, "{quick} requests went to the quick host");
+    }
+
+    /// One message a second for a quick host: it finds a place at once, although a slow one has a backlog. While there is
+    /// nobody else the slow one may have them all.
+    #[test]
+    fn a_few_places_are_kept_for_hosts_that_were_asked_for_lately() {
+        let mut places = Places::new(64);
+        let mut now = START;
+        for tick in 0..6_000 {
+            places.end(now);
+            places.offer(SLOW, 100, Duration::from_secs(10), now);
+            if tick % 100 == 99 {
+                places.offer(LIVE, 1, TICK, now);
+            }
+            let waited = places.begin(now);
+            if tick == 50 {
+                assert_eq!((places.free, places.on_their_way.len()), (0, 64), "all of them");
+            }
+            // The first one waits for what was on its way before.
+            if tick > 1_200 && tick % 100 == 99 {
+                assert_eq!(waited, [Duration::ZERO], "tick {tick}");
+            }
+            now = now.plus(TICK);
         }
     }
 
@@ -388,6 +547,6 @@ mod tests {
             assert!(hosts.len() <= MOST_HOSTS);
         }
         assert!(!hosts.hosts.contains_key(&DEAD.0));
-        assert_eq!(hosts.unproven, 0);
+        assert_eq!((hosts.in_use, hosts.unproven), (0, 0));
     }
 }
