@@ -1,4 +1,4 @@
-//! Which bucket of IDs may go. Pure.
+//! Which bucket of IDs may go, and when the present one must end whatever the clock says. Pure.
 //!
 //! An ID must be remembered while its message may come again. Clocks do not tell that: a partition that is eight
 //! days behind would meet its own duplicates after the IDs are gone (I2). So a bucket goes by offsets: when
@@ -6,10 +6,13 @@
 //! writes that end into the ledger every so often, a sample. The price: a partition that stands still keeps its
 //! buckets, or its part of them.
 //!
-//! Time between samples is believed up to two intervals: a cluster that was off for a week, or a clock that
-//! jumped, ages nothing at once.
+//! "After" is an order of the ledger: a bucket knows the ledger offset at which it closed, a sample the one at which it
+//! was written. How much time has passed between samples their times say, as far as they can be believed ([`Passed`]):
+//! a cluster that was off for a week, or a clock that was set, ages nothing at once. `docs/decisions/0014` argues this.
 
-use crate::core::types::{Offset, RoutePartition, Time};
+use crate::core::ledger::fold::Sampled;
+use crate::core::ledger::passed::Passed;
+use crate::core::types::{Offset, RoutePartition};
 use std::time::Duration;
 
 /// What is known of one route partition's input.
@@ -19,8 +22,8 @@ pub struct RouteAge<'a> {
     pub at: RoutePartition,
     /// How long its IDs must be remembered after their bucket closed.
     pub retention: Duration,
-    /// End offsets of its input at times, in the order they were written.
-    pub samples: &'a [(Time, Offset)],
+    /// End offsets of its input at times, in the order of the ledger.
+    pub samples: &'a [Sampled],
     /// Every record before this one has been looked up.
     pub looked_up: Offset,
     /// Records of it in the bucket.
@@ -38,37 +41,38 @@ pub enum BucketAge {
     Go,
 }
 
-/// The end offset that look-ups must have passed before IDs of a bucket that closed at `closed` may go: that of
-/// the first sample at which one retention is over. None while there is no such sample.
+/// The end offset that look-ups must have passed before IDs of a bucket that closed at this ledger offset may go: that
+/// of the first sample at which one retention is over. None while there is no such sample.
 pub fn end_of_memory(
-    samples: &[(Time, Offset)],
-    closed: Time,
+    samples: &[Sampled],
+    closed: Offset,
     retention: Duration,
     interval: Duration,
 ) -> Option<Offset> {
-    let most = interval.saturating_mul(2);
-    let mut last = closed;
-    let mut passed = Duration::ZERO;
-    for &(when, end) in samples.iter().skip_while(|(when, _)| *when < closed) {
-        passed += when.since(last).min(most);
-        // A sample after a jump back adds nothing until the clock is where it was.
-        last = last.max(when);
-        if passed >= retention {
-            return Some(end);
-        }
-    }
-    None
+    let mut passed = Passed::since(closed, samples, interval);
+    let over = passed.find(|(passed, _)| *passed >= retention);
+    over.map(|(_, sample)| sample.end)
+}
+
+/// Whether the present bucket, which began at this ledger offset, must end although its span does not: a clock that was
+/// ahead has put that into the future, or one that falls back again and again never comes to its end.
+pub fn is_overlong(samples: &[Sampled], began: Offset, span: Duration, interval: Duration) -> bool {
+    let long = span.saturating_mul(2);
+    Passed::since(began, samples, interval).any(|(passed, _)| passed >= long)
 }
 
 /// Whether the IDs of this route partition may go.
-pub fn is_due(route: &RouteAge<'_>, closed: Time, interval: Duration) -> bool {
+pub fn is_due(route: &RouteAge<'_>, closed: Offset, interval: Duration) -> bool {
     end_of_memory(route.samples, closed, route.retention, interval).is_some_and(|end| route.looked_up >= end)
 }
 
-/// What may be done with a bucket that closed at `closed` and holds IDs of these route partitions, sampled every
-/// `interval`. Those that are not due are carried if they are at most half of its IDs; else it stays, for nothing
-/// is won by copying most of it.
-pub fn judge(closed: Time, routes: &[RouteAge<'_>], interval: Duration) -> BucketAge {
+/// What may be done with a bucket that closed at this ledger offset and holds IDs of these route partitions, sampled
+/// every `interval`. Those that are not due are carried if they are at most half of its IDs; else it stays, for nothing
+/// is won by copying most of it. None: it is not known when it closed, so it stays.
+pub fn judge(closed: Option<Offset>, routes: &[RouteAge<'_>], interval: Duration) -> BucketAge {
+    let Some(closed) = closed else {
+        return BucketAge::Keep;
+    };
     let held: Vec<&RouteAge<'_>> = routes
         .iter()
         .filter(|r| r.ids > 0 && !is_due(r, closed, interval))
@@ -86,7 +90,7 @@ pub fn judge(closed: Time, routes: &[RouteAge<'_>], interval: Duration) -> Bucke
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::types::RouteId;
+    use crate::core::types::{RouteId, Tenure, Time};
     use proptest::prelude::*;
 
     const HOUR: Duration = Duration::from_secs(3_600);
@@ -96,11 +100,26 @@ mod tests {
         Time(n * 3_600_000_000)
     }
 
-    fn hourly(from: u64, to: u64) -> Vec<(Time, Offset)> {
-        (from..to).map(|h| (hour(h), h * 10)).collect()
+    /// One tenure's hourly samples: at hour n stands ledger entry n, and the input ends at 10 n.
+    fn hourly(from: u64, to: u64) -> Vec<Sampled> {
+        lives(&[(from, to - from, from)])
     }
 
-    fn route(samples: &[(Time, Offset)], looked_up: Offset, ids: u64, partition: u32) -> RouteAge<'_> {
+    /// Tenures one behind the other: each begins at this hour of the ledger, lasts so many hours, and its clock shows this
+    /// hour at its beginning.
+    fn lives(lives: &[(u64, u64, u64)]) -> Vec<Sampled> {
+        let of = |&(began, hours, shows): &(u64, u64, u64)| {
+            (0..hours).map(move |h| Sampled {
+                ledger: began + h,
+                tenure: Tenure(began),
+                when: hour(shows + h),
+                end: (began + h) * 10,
+            })
+        };
+        lives.iter().flat_map(of).collect()
+    }
+
+    fn route(samples: &[Sampled], looked_up: Offset, ids: u64, partition: u32) -> RouteAge<'_> {
         let at = RoutePartition {
             route: RouteId(1),
             partition,
@@ -117,7 +136,7 @@ mod tests {
     #[test]
     fn goes_by_offsets_not_by_clocks() {
         let samples = hourly(0, 24 * 20);
-        let closed = hour(24);
+        let closed = 24;
         let end = 24 * 9 * 10;
         assert_eq!(end_of_memory(&samples, closed, DAY * 8, HOUR), Some(end));
         assert!(!is_due(&route(&samples, end - 1, 1, 0), closed, HOUR));
@@ -127,16 +146,60 @@ mod tests {
 
     #[test]
     fn a_jump_of_the_clock_is_not_believed() {
-        let mut samples = hourly(0, 30);
-        samples.extend(hourly(30 + 24 * 365, 30 + 24 * 365 + 100));
-        assert_eq!(end_of_memory(&samples, hour(24), DAY * 8, HOUR), None);
+        // Two days by its own clock, then a restart with the clock a year ahead.
+        let (ahead, long) = (24 * 365, 24 * 20);
+        let samples = lives(&[(0, 48, 0), (48, long, 48 + ahead)]);
         // The jump counts as two hours of the eight days.
-        samples.extend(hourly(30 + 24 * 365 + 100, 30 + 24 * 375));
-        let end = (30 + 24 * 365 + 24 * 8 - 7) * 10;
-        assert_eq!(end_of_memory(&samples, hour(24), DAY * 8, HOUR), Some(end));
-        // Back and forth adds nothing.
-        let back: Vec<_> = (0..10_000).map(|n| (hour(24 + n % 2), n)).collect();
-        assert_eq!(end_of_memory(&back, hour(24), DAY, HOUR), None);
+        assert_eq!(
+            end_of_memory(&samples, 24, DAY * 8, HOUR),
+            Some((24 + 24 * 8 - 1) * 10)
+        );
+        // The clock is right again, and goes on from where it was right last.
+        let samples = lives(&[(0, 48, 0), (48, 10, 48 + ahead), (58, long, 59)]);
+        assert_eq!(
+            end_of_memory(&samples, 24, DAY * 8, HOUR),
+            Some((24 + 24 * 8 - 2) * 10)
+        );
+        // It falls back to 1970, for as long as that lasts.
+        let samples = lives(&[(24 * 365, 48, 24 * 365), (24 * 365 + 48, long, 0)]);
+        let closed = 24 * 365 + 24;
+        assert_eq!(
+            end_of_memory(&samples, closed, DAY * 8, HOUR),
+            Some((closed + 24 * 8 + 1) * 10)
+        );
+        // To and fro adds nothing, however often.
+        let flaps: Vec<_> = (0..2_000).map(|n| (n, 1, 100 + 1_000 * (n % 2))).collect();
+        assert_eq!(end_of_memory(&lives(&flaps), 10, HOUR * 3, HOUR), None);
+    }
+
+    /// A node that is started once a day for some minutes takes one sample a day: each stands for two intervals, whatever
+    /// a clock said that was ahead once.
+    #[test]
+    fn short_lives_grow_old_too() {
+        let mut days: Vec<_> = (0..200).map(|day| (day, 1, 24 * day)).collect();
+        assert_eq!(
+            end_of_memory(&lives(&days), 50, DAY * 8, HOUR),
+            Some((50 + 96) * 10)
+        );
+        days[100].2 += 24 * 10_000;
+        assert_eq!(
+            end_of_memory(&lives(&days), 50, DAY * 8, HOUR),
+            Some((50 + 96) * 10),
+            "the day that was ahead counts as one like the others"
+        );
+        days[100].2 = 0;
+        assert_eq!(
+            end_of_memory(&lives(&days), 50, DAY * 8, HOUR),
+            Some((50 + 97) * 10)
+        );
+    }
+
+    #[test]
+    fn a_bucket_whose_span_lies_in_the_future_is_overlong_after_two() {
+        let samples = lives(&[(0, 10, 24 * 365), (10, 100, 20)]);
+        assert!(!is_overlong(&samples[..48], 0, DAY, HOUR));
+        assert!(is_overlong(&samples, 0, DAY, HOUR));
+        assert!(!is_overlong(&samples, 70, DAY, HOUR));
     }
 
     #[test]
@@ -148,28 +211,119 @@ mod tests {
             route(&samples, late, 10, 1),
             route(&samples, late, 0, 2),
         ];
-        assert_eq!(judge(hour(24), &ages, HOUR), BucketAge::Carry(vec![ages[1].at]));
-        assert_eq!(judge(hour(24), &ages[..1], HOUR), BucketAge::Go);
-        assert_eq!(judge(hour(24), &ages[1..], HOUR), BucketAge::Keep);
-        assert_eq!(judge(hour(24), &[], HOUR), BucketAge::Go);
+        let closed = Some(24);
+        assert_eq!(judge(closed, &ages, HOUR), BucketAge::Carry(vec![ages[1].at]));
+        assert_eq!(judge(closed, &ages[..1], HOUR), BucketAge::Go);
+        assert_eq!(judge(closed, &ages[1..], HOUR), BucketAge::Keep);
+        assert_eq!(judge(closed, &[], HOUR), BucketAge::Go);
+        assert_eq!(judge(None, &ages[..1], HOUR), BucketAge::Keep);
+    }
+
+    /// What happens to a machine: it runs for so many minutes (a sample each half hour, and one at its start), is off for
+    /// so many, and its clock may show another time then.
+    #[derive(Clone, Debug)]
+    struct Spell {
+        runs: u64,
+        off: u64,
+        clock: Set,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Set {
+        Right,
+        /// Off by so many hours.
+        Off(i64),
+        /// As it was.
+        Stays,
+        /// 1970, as after a boot without a battery.
+        Epoch,
+    }
+
+    fn spells() -> impl Strategy<Value = Vec<Spell>> {
+        let clock = prop_oneof![
+            3 => Just(Set::Right),
+            2 => (-9_000i64..9_000).prop_map(Set::Off),
+            2 => (-30i64..30).prop_map(Set::Off),
+            2 => Just(Set::Stays),
+            1 => Just(Set::Epoch),
+        ];
+        let runs = prop_oneof![0u64..40, 0u64..600, 0u64..20_000];
+        let off = prop_oneof![0u64..5, 0u64..200, 0u64..10_000];
+        let spell = (runs, off, clock).prop_map(|(runs, off, clock)| Spell { runs, off, clock });
+        proptest::collection::vec(spell, 1..60)
+    }
+
+    /// The samples, each with the minute at which it was truly taken.
+    fn history(spells: &[Spell]) -> Vec<(u64, Sampled)> {
+        // Years after 1970.
+        let mut truth = 20_000_000u64;
+        let mut wrong = 0i64;
+        let mut out: Vec<(u64, Sampled)> = Vec::new();
+        for (tenure, spell) in spells.iter().enumerate() {
+            wrong = match spell.clock {
+                Set::Right => 0,
+                Set::Off(hours) => hours * 60,
+                Set::Stays => wrong,
+                Set::Epoch => -(truth as i64),
+            };
+            for minute in (0..=spell.runs).step_by(30) {
+                let ledger = out.len() as u64;
+                let shows = (truth + minute).saturating_add_signed(wrong);
+                let sample = Sampled {
+                    ledger,
+                    tenure: Tenure(tenure as u64),
+                    when: Time(shows * 60_000_000),
+                    end: ledger,
+                };
+                out.push((truth + minute, sample));
+            }
+            truth += spell.runs + spell.off;
+        }
+        out
     }
 
     proptest! {
-        /// Whatever the clock did: no ID goes before the samples that were written after its bucket closed could
-        /// make up the retention, each standing for two intervals at most; and more samples never shorten it.
+        /// Whatever the clock was set to: no ID goes before its retention, less two intervals for each restart since its
+        /// bucket closed. And what runs on for a retention forgets at last, whatever the clock showed before.
         #[test]
-        fn never_early(gaps in proptest::collection::vec(0u64..100, 0..300), closed in 0u64..500, days in 1u32..4) {
-            let mut now = 0;
-            let samples: Vec<_> = gaps.iter().enumerate().map(|(n, g)| { now += g; (hour(now), n as u64) }).collect();
-            let retention = DAY * days;
-            let found = end_of_memory(&samples, hour(closed), retention, HOUR);
-            if let Some(end) = found {
-                let after = samples[..=end as usize].iter().filter(|s| s.0 >= hour(closed)).count() as u32;
-                prop_assert!(HOUR * 2 * after >= retention);
-                prop_assert!(samples[end as usize].0 >= hour(closed).plus(retention));
-                let short = end_of_memory(&samples[..end as usize], hour(closed), retention, HOUR);
-                prop_assert_eq!(short, None);
-            }
+        fn no_clock_shortens_the_memory_or_makes_it_endless(spells in spells(), closed in 0u64..400) {
+            let interval = HOUR / 2;
+            let retention = DAY * 3;
+            let mut spells = spells;
+            spells.push(Spell { runs: 60 * 24 * 4, off: 0, clock: Set::Stays });
+            let history = history(&spells);
+            let samples: Vec<Sampled> = history.iter().map(|(_, sample)| *sample).collect();
+            let last = samples[samples.len() - 1].tenure;
+            let began = samples.iter().find(|s| s.tenure == last).map_or(0, |s| s.ledger);
+            let closed = closed.min(began);
+            let end = end_of_memory(&samples, closed, retention, interval);
+            prop_assert!(end.is_some(), "it never goes");
+            let end = end.unwrap_or_default() as usize;
+            let minutes = history[end].0 - history[closed as usize].0;
+            let tenures = samples[closed as usize..=end].windows(2);
+            let restarts = tenures.filter(|pair| pair[0].tenure != pair[1].tenure).count() as u32;
+            let passed = Duration::from_secs(minutes * 60);
+            prop_assert!(passed + interval * 2 * restarts >= retention, "{passed:?} with {restarts} restarts");
+            let short = end_of_memory(&samples[..end], closed, retention, interval);
+            prop_assert_eq!(short, None);
+        }
+
+        /// A clock that goes to and fro between three times and runs on at each of them: what passes counts three times at
+        /// most, however often it goes. No jump counts.
+        #[test]
+        fn a_clock_that_goes_to_and_fro_adds_no_jumps(order in proptest::collection::vec(0usize..3, 3..200), runs in 0u64..90) {
+            let offsets = [0, -9_000, 7_000];
+            let spell = |n: &usize| Spell { runs, off: 1, clock: Set::Off(offsets[*n]) };
+            let mut spells: Vec<Spell> = [0, 1, 2].iter().map(spell).collect();
+            spells.extend(order.iter().map(spell));
+            let history = history(&spells);
+            let samples: Vec<Sampled> = history.iter().map(|(_, sample)| *sample).collect();
+            let from = samples.iter().find(|s| s.tenure == Tenure(3)).map_or(0, |s| s.ledger);
+            let passed = Passed::since(from, &samples, HOUR / 2).last().map_or(Duration::ZERO, |p| p.0);
+            let minutes = history[samples.len() - 1].0 - history[from as usize].0;
+            // The first return to a time counts from when it was shown last.
+            let most = Duration::from_secs(60 * 3 * (minutes + 3 * (runs + 1)));
+            prop_assert!(passed <= most, "{passed:?} in {minutes} minutes");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::block::{Block, Damage};
 use super::filter::{self, Filter, Probe, Span};
 use super::manifest::{RunMeta, sync_dir};
 use super::{DedupError, DedupOptions};
-use crate::core::types::Time;
+use crate::core::types::{Offset, Time};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -99,6 +99,8 @@ pub(super) struct Bucket {
     /// Runs that count, in order.
     runs: Mutex<Vec<RunMeta>>,
     used: AtomicU64,
+    /// The ledger offset at which it closed; 0 while it takes records.
+    closed: AtomicU64,
     /// It was open before in this life: what it holds beyond its runs is a spill under way, not the remains of one.
     cleared: AtomicBool,
 }
@@ -131,8 +133,19 @@ impl Bucket {
             slot: RwLock::new(Slot::Closed),
             runs: Mutex::new(runs),
             used: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
             cleared: AtomicBool::new(false),
         })
+    }
+
+    /// It takes no more: everything in it is said by ledger entries before this offset.
+    pub(super) fn note_closed(&self, at: Offset) {
+        self.closed.store(at, Ordering::Release);
+    }
+
+    /// Where it closed, if it has.
+    pub(super) fn closed(&self) -> Option<Offset> {
+        Some(self.closed.load(Ordering::Acquire)).filter(|at| *at > 0)
     }
 
     /// Where its filters are kept.

@@ -10,7 +10,7 @@ use super::tail::{TailOf, TailWriter};
 use super::view::{Mem, View};
 use super::{DedupError, Mark, StoreOp};
 use crate::core::ledger::fold::FinishedState;
-use crate::core::types::{RoutePartition, Time};
+use crate::core::types::{Offset, RoutePartition, Time};
 use parking_lot::{MutexGuard, RwLock};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ pub(super) struct Feed {
     pub tail: Option<TailWriter>,
     pub next_run: u32,
     pub next_bucket: u32,
+    /// Where the present bucket begins: where the one before it closed.
+    pub began: Offset,
     /// The last route that was resolved: neighbours are mostly of the same.
     pub last_route: Option<(RoutePartition, u32)>,
     /// Everything before it was fed.
@@ -57,8 +59,14 @@ pub(super) struct Queue {
 }
 
 impl Shared {
-    /// The table that takes the first of these operations. None: there is nothing they could change.
-    pub(super) fn table_for(&self, feed: &mut Feed, ops: &[StoreOp]) -> Result<Option<Arc<Mem>>, DedupError> {
+    /// The table that takes the first of these operations, all said before the ledger offset `upto`. None: there is
+    /// nothing they could change.
+    pub(super) fn table_for(
+        &self,
+        feed: &mut Feed,
+        ops: &[StoreOp],
+        upto: Offset,
+    ) -> Result<Option<Arc<Mem>>, DedupError> {
         let when = match ops.first() {
             Some(StoreOp::Finished(f)) => Some(f.when),
             _ => None,
@@ -72,10 +80,10 @@ impl Shared {
                 }) else {
                     return Ok(None);
                 };
-                self.start_bucket(feed, when);
+                self.start_first(feed, when);
             }
-            (None, Some(when)) => self.start_bucket(feed, when),
-            (Some(mem), Some(when)) if when >= mem.bucket.to => self.roll(feed, when)?,
+            (None, Some(when)) => self.start_first(feed, when),
+            (Some(mem), Some(when)) if when >= mem.bucket.to => self.roll(feed, when, upto)?,
             (Some(mem), _) => {
                 let table = mem.table.read();
                 let full = table.len() >= self.env.options.memtable || table.text_bytes() > TEXT;
@@ -153,7 +161,15 @@ impl Shared {
         index
     }
 
-    /// Begins the bucket in which this time lies, behind all others, with an empty table.
+    /// Begins the first bucket there is.
+    fn start_first(&self, feed: &mut Feed, when: Time) {
+        feed.began = feed.fed.next;
+        self.manifest.lock().gone = feed.began;
+        self.start_bucket(feed, when);
+    }
+
+    /// Begins the bucket in which this time lies, behind all others, with an empty table. Where the one before it lies in
+    /// the future (the clock was ahead, and is right again) their spans say nothing of which is the older one.
     fn start_bucket(&self, feed: &mut Feed, when: Time) {
         let span = (self.env.options.bucket.as_micros() as u64).max(1);
         let newest = self
@@ -163,14 +179,12 @@ impl Shared {
             .first()
             .map_or(Time::ZERO, |b| b.span().1);
         let before = feed.active.as_ref().map_or(newest, |m| m.bucket.to.max(newest));
-        let start = when.0 / span * span;
-        let bucket = Bucket::new(
-            &self.dir,
-            feed.next_bucket,
-            Time(start).max(before),
-            Time(start + span),
-            Vec::new(),
-        );
+        let (start, end) = (when.0 / span * span, (when.0 / span + 1) * span);
+        let start = match before < Time(end) {
+            true => Time(start).max(before),
+            false => Time(start),
+        };
+        let bucket = Bucket::new(&self.dir, feed.next_bucket, start, Time(end), Vec::new());
         feed.next_bucket += 1;
         self.start_table(feed, bucket);
     }
@@ -207,12 +221,18 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends the present bucket and begins the one of this time.
-    pub(super) fn roll(&self, feed: &mut Feed, when: Time) -> Result<(), DedupError> {
+    /// Ends the present bucket and begins the one of this time. `at`: everything in it is said before this ledger offset.
+    pub(super) fn roll(&self, feed: &mut Feed, when: Time, at: Offset) -> Result<(), DedupError> {
         let Some(mem) = feed.active.clone() else {
             return Ok(());
         };
-        if mem.table.read().len() > 0 {
+        let written = mem.table.read().len() > 0;
+        if written {
+            // Refused or not: before anything has changed.
+            drop(self.wait_for_room()?);
+        }
+        self.close(feed, &mem.bucket, at);
+        if written {
             self.hand_over(mem.clone())?;
             #[cfg(test)]
             if self.roll_waits.load(Ordering::Relaxed) {
@@ -238,6 +258,16 @@ impl Shared {
         Ok(())
     }
 
+    /// Notes where a bucket ends: with its runs the manifest says so, as soon as it is written next.
+    fn close(&self, feed: &mut Feed, bucket: &Bucket, at: Offset) {
+        bucket.note_closed(at);
+        feed.began = at;
+        let mut manifest = self.manifest.lock();
+        if let Some(meta) = manifest.buckets.iter_mut().find(|b| b.id == bucket.id) {
+            meta.closed = Some(at);
+        }
+    }
+
     /// Wakes whoever waits for a change of what the queue's lock does not guard. The lock is taken once in between:
     /// a sleeper that looked before the change sleeps by then, and is woken; one that looks later sees the change.
     pub(super) fn tell(&self) {
@@ -246,6 +276,13 @@ impl Shared {
     }
 
     fn hand_over(&self, mem: Arc<Mem>) -> Result<(), DedupError> {
+        self.wait_for_room()?.frozen.push_back(mem);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until one more full table may wait. Only the feeder adds any.
+    fn wait_for_room(&self) -> Result<MutexGuard<'_, Queue>, DedupError> {
         let mut queue = self.queue.lock();
         while queue.frozen.len() >= BACKLOG {
             if let Some(why) = &queue.error {
@@ -253,9 +290,7 @@ impl Shared {
             }
             self.changed.wait(&mut queue);
         }
-        queue.frozen.push_back(mem);
-        self.changed.notify_all();
-        Ok(())
+        Ok(queue)
     }
 
     /// Waits until no full table waits.

@@ -10,7 +10,7 @@ use super::store::io_error;
 use super::tail::{self, TailWriter};
 use super::view::{BucketView, Group, Live, Mem, Routes, View};
 use super::{DedupError, Mark, Rebuild};
-use crate::core::types::{RouteId, RoutePartition, Time};
+use crate::core::types::{Offset, RouteId, RoutePartition, Time};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -30,6 +30,10 @@ pub(super) struct Loaded {
     pub upto: Mark,
     pub next_run: u32,
     pub next_bucket: u32,
+    /// Where the present bucket begins.
+    pub began: Offset,
+    /// The manifest has changed by that some bucket's end was not known.
+    pub stamped: bool,
 }
 
 pub(super) fn lock(dir: &Path) -> Result<File, DedupError> {
@@ -193,6 +197,7 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
         }
         (_, None) => None,
     };
+    let present = bucket.as_ref().map_or(u32::MAX, |b| b.id);
     if let Some(bucket) = bucket {
         loaded.next_bucket = next_bucket.max(bucket.id + 1);
         if let Some(t) = &tail {
@@ -210,7 +215,24 @@ pub(super) fn load(dir: &Path, env: &Env) -> Result<Loaded, Refused> {
         loaded.view.mems.push(mem.clone());
         loaded.active = Some(mem);
     }
+    loaded.stamped = stamp(&mut loaded.manifest, present, loaded.upto.next);
+    loaded.began = loaded.manifest.present_from(present);
     Ok(loaded)
+}
+
+/// Notes of every bucket that is over, and does not say where it ended, that it ended here at the latest: it was closed by a
+/// version that did not say, or the process was killed before it was written down. True: there was one.
+fn stamp(manifest: &mut Manifest, present: u32, upto: Offset) -> bool {
+    let mut stamped = false;
+    for meta in &mut manifest.buckets {
+        if meta.id == present {
+            // It takes records again.
+            meta.closed = None;
+        } else if meta.closed.is_none() && upto > 0 {
+            (meta.closed, stamped) = (Some(upto), true);
+        }
+    }
+    stamped
 }
 
 /// Up to where a store of 0.1 has everything. Its manifest may have said more than the runs hold, for what stood in the

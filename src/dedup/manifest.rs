@@ -58,6 +58,10 @@ pub(super) struct BucketMeta {
     /// Its records stand in a plain file (`sealed`) as one run, not in sled.
     #[serde(default)]
     pub sealed: bool,
+    /// The ledger offset at which it closed: everything in it is said by entries before that. None while it is open, and
+    /// of a bucket that closed before 0.2.
+    #[serde(default)]
+    pub closed: Option<Offset>,
 }
 
 /// Counts records by state and by route.
@@ -131,6 +135,9 @@ pub(super) struct Manifest {
     /// it again, and without it the store must be built again.
     #[serde(default)]
     pub carried: Option<(u32, u64)>,
+    /// The ledger offset at which the newest bucket closed that has expired.
+    #[serde(default)]
+    pub gone: Offset,
     /// Number of the next run.
     pub next_run: u32,
     /// Number of the next bucket.
@@ -148,6 +155,12 @@ impl Manifest {
             next: self.watermark,
             entry: self.entry,
         }
+    }
+
+    /// Where the present bucket begins, if that is none of those listed, or the last: where the one before it closed.
+    pub(super) fn present_from(&self, present: u32) -> Offset {
+        let before = self.buckets.iter().rev().filter(|b| b.id != present);
+        before.filter_map(|b| b.closed).next().unwrap_or(self.gone)
     }
 
     /// Runs hold everything before this, too.
@@ -249,6 +262,7 @@ mod tests {
             states: [1; STATES],
             routes: vec![(0, 77)],
             sealed: true,
+            closed: Some(11),
         };
         let manifest = Manifest {
             ledger: "ff".into(),
@@ -256,6 +270,7 @@ mod tests {
             entry: 99,
             of_runs: true,
             carried: Some((4, 99)),
+            gone: 7,
             next_run: 4,
             next_bucket: 2,
             routes: vec![("a".into(), 0)],

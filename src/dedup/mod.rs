@@ -30,6 +30,10 @@
 //! no fsync, so `db` and blobs are synced here before the manifest names a run. A kill inside sled's own open can
 //! leave `snap.*.generating` behind, which it later takes for a snapshot: such files are removed first.
 //!
+//! A bucket is over when a record, or the clock, is beyond its span; or, where a clock that was ahead has put its span into the
+//! future, when the ledger shows that it has been open for two spans ([`age`]). It notes the ledger offset at which it
+//! closed, from which its age counts. Its span is for people, and no promise: clocks are set.
+//!
 //! A bucket that is over is **sealed** in the background: each ID once, sorted, in one plain file with one filter.
 //! `forget` and `mark` never touch it: they are records of the present bucket, which hide older ones.
 //!
@@ -218,6 +222,8 @@ pub struct BucketInfo {
     pub from: Time,
     /// End of its span.
     pub to: Time,
+    /// The ledger offset at which it closed: all its records are said before that. None while it is open, or not known.
+    pub closed: Option<Offset>,
     /// Whether new records go into it.
     pub present: bool,
     /// Whether it is in sled, and its folder is open.

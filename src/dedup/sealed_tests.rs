@@ -28,6 +28,7 @@ fn meta(rows: usize, blocks: usize) -> BucketMeta {
         states: [0; STATES],
         routes: Vec::new(),
         sealed: true,
+        closed: None,
     }
 }
 

@@ -191,10 +191,12 @@ fn spill(shared: &Shared, mem: &Arc<Mem>, growing: &mut Option<Growing>) -> Resu
                 states,
                 routes,
                 sealed: false,
+                closed: None,
             });
         }
         if let Some(meta) = next.buckets.last_mut() {
             meta.add(run, states, routes);
+            meta.closed = bucket.closed();
         }
         manifest::store(&shared.dir, &next).map_err(io_error("write the manifest in", &shared.dir))?;
         *manifest = next;

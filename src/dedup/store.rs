@@ -94,6 +94,9 @@ impl DedupStore {
             manifest.ledger = format!("{:x}", env.options.ledger);
             manifest.of_runs = true;
             manifest::store(dir, &manifest).map_err(io_error("write the manifest in", dir))?;
+        } else if loaded.stamped {
+            // Where that cannot be written the next opening notes a later offset, and its buckets stay longer.
+            let _ = manifest::store(dir, &manifest);
         }
         let repaired = std::mem::take(&mut *env.repaired.lock());
         let feed = Feed {
@@ -101,6 +104,7 @@ impl DedupStore {
             tail: loaded.tail,
             next_run: loaded.next_run,
             next_bucket: loaded.next_bucket,
+            began: loaded.began,
             last_route: None,
             fed: loaded.upto,
         };
@@ -163,7 +167,7 @@ impl DedupStore {
         }
         let mut rest = ops;
         while !rest.is_empty() {
-            let mem = shared.table_for(&mut feed, rest)?;
+            let mem = shared.table_for(&mut feed, rest, upto.next)?;
             let Some(mem) = mem else { break };
             let taken = shared.put_all(&mut feed, &mem, rest);
             rest = &rest[taken..];
@@ -210,9 +214,26 @@ impl DedupStore {
     pub fn advance(&self, now: Time) -> Result<(), DedupError> {
         let mut feed = self.shared.feed.lock();
         if feed.active.as_ref().is_some_and(|mem| now >= mem.bucket.to) {
-            self.shared.roll(&mut feed, now)?;
+            let at = feed.fed.next;
+            self.shared.roll(&mut feed, now, at)?;
         }
         Ok(())
+    }
+
+    /// Ends the present bucket whatever its span says, and begins the one of this time.
+    ///
+    /// # Errors
+    /// As [`DedupStore::record`].
+    pub fn close_present(&self, now: Time) -> Result<(), DedupError> {
+        let mut feed = self.shared.feed.lock();
+        let at = feed.fed.next;
+        self.shared.roll(&mut feed, now, at)
+    }
+
+    /// The ledger offset at which the bucket began that takes new records, if there is one.
+    pub fn present_from(&self) -> Option<Offset> {
+        let feed = self.shared.feed.lock();
+        feed.active.as_ref().map(|_| feed.began)
     }
 
     /// Looks up a batch of IDs of one route partition: `out` gets one answer for each, in order. IDs are scoped to
@@ -278,6 +299,14 @@ impl DedupStore {
         oldest.into_iter().chain(table).min()
     }
 
+    /// The ledger offset at which the oldest bucket began, the present one included: what was said before is remembered only
+    /// where it was carried. 0: it is not known, or the first entry.
+    pub fn remembers_from_offset(&self) -> Option<Offset> {
+        let view = self.shared.view.read().clone();
+        let any = !view.buckets.is_empty() || !view.mems.is_empty();
+        any.then(|| self.shared.manifest.lock().gone)
+    }
+
     /// Removes the oldest bucket with everything that is recorded in it; returns the bytes of disk it gave back.
     ///
     /// # Errors
@@ -291,6 +320,12 @@ impl DedupStore {
         shared.wait_drained()?;
         let mut manifest = shared.manifest.lock();
         let mut next = manifest.clone();
+        let closed = next
+            .buckets
+            .iter()
+            .find(|b| b.id == bucket)
+            .and_then(|b| b.closed);
+        next.gone = next.gone.max(closed.unwrap_or(0));
         next.buckets.retain(|b| b.id != bucket);
         manifest::store(&shared.dir, &next).map_err(io_error("write the manifest in", &shared.dir))?;
         *manifest = next;
@@ -437,6 +472,7 @@ impl DedupStore {
         *shared.routes.write() = Routes::default();
         feed.active = None;
         feed.tail = None;
+        feed.began = 0;
         feed.last_route = None;
         shared.env.present.store(u32::MAX, Ordering::Relaxed);
         feed.fed = Mark::default();
@@ -532,6 +568,7 @@ impl Shared {
                 id: meta.id,
                 from: meta.from(),
                 to: meta.to(),
+                closed: meta.closed,
                 present: meta.id == present,
                 open,
                 sealed: matches!(seen, BucketView::Sealed(_)),

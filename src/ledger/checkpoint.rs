@@ -6,11 +6,12 @@
 //! the lane is folded from its start. Whether it fits the lane is for [`super::restore`] to say.
 //!
 //! ```text
-//! file      magic "sluicckp" | format u32 (3) | crc32c u32 of all that follows |
+//! file      magic "sluicckp" | format u32 (4) | crc32c u32 of all that follows |
 //!           ledger u128 | lane u32 | next u64 | crc32c u32 of the entry before next (0: there is none) |
 //!           count u64 of partitions, messages and rounds together | body, to the end
 //! body      flag, genesis | flag, owner | tenure | first | lives | routes | partitions | skip rules |
 //!           paused | stopped | used | commands | settings | horizons, wall clock ahead (from format 3)
+//! sample    ledger offset, tenure (both from format 4) | time | end of the input
 //! message   id 16 bytes | state u8, its fields | key u64 | offset, round, attempts, first try, since, status |
 //!           payload: 0, or ledger offset + 1 and size | opened | flags: 1 carried, 2 payload given up
 //! ```
@@ -35,7 +36,9 @@ use std::time::Duration;
 pub const FILE: &str = "checkpoint";
 const TEMPORARY: &str = "checkpoint.tmp";
 const MAGIC: &[u8; 8] = b"sluicckp";
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
+/// From this format on samples have their ledger offset and tenure.
+const SAMPLES_PLACED: u32 = 4;
 /// The oldest format that is read: it has no horizons.
 const OLDEST: u32 = 2;
 /// Bytes before those that the checksum covers.
@@ -401,9 +404,11 @@ fn put_partition(out: &mut Out<'_>, p: &PartitionState) {
         put_varint(out, (*round).into());
         put_varint(out, *ended);
     });
-    put_list(out, &p.samples, |out, (when, end)| {
-        put_varint(out, when.0);
-        put_varint(out, *end);
+    put_list(out, &p.samples, |out, s| {
+        put_varint(out, s.ledger);
+        put_varint(out, s.tenure.0);
+        put_varint(out, s.when.0);
+        put_varint(out, s.end);
     });
     let c = &p.counts;
     for n in [c.delivered, c.dead, c.parked, c.skipped, c.marked] {
@@ -512,7 +517,7 @@ fn get_state(src: &Bytes, r: &mut Reader<'_>, format: u32) -> Result<LaneState, 
             route: RouteId(r.u64()?),
             partition: r.varint32()?,
         };
-        Ok((at, get_partition(r)?))
+        Ok((at, get_partition(r, format)?))
     };
     get_list(r, 20, partition, |(at, p)| {
         s.partitions.insert(at, p);
@@ -572,7 +577,7 @@ fn get_pause(r: &mut Reader<'_>) -> Result<Pause, CodecError> {
     })
 }
 
-fn get_partition(r: &mut Reader<'_>) -> Result<PartitionState, CodecError> {
+fn get_partition(r: &mut Reader<'_>, format: u32) -> Result<PartitionState, CodecError> {
     let mut p = PartitionState {
         position: r.varint()?,
         high_water: r.varint()?,
@@ -596,12 +601,19 @@ fn get_partition(r: &mut Reader<'_>) -> Result<PartitionState, CodecError> {
     get_list(r, 18, rounds, |(id, round)| {
         p.rounds.insert(id, round);
     })?;
-    get_list(
-        r,
-        2,
-        |r| Ok((Time(r.varint()?), r.varint()?)),
-        |s| p.samples.push(s),
-    )?;
+    let sample = |r: &mut Reader<'_>| {
+        let (mut ledger, mut tenure) = (0, Tenure(0));
+        if format >= SAMPLES_PLACED {
+            (ledger, tenure) = (r.varint()?, Tenure(r.varint()?));
+        }
+        Ok(Sampled {
+            ledger,
+            tenure,
+            when: Time(r.varint()?),
+            end: r.varint()?,
+        })
+    };
+    get_list(r, 2, sample, |s| p.samples.push(s))?;
     let c = &mut p.counts;
     for n in [
         &mut c.delivered,
@@ -739,6 +751,30 @@ mod tests {
                 let _ = decode(&changed.into(), PathBuf::new());
             }
         }
+    }
+
+    /// Format 3 had samples without their place in the ledger; they come before all that have one.
+    #[test]
+    fn a_checkpoint_of_format_3_is_read() {
+        let mut written = state(3, 3);
+        let sample = Sampled {
+            ledger: 0,
+            tenure: Tenure(0),
+            when: Time(1_790_000_000_000_000),
+            end: 77,
+        };
+        let mut partitions = written.partitions.values_mut();
+        partitions.next().unwrap().samples.push(sample);
+        let mut bytes = encode(&written, 7, 99);
+        let mut told = vec![0, 0];
+        put_varint(&mut told, sample.when.0);
+        put_varint(&mut told, sample.end);
+        let at = bytes.windows(told.len()).position(|part| part == told).unwrap();
+        bytes.drain(at..at + 2);
+        bytes[8..12].copy_from_slice(&3u32.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[UNCOVERED..]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode(&bytes.into(), PathBuf::new()).unwrap().state, written);
     }
 
     #[test]

@@ -4,5 +4,6 @@
 pub mod codec;
 pub mod entry;
 pub mod fold;
+pub mod passed;
 pub mod retention;
 pub(crate) mod wire;

@@ -5,7 +5,8 @@
 //! want of room, and stays listed in any case: its doubt is still to be told (I3). What waits for its turn is no
 //! business of retention.
 
-use super::fold::{LaneState, MessageState};
+use super::fold::{LaneState, MessageState, Sampled};
+use super::passed::Passed;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use std::time::Duration;
 
@@ -73,29 +74,93 @@ pub fn payloads(state: &LaneState) -> Vec<Payload> {
     held.collect()
 }
 
-/// What came into its state at or before this time has been in it for all of the retention, as far as the samples
-/// can be believed. None: nothing has.
-pub fn over_since(samples: &[(Time, Offset)], retention: Duration, interval: Duration) -> Option<Time> {
+/// What has been in its state for all of the retention. Messages know the time of their state and no more, so this goes by
+/// times: those of a clock that was ahead stay until it has been there again. But what a clock that was behind wrote
+/// lately is not old.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// What came into its state at or before this time ...
+    before: Time,
+    /// ... unless clocks showed that time within the retention: from, to.
+    lately: Vec<(Time, Time)>,
+}
+
+impl Over {
+    /// The latest time of what may be over.
+    pub fn before(&self) -> Time {
+        self.before
+    }
+
+    /// Whether what came into its state then has been in it for all of the retention.
+    pub fn is(&self, since: Time) -> bool {
+        since <= self.before
+            && !self
+                .lately
+                .iter()
+                .any(|(from, to)| (*from..=*to).contains(&since))
+    }
+}
+
+/// What has been in its state for all of the retention, as far as the samples can be believed. None: nothing has.
+pub fn over_since(samples: &[Sampled], retention: Duration, interval: Duration) -> Option<Over> {
+    if samples.is_sorted_by_key(|s| s.when) {
+        let before = over(samples.iter().rev().map(|s| s.when), retention, interval)?;
+        let lately = Vec::new();
+        return Some(Over { before, lately });
+    }
+    // The clock was set back.
+    let mut times: Vec<Time> = samples.iter().map(|s| s.when).collect();
+    times.sort_unstable();
+    let before = over(times.into_iter().rev(), retention, interval)?;
+    let lately = lately(samples, retention, interval);
+    Some(Over { before, lately })
+}
+
+/// What the clocks of the tenures showed within the last retention, in the order of the ledger.
+fn lately(samples: &[Sampled], retention: Duration, interval: Duration) -> Vec<(Time, Time)> {
+    let passed: Vec<(Duration, Sampled)> = Passed::since(0, samples, interval).collect();
+    let Some(&(all, _)) = passed.last() else {
+        return Vec::new();
+    };
+    let first = passed.partition_point(|(passed, _)| all - *passed >= retention);
+    let tenures = passed[first..].chunk_by(|(_, a), (_, b)| a.tenure == b.tenure);
+    let shown = |tenure: &[(Duration, Sampled)]| {
+        let (from, to) = (tenure.first()?.1.when, tenure.last()?.1.when);
+        // Before its first sample, and after its last one, it showed some more.
+        Some((from.minus(interval), to.plus(interval)))
+    };
+    tenures.filter_map(shown).collect()
+}
+
+/// The time at or before which a retention is over, of times that fall.
+fn over(mut times: impl Iterator<Item = Time>, retention: Duration, interval: Duration) -> Option<Time> {
     let most = interval.saturating_mul(2);
     let mut passed = Duration::ZERO;
-    let pairs = samples.iter().rev().zip(samples.iter().rev().skip(1));
-    for (&(later, _), &(earlier, _)) in pairs {
+    let mut later = times.next()?;
+    for earlier in times {
         passed += later.since(earlier).min(most);
         if passed >= retention {
             return Some(earlier);
         }
+        later = earlier;
     }
     None
 }
 
 /// Whether [`give_up`] may have something to do: asked first, since it copies nothing. Goes over no message.
-pub fn is_due(state: &LaneState, over_since: Option<Time>, room: u64) -> bool {
-    let over = over_since.is_some_and(|t| state.partitions.values().any(|p| p.messages.may_be_older(t)));
+pub fn is_due(state: &LaneState, over: Option<&Over>, room: u64) -> bool {
+    let older = |over: &Over| {
+        state
+            .partitions
+            .values()
+            .any(|p| p.messages.may_be_older(over.before))
+    };
+    let over = over.is_some_and(older);
     over || state.payload_bytes() > room
 }
 
-/// Decides. `over_since`: see the function; `room`: most bytes of payloads.
-pub fn give_up(mut held: Vec<Payload>, over_since: Option<Time>, room: u64) -> GiveUp {
+/// Decides. `over`: see [`over_since`]; `room`: most bytes of payloads.
+pub fn give_up(mut held: Vec<Payload>, over: Option<&Over>, room: u64) -> GiveUp {
     held.sort_unstable_by_key(|p| (p.since, p.ledger, p.id));
     let mut out = GiveUp {
         bytes: held.iter().map(|p| u64::from(p.bytes)).sum(),
@@ -103,7 +168,7 @@ pub fn give_up(mut held: Vec<Payload>, over_since: Option<Time>, room: u64) -> G
     };
     let mut left = out.bytes;
     for p in held {
-        let over = over_since.is_some_and(|t| p.since <= t);
+        let over = over.is_some_and(|over| over.is(p.since));
         match p.kind {
             PayloadKind::Waiting => continue,
             PayloadKind::Ended if over => out.messages.push((p.at, p.id)),
@@ -122,7 +187,7 @@ pub fn give_up(mut held: Vec<Payload>, over_since: Option<Time>, room: u64) -> G
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::types::RouteId;
+    use crate::core::types::{RouteId, Tenure};
 
     const HOUR: Duration = Duration::from_secs(3_600);
     const AT: RoutePartition = RoutePartition {
@@ -146,16 +211,55 @@ mod tests {
         }
     }
 
+    fn sampled(hours: impl Iterator<Item = u64>) -> Vec<Sampled> {
+        let sampled = |(n, h): (usize, u64)| Sampled {
+            ledger: n as u64,
+            tenure: Tenure(0),
+            when: hour(h),
+            end: h,
+        };
+        hours.enumerate().map(sampled).collect()
+    }
+
     #[test]
     fn time_is_believed_sample_by_sample() {
-        let samples: Vec<_> = (0..100).map(|h| (hour(h), h)).collect();
-        assert_eq!(over_since(&samples, HOUR * 24, HOUR), Some(hour(75)));
+        let samples = sampled(0..100);
+        let before = |samples: &[Sampled]| over_since(samples, HOUR * 24, HOUR).map(|over| over.before);
+        assert_eq!(before(&samples), Some(hour(75)));
         assert_eq!(over_since(&samples, HOUR * 100, HOUR), None);
         // A jump of ten years counts as two hours.
-        let mut jumped = samples.clone();
-        jumped.push((hour(87_600), 0));
-        assert_eq!(over_since(&jumped, HOUR * 24, HOUR), Some(hour(77)));
+        let jumped = sampled((0..100).chain([87_600]));
+        assert_eq!(before(&jumped), Some(hour(77)));
         assert_eq!(over_since(&[], HOUR, HOUR), None);
+        // So does one that was taken back.
+        let back = sampled((0..50).chain([87_600]).chain(50..100));
+        assert_eq!(before(&back), Some(hour(77)));
+    }
+
+    /// A boot without a battery: the clock is at 1970 for a while. What ended meanwhile is no older than what ended since.
+    #[test]
+    fn what_a_clock_that_was_behind_wrote_is_not_old() {
+        let life = |tenure, first, hours: std::ops::Range<u64>| {
+            hours.zip(first..).map(move |(h, ledger)| Sampled {
+                ledger,
+                tenure: Tenure(tenure),
+                when: hour(h),
+                end: ledger,
+            })
+        };
+        let mut samples: Vec<Sampled> = life(1, 1, 500_000..500_100).collect();
+        samples.extend(life(101, 101, 5..15));
+        samples.extend(life(111, 111, 500_110..500_115));
+        let over = over_since(&samples, HOUR * 24, HOUR).unwrap();
+        assert!((4..=15).all(|h| !over.is(hour(h))), "{over:?}");
+        assert!(over.is(hour(2)) && over.is(hour(40)) && over.is(hour(500_075)));
+        assert!(!over.is(hour(500_099)) && !over.is(hour(500_112)));
+        // A day later they are as old as others.
+        samples.extend(life(111, 116, 500_115..500_140));
+        let over = over_since(&samples, HOUR * 24, HOUR).unwrap();
+        assert!((4..=15).all(|h| over.is(hour(h))), "{over:?}");
+        let held = vec![payload(1, 7, 10, PayloadKind::Ended)];
+        assert_eq!(give_up(held, Some(&over), 1_000).messages.len(), 1);
     }
 
     #[test]
@@ -191,11 +295,15 @@ mod tests {
             payload(3, 3, 10, Ended),
             payload(4, 9, 10, Ended),
         ];
-        let out = give_up(held.clone(), Some(hour(8)), 1_000);
+        let over = Over {
+            before: hour(8),
+            lately: Vec::new(),
+        };
+        let out = give_up(held.clone(), Some(&over), 1_000);
         assert_eq!(out.messages, [(AT, MessageId([3; 16]))]);
         assert_eq!(out.payloads, [(AT, MessageId([2; 16]), 2)]);
         assert_eq!(out.for_room, 0);
         held[1].dropped = true;
-        assert!(give_up(held, Some(hour(8)), 1_000).payloads.is_empty());
+        assert!(give_up(held, Some(&over), 1_000).payloads.is_empty());
     }
 }

@@ -4,7 +4,7 @@ use super::{Duties, DutyError, Input, Writer};
 use crate::core::ledger::entry::{Body, Sample};
 use crate::core::types::{Offset, RoutePartition, Time};
 use crate::dedup::BucketInfo;
-use crate::dedup::age::{BucketAge, RouteAge, judge};
+use crate::dedup::age::{BucketAge, RouteAge, is_overlong, judge};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ impl Duties {
             // long as the clock was wrong, and one sample every interval is enough then too.
             let last = |at| match self.sampled.get(at) {
                 Some(last) => Some(*last),
-                None => Some(state.partitions.get(at)?.samples.last()?.0),
+                None => Some(state.partitions.get(at)?.samples.last()?.when),
             };
             let is_due = |at| last(at).is_none_or(|last| now < last || now.since(last) >= interval);
             inputs.iter().filter(|input| is_due(&input.at)).collect()
@@ -83,6 +83,15 @@ impl Duties {
     pub(super) fn expire(&self, now: Time, inputs: &[Input]) -> Result<(), DutyError> {
         let store = self.keeper.store();
         store.advance(now)?;
+        if self.is_overlong() {
+            let (_, until) = store.present_span().unwrap_or_default();
+            store.close_present(now)?;
+            tracing::info!(
+                event = "bucket_closed",
+                until = %until,
+                "the present bucket of IDs was open for two spans: the machine's clock was set, and the next one begins"
+            );
+        }
         for bucket in store.buckets() {
             if bucket.present {
                 break;
@@ -106,6 +115,19 @@ impl Duties {
         Ok(())
     }
 
+    /// Whether the present bucket must end although its span does not.
+    fn is_overlong(&self) -> bool {
+        let Some(began) = self.keeper.store().present_from() else {
+            return false;
+        };
+        let (span, interval) = (self.rules.bucket, self.rules.sample_interval());
+        self.keeper.with_state(|state| {
+            // Whichever partition was sampled longest: each is a witness of its own.
+            let mut partitions = state.partitions.values();
+            partitions.any(|p| is_overlong(&p.samples, began, span, interval))
+        })
+    }
+
     fn judge(&self, bucket: &BucketInfo, inputs: &[Input]) -> BucketAge {
         let retention: BTreeMap<RoutePartition, Duration> =
             inputs.iter().map(|i| (i.at, i.retention)).collect();
@@ -126,7 +148,7 @@ impl Duties {
                 }
             };
             let ages: Vec<RouteAge<'_>> = bucket.routes.iter().map(age).collect();
-            judge(bucket.to, &ages, self.rules.sample_interval())
+            judge(bucket.closed, &ages, self.rules.sample_interval())
         })
     }
 }

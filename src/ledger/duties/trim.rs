@@ -14,7 +14,7 @@ use super::{Duties, DutyError, Writer};
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Action, Body, BudgetDraw, Command, Entry, Outcome, OutcomeKind, Position};
 use crate::core::ledger::fold::{Finished, FinishedState, LaneState};
-use crate::core::ledger::retention::over_since;
+use crate::core::ledger::retention::{Over, over_since};
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use crate::ledger::keeper::Keeper;
 use crate::log::{Bounds, Log, PartitionId};
@@ -42,8 +42,9 @@ struct Point {
 
 /// An entry as it was read: offset, bytes, the entry.
 type Read = (Offset, usize, Entry);
-/// Samples before these times are not asked for any more.
-type SamplesFrom = BTreeMap<RoutePartition, Time>;
+/// Samples that stand before this offset, and were taken when what ended then has been kept for long enough, are not asked
+/// for any more.
+type SamplesFrom = BTreeMap<RoutePartition, (Offset, Over)>;
 
 /// What a finished message's entry has left in the store, if that is still what the store says.
 enum Remembered {
@@ -96,11 +97,14 @@ impl Duties {
 
     /// Up to where neither a restart nor a rebuild of the store needs the lane.
     fn trim_limit(&self) -> Result<Offset, DutyError> {
-        let restart = self.keeper.checkpointed().min(self.keeper.store().watermark());
-        match self.keeper.store().remembers_from() {
-            // What is remembered longer than its neighbours is looked for entry by entry.
-            Some(from) => Ok(restart.min(self.log.offset_at(self.lane, from)?)),
-            None => Ok(restart),
+        let store = self.keeper.store();
+        let restart = self.keeper.checkpointed().min(store.watermark());
+        // What is remembered longer than its neighbours is looked for entry by entry.
+        match (store.remembers_from_offset(), store.remembers_from()) {
+            (Some(from), _) if from > 0 => Ok(restart.min(from)),
+            // Of a store of 0.1 no more is known than a time.
+            (_, Some(from)) => Ok(restart.min(self.log.offset_at(self.lane, from)?)),
+            _ => Ok(restart),
         }
     }
 
@@ -138,10 +142,10 @@ impl Duties {
 
     /// From where on samples are needed: to judge the oldest bucket and the oldest payload.
     fn samples_from(&self) -> SamplesFrom {
-        let buckets = self.keeper.store().remembers_from();
+        let buckets = self.keeper.store().remembers_from_offset();
         let (retention, interval) = (self.rules.payload_retention, self.rules.sample_interval());
         self.keeper.with_state(|state| {
-            let from = |samples| Some(over_since(samples, retention, interval)?.min(buckets?));
+            let from = |samples| Some((buckets?, over_since(samples, retention, interval)?));
             let partitions = state.partitions.iter();
             partitions
                 .filter_map(|(at, p)| Some((*at, from(&p.samples)?)))
@@ -155,7 +159,7 @@ impl Duties {
         let mut asked: BTreeMap<RoutePartition, Vec<(usize, MessageId, Remembered)>> = BTreeMap::new();
         self.keeper.with_state(|state| {
             for (n, (offset, _, entry)) in entries.iter().enumerate() {
-                if is_old_sample(entry, samples_from) {
+                if is_old_sample(*offset, entry, samples_from) {
                     continue;
                 }
                 if state.must_carry(*offset, entry) {
@@ -270,10 +274,11 @@ fn read(
     Ok((entries, next.min(limit)))
 }
 
-fn is_old_sample(entry: &Entry, from: &SamplesFrom) -> bool {
+fn is_old_sample(at: Offset, entry: &Entry, from: &SamplesFrom) -> bool {
     match &entry.body {
-        Body::Carried { entry, .. } => is_old_sample(entry, from),
-        Body::Sample(s) => from.get(&s.at).is_some_and(|from| s.when < *from),
+        Body::Carried { original, entry } => is_old_sample(*original, entry, from),
+        Body::Sample(s) => (from.get(&s.at))
+            .is_some_and(|(offset, over)| at < *offset && s.when < over.before() && over.is(s.when)),
         _ => false,
     }
 }

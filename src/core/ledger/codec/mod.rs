@@ -245,15 +245,14 @@ impl Entry {
     }
 
     /// What says this entry, read at `offset`, once more at the lane's end, so that what is before it can go. Of an
-    /// entry that is carried itself the repeated one is taken out: carried entries never nest.
+    /// entry that is carried itself the repeated one is taken out: carried entries never nest. A sample keeps the offset at
+    /// which it was said first, for ages are counted by that.
     pub fn carry(self, offset: Offset) -> Body {
-        let entry = match self.body {
-            Body::Carried { entry, .. } => entry,
-            _ => Box::new(self),
+        let (original, entry) = match self.body {
+            Body::Carried { original, entry } if matches!(entry.body, Body::Sample(_)) => (original, entry),
+            Body::Carried { entry, .. } => (offset, entry),
+            _ => (offset, Box::new(self)),
         };
-        Body::Carried {
-            original: offset,
-            entry,
-        }
+        Body::Carried { original, entry }
     }
 }

@@ -473,12 +473,23 @@ impl PartitionState {
         self.high_water = self.high_water.max(p.high_water).max(self.position);
     }
 
-    pub(super) fn sample(&mut self, s: &Sample) {
-        let place = self.samples.partition_point(|(when, _)| *when <= s.when);
-        if place > 0 && self.samples[place - 1] == (s.when, s.end) {
+    /// A sample, said first by the entry at `ledger`.
+    pub(super) fn sample(&mut self, ledger: Offset, tenure: Tenure, s: &Sample) {
+        let place = self.samples.partition_point(|known| known.ledger < ledger);
+        if self
+            .samples
+            .get(place)
+            .is_some_and(|known| known.ledger == ledger)
+        {
             return;
         }
-        self.samples.insert(place, (s.when, s.end));
+        let sampled = Sampled {
+            ledger,
+            tenure,
+            when: s.when,
+            end: s.end,
+        };
+        self.samples.insert(place, sampled);
         if self.samples.len() > SAMPLES_MAX {
             self.samples.drain(..SAMPLES_MAX / 8);
         }

@@ -152,10 +152,23 @@ pub struct PartitionState {
     /// The last round, and the ledger offset that ended it, of messages that are in `messages` no longer and were
     /// opened again, dropped or forgotten: their next round must be a higher one. Bounded by [`ROUNDS_MAX`].
     pub rounds: ById<(u32, Offset)>,
-    /// End offsets of the input at times, rising: what judges the age of IDs.
-    pub samples: Vec<(Time, Offset)>,
+    /// End offsets of the input at times, in the order of the ledger: what judges the age of IDs.
+    pub samples: Vec<Sampled>,
     /// Finished messages by what became of them, since the lane's start.
     pub counts: Counts,
+}
+
+/// The end of a partition's input at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    /// Offset of the ledger entry that said so first; 0 if it is not known (from a checkpoint of 0.1).
+    pub ledger: Offset,
+    /// Under which tenure: all times of one come from one clock, which runs on and never jumps.
+    pub tenure: Tenure,
+    /// When, by that clock.
+    pub when: Time,
+    /// The next offset of the input then.
+    pub end: Offset,
 }
 
 /// Totals of a route's partition.
@@ -366,7 +379,7 @@ impl LaneState {
             }
             Body::Sample(s) => {
                 self.used.sweep_some(at, s.when);
-                self.partition(s.at).sample(s);
+                self.partition(s.at).sample(at, entry.tenure, s);
             }
             Body::Used(u) => self.used.fill_up(u),
             Body::Applied { version } => self.settings = self.settings.max(*version),
@@ -538,7 +551,7 @@ impl LaneState {
                 }
                 self.partition(i.at).carried_intent(i);
             }
-            Body::Sample(s) => self.partition(s.at).sample(s),
+            Body::Sample(s) => self.partition(s.at).sample(original, entry.tenure, s),
             Body::Owner(o) => {
                 if self.owner.is_none() {
                     self.owner(original, o);

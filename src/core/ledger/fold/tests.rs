@@ -455,7 +455,8 @@ fn what_is_kept_beside_messages_is_bounded() {
         lane.say(Body::Released(vec![LifeId(n)]));
     }
     assert!(lane.part().samples.len() <= SAMPLES_MAX);
-    assert_eq!(lane.part().samples.last(), Some(&(Time(2_999), 2_999)));
+    let last = lane.part().samples.last().unwrap();
+    assert_eq!((last.when, last.end), (Time(2_999), 2_999));
     assert_eq!(lane.state.released.len(), RELEASED_MAX);
     // As well mixed as real IDs are.
     let id = |n: u64| {

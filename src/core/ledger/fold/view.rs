@@ -40,7 +40,7 @@ impl LaneState {
                 + p.messages.memory()
                 + p.finished.len() * RANGE_BYTES
                 + p.rounds.capacity() * ROUND_BYTES
-                + p.samples.capacity() * size_of::<(Time, Offset)>()
+                + p.samples.capacity() * size_of::<Sampled>()
         });
         partitions.sum::<usize>() + self.used.memory()
     }
@@ -82,7 +82,11 @@ impl LaneState {
         let message =
             |at: &RoutePartition, id: &MessageId| self.partitions.get(at).and_then(|p| p.messages.get(id));
         match &entry.body {
-            Body::Carried { entry, .. } => self.must_carry(offset, entry),
+            // A sample is known by where it stood first.
+            Body::Carried { original, entry } => match &entry.body {
+                Body::Sample(_) => self.must_carry(*original, entry),
+                _ => self.must_carry(offset, entry),
+            },
             Body::Genesis(_) | Body::Unknown { .. } => true,
             Body::Owner(o) => self.owner.as_ref() == Some(o),
             Body::Route(r) => self.routes.contains_key(&r.route),
@@ -114,10 +118,10 @@ impl LaneState {
                 Action::Pause { partner, .. } => self.paused.get(partner).is_some_and(|p| p.since == c.when),
                 _ => false,
             },
-            Body::Sample(s) => self
-                .partitions
-                .get(&s.at)
-                .is_some_and(|p| p.samples.binary_search(&(s.when, s.end)).is_ok()),
+            Body::Sample(s) => self.partitions.get(&s.at).is_some_and(|p| {
+                let known = |sample: &Sampled| sample.ledger.cmp(&offset);
+                p.samples.binary_search_by(known).is_ok()
+            }),
             Body::Position(_) | Body::Used(_) | Body::Released(_) => false,
         }
     }

@@ -65,7 +65,7 @@ pub(super) struct Oracle {
     pub(super) over: BTreeMap<Name, (u32, Offset)>,
     pub(super) store: BTreeMap<Name, (FinishedState, Offset)>,
     pub(super) starts: BTreeMap<BudgetDraw, u64>,
-    pub(super) samples: BTreeMap<RoutePartition, BTreeSet<(Time, Offset)>>,
+    pub(super) samples: BTreeMap<RoutePartition, Vec<Sampled>>,
     pub(super) skips: BTreeSet<u64>,
     pub(super) paused: BTreeSet<String>,
 }
@@ -292,7 +292,12 @@ impl Oracle {
             }
             Body::Command(c) => self.command(at, c),
             Body::Sample(s) => {
-                self.samples.entry(s.at).or_default().insert((s.when, s.end));
+                self.samples.entry(s.at).or_default().push(Sampled {
+                    ledger: at,
+                    tenure: entry.tenure,
+                    when: s.when,
+                    end: s.end,
+                });
             }
             Body::Used(u) => {
                 let known = self.starts.entry(u.draw).or_default();
@@ -445,8 +450,8 @@ impl Oracle {
             assert_eq!(p.finished.iter().collect::<Vec<_>>(), naive.ranges(), "finished");
             assert_eq!(p.high_water, naive.high_water, "high water");
             assert_eq!(p.counts, naive.counts, "counts");
-            let samples = self.samples.get(at).into_iter().flatten().copied();
-            assert_eq!(p.samples, samples.collect::<Vec<_>>(), "samples");
+            let samples = self.samples.get(at).map_or(&[][..], Vec::as_slice);
+            assert_eq!(p.samples, samples, "samples");
         }
         let known: BTreeMap<Name, Message> = state.messages().map(|(at, id, m)| ((at, id), m)).collect();
         let told: BTreeMap<Name, Message> = self
