@@ -12,7 +12,7 @@ use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
 use crate::core::ledger::fold::{Effects, FinishedState, FoldError, LaneState, StoreOp};
 use crate::core::types::{MessageId, Offset, RoutePartition};
-use crate::dedup::{DedupError, DedupStore, Mark};
+use crate::dedup::{DedupError, DedupStore, Found, Mark};
 use crate::log::{Log, LogError, PartitionId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -373,7 +373,14 @@ impl Keeper {
     ) -> Result<(), KeeperError> {
         let mut found = Vec::with_capacity(ids.len());
         self.store.lookup(at, ids, &mut found)?;
-        out.extend(found.into_iter().map(|f| f.map(|f| f.state)));
+        // What the ledger lists outlives the memory of IDs: a second record of it is no new message. What came into
+        // the list since the store was asked is in flight, and what an order called delivered meanwhile is barred.
+        self.with_state(|state| {
+            let partition = state.partitions.get(&at);
+            let listed = |id| partition?.listed(id);
+            let known = |(found, id): (Option<Found>, _)| found.map(|f| f.state).or_else(|| listed(id));
+            out.extend(found.into_iter().zip(ids).map(known));
+        });
         Ok(())
     }
 }

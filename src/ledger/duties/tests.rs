@@ -6,7 +6,7 @@
 use super::*;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::*;
-use crate::core::ledger::fold::{LaneState, Message, MessageState, StoreOp};
+use crate::core::ledger::fold::{FinishedState, LaneState, Message, MessageState, StoreOp};
 use crate::core::record::Headers;
 use crate::core::types::*;
 use crate::dedup::{DedupOptions, DedupStore};
@@ -803,6 +803,58 @@ fn at_the_size_cap_the_oldest_payloads_go_and_their_messages_stay() {
     world.life = None;
     world.open();
     world.check(2);
+}
+
+/// A message that is listed longer than its ID is remembered: a second record of it is no new message, or what comes of
+/// that would change nothing in the fold, the position would stand, and every restart would send it again.
+#[test]
+fn what_is_listed_is_known_when_its_id_is_older_than_the_memory() {
+    let mut world = World::new(8);
+    world.open();
+    let id = |n: u64| MessageId((u128::from(n) << 64 | u128::from(n)).to_be_bytes());
+    let waiting = Waiting {
+        at: AT[0],
+        id: id(3),
+        offset: 3,
+        round: 1,
+        attempts: 0,
+        when: START,
+        not_before: START,
+        kept: kept(id(3)),
+    };
+    let kinds = [
+        OutcomeKind::Delivered {
+            readable: Bytes::new(),
+        },
+        OutcomeKind::Dead(kept(id(1))),
+        OutcomeKind::Parked(kept(id(2))),
+    ];
+    for (n, kind) in (0u64..).zip(kinds) {
+        assert!(world.say(vec![world.outcome(AT[0], id(n), n, 1, 1, kind)]));
+    }
+    assert!(world.say(vec![Body::Waiting(waiting)]));
+    let keeper = world.life().keeper.clone();
+    let known = || {
+        let mut out = Vec::new();
+        let ids: Vec<_> = (0..5).map(id).collect();
+        keeper.look_up(AT[0], &ids, &mut out).unwrap();
+        out
+    };
+    let [dead, parked, waiting] =
+        [FinishedState::Dead, FinishedState::Parked, FinishedState::Waiting].map(Some);
+    assert_eq!(
+        known(),
+        [Some(FinishedState::Delivered), dead, parked, waiting, None]
+    );
+    keeper.store().advance(START.plus(HOUR * 2)).unwrap();
+    keeper.store().sync().unwrap();
+    let bucket = keeper.store().buckets()[0].id;
+    keeper.store().expire(bucket).unwrap();
+    assert_eq!(known(), [None, dead, parked, waiting, None]);
+    // Once it has left the list, too, the ID is free.
+    let drop = world.command(Action::Drop { at: AT[0], id: id(1) });
+    assert!(world.say(vec![drop]));
+    assert_eq!(known(), [None, None, parked, waiting, None]);
 }
 
 /// A checkpoint that cannot be written is told and tried again, and keeps no other duty from being done.

@@ -128,6 +128,21 @@ impl LaneState {
 }
 
 impl PartitionState {
+    /// What a message that is listed with its payload answers for: it is known as long as that lasts, also once the
+    /// store has let its ID go. One that only the topic has is none: its record is still to be taken up.
+    pub fn listed(&self, id: &MessageId) -> Option<FinishedState> {
+        if self.messages.totals().kept == 0 {
+            return None;
+        }
+        let message = self.messages.get(id).filter(|m| m.payload.is_some())?;
+        Some(match message.state {
+            MessageState::Parked => FinishedState::Parked,
+            MessageState::Dead => FinishedState::Dead,
+            MessageState::Skipped => FinishedState::Skipped,
+            MessageState::Open { .. } | MessageState::Later { .. } => FinishedState::Waiting,
+        })
+    }
+
     /// The round in which a message that is not in `messages` and not in the store would be sent.
     pub fn next_round(&self, id: &MessageId) -> u32 {
         self.rounds
