@@ -2,9 +2,11 @@
 
 use super::{Duties, DutyError, Input, Writer};
 use crate::core::ledger::entry::{Body, Sample};
+use crate::core::ledger::fold::Sampled;
 use crate::core::types::{Offset, RoutePartition, Time};
 use crate::dedup::BucketInfo;
-use crate::dedup::age::{BucketAge, RouteAge, is_overlong, judge};
+use crate::dedup::age::{BucketAge, RouteAge, end_of_memory, is_overlong, judge};
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -131,24 +133,36 @@ impl Duties {
     fn judge(&self, bucket: &BucketInfo, inputs: &[Input]) -> BucketAge {
         let retention: BTreeMap<RoutePartition, Duration> =
             inputs.iter().map(|i| (i.at, i.retention)).collect();
+        let (interval, longest) = (self.rules.sample_interval(), self.rules.retention);
         self.keeper.with_state(|state| {
+            // Nobody looks IDs of a forgotten route up, or samples its input: any other input tells how much time has
+            // passed. They stay for that long, since the route may come back, and must not stay for ever.
+            let of_another = LazyCell::new(|| {
+                let closed = bucket.closed?;
+                let is_over = |s: &&[Sampled]| end_of_memory(s, closed, longest, interval).is_some();
+                let mut samples = state.partitions.values().map(|p| p.samples.as_slice());
+                samples.find(is_over)
+            });
             let age = |&(at, ids)| {
                 let known = state.partitions.get(&at);
                 // A route that is not configured now looks nothing up: it stands at its position.
                 let looked_up = match self.looked_up.get(&at) {
                     Some(looked_up) => looked_up.sure,
-                    None => known.map_or(0, |p| p.position),
+                    None => known.map_or(Offset::MAX, |p| p.position),
                 };
                 RouteAge {
                     at,
-                    retention: retention.get(&at).copied().unwrap_or(self.rules.retention),
-                    samples: known.map_or(&[], |p| &p.samples),
+                    retention: retention.get(&at).copied().unwrap_or(longest),
+                    samples: match known {
+                        Some(partition) => &partition.samples,
+                        None => of_another.unwrap_or_default(),
+                    },
                     looked_up,
                     ids,
                 }
             };
             let ages: Vec<RouteAge<'_>> = bucket.routes.iter().map(age).collect();
-            judge(bucket.closed, &ages, self.rules.sample_interval())
+            judge(bucket.closed, &ages, interval)
         })
     }
 }

@@ -965,3 +965,34 @@ fn a_route_that_is_not_served_holds_its_records() {
         .with_state(|s| (s.routes.len(), s.partitions.contains_key(&at)));
     assert_eq!(state, (0, false));
 }
+
+/// IDs of a route that was forgotten stay as long as others, and not for ever: or no bucket would go any more.
+#[test]
+fn ids_of_a_forgotten_route_end_with_their_time() {
+    let mut world = World::new(4);
+    world.open();
+    let at = RoutePartition {
+        route: RouteId(9),
+        partition: 0,
+    };
+    let id = MessageId([7; 16]);
+    let delivered = OutcomeKind::Delivered {
+        readable: Bytes::new(),
+    };
+    assert!(world.say(vec![world.outcome(at, id, 0, 1, 1, delivered)]));
+    let forget = world.command(Action::ForgetRoute { route: at.route });
+    assert!(world.say(vec![forget]));
+    let keeper = world.life().keeper.clone();
+    let mut gone = None;
+    for step in 1..300 {
+        world.now.set(world.now.get().plus(HOUR / 24));
+        assert!(world.turn());
+        if keeper.store().get(at, id).unwrap().is_none() {
+            gone = Some(step);
+            break;
+        }
+    }
+    // Three hours of retention, behind an hour of a bucket.
+    let in_time = |step: u64| (72..120).contains(&step);
+    assert!(gone.is_some_and(in_time), "{gone:?}");
+}

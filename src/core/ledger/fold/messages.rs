@@ -412,6 +412,29 @@ impl PartitionState {
         Ended::Over { doubt }
     }
 
+    /// Its route is forgotten, and may come back: what waits with its payload in the ledger was never taken, and must
+    /// not be known as finished then. A message whose next round was opened was finished before. What is on the wire,
+    /// or may be, is in doubt for good: it is remembered as such, and not sent again (I2).
+    pub(super) fn forget_all(&self, ledger: Offset, at: RoutePartition, when: Time, ops: &mut Vec<StoreOp>) {
+        ops.extend(self.messages.unsettled().filter_map(|(id, m)| match m.state {
+            MessageState::Later { .. } if m.payload.is_some() && m.opened == 0 => {
+                Some(StoreOp::Forget { at, id })
+            }
+            MessageState::Open { .. } => Some(StoreOp::Finished(Finished {
+                at,
+                id,
+                state: FinishedState::Parked,
+                when,
+                status: m.status,
+                attempts: m.attempts,
+                offset: m.offset,
+                ledger,
+                readable: Bytes::new(),
+            })),
+            _ => None,
+        }));
+    }
+
     pub(super) fn mark(
         &mut self,
         ledger: Offset,

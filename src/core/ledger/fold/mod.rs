@@ -507,7 +507,14 @@ impl LaneState {
             }
             Action::Audit { .. } => {}
             Action::ForgetRoute { route } => {
-                self.partitions.retain(|at, _| at.route != *route);
+                let ledger = at;
+                self.partitions.retain(|at, partition| {
+                    let stays = at.route != *route;
+                    if !stays {
+                        partition.forget_all(ledger, *at, c.when, ops);
+                    }
+                    stays
+                });
                 self.routes.remove(route);
                 self.stopped.remove(route);
             }

@@ -318,6 +318,48 @@ fn waiting_finishes_the_record_but_not_the_message() {
     assert_eq!((lane.message(0), lane.part().counts.delivered), (None, 1));
 }
 
+/// A route that is forgotten and comes back begins at the first record that is left: what it had not delivered goes then.
+#[test]
+fn of_a_forgotten_route_what_waited_is_not_known_as_finished() {
+    let mut lane = Lane::new();
+    let waiting = |n: u8| {
+        Body::Waiting(Waiting {
+            at: AT,
+            id: id(n),
+            offset: n.into(),
+            round: 1,
+            attempts: 0,
+            when: Time(1),
+            not_before: Time(2),
+            kept: kept("a"),
+        })
+    };
+    lane.outcome(0, 1, 1, delivered());
+    lane.outcome(1, 1, 1, OutcomeKind::Dead(kept("a")));
+    lane.outcome(2, 1, 1, OutcomeKind::Parked(kept("a")));
+    lane.say(waiting(3));
+    lane.outcome(4, 1, 1, OutcomeKind::Dead(kept("a")));
+    lane.opened(4, 2);
+    // In doubt: whether it was taken nobody knows.
+    lane.say(waiting(5));
+    lane.intent(5, 1, ME);
+    lane.intent(6, 1, ME);
+    // Tried, not taken, and only the topic has it: of this one the store knew nothing.
+    lane.intent(7, 1, ME);
+    lane.outcome(7, 1, 1, later());
+    lane.ops.clear();
+    lane.command(Action::ForgetRoute { route: AT.route });
+    let ended = |op: &StoreOp| match op {
+        StoreOp::Finished(f) => (f.id, Some(f.state)),
+        StoreOp::Forget { id, .. } => (*id, None),
+    };
+    let mut left: Vec<_> = lane.ops.iter().map(ended).collect();
+    left.sort_unstable();
+    let doubt = Some(FinishedState::Parked);
+    assert_eq!(left, [(id(3), None), (id(5), doubt), (id(6), doubt)]);
+    assert!(lane.state.partitions.is_empty());
+}
+
 #[test]
 fn a_forgotten_message_goes_on_in_a_higher_round() {
     let mut lane = Lane::new();
