@@ -252,6 +252,17 @@ impl DedupStore {
         Ok(())
     }
 
+    /// Whose message an ID is that somebody gives as a hash.
+    ///
+    /// # Errors
+    /// As [`DedupStore::lookup`].
+    pub fn holder(&self, id: MessageId) -> Result<Option<RoutePartition>, DedupError> {
+        let mut route = None;
+        let mut take = |_, row: &Row<'_>| route = (row.state != FORGOTTEN).then_some(row.route);
+        while !self.shared.watched(|| self.shared.look_for(&[id], &mut take))? {}
+        Ok(route.and_then(|route| self.shared.routes.read().at(route)))
+    }
+
     /// Looks up one ID.
     ///
     /// # Errors

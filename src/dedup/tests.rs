@@ -458,6 +458,22 @@ fn a_half_written_spill_does_not_count() {
     assert!((2_000..2_300).all(|n| has(&store, n)) && !(1_000..1_200).any(|n| has(&store, n)));
 }
 
+/// Whose an ID is, wherever it lies: in memory, in sled, sealed; forgotten it is nobody's.
+#[test]
+fn an_id_is_told_whose_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for n in 0..200 {
+        let done = finished(n, FinishedState::Delivered, 7 * HOUR + n, n);
+        store.record(&[StoreOp::Finished(done)], n + 1).unwrap();
+    }
+    let whose = |n: u64| store.holder(id(n)).unwrap();
+    assert!((0..200).all(|n| whose(n) == Some(at((n % 3) as u32))));
+    let forget = StoreOp::Forget { at: at(1), id: id(1) };
+    store.record(&[forget], 201).unwrap();
+    assert_eq!((whose(1), whose(2), whose(900)), (None, Some(at(2)), None));
+}
+
 #[test]
 fn expiry_gives_disk_and_filters_back() {
     let dir = tempfile::tempdir().unwrap();

@@ -137,18 +137,26 @@ impl Shared {
     ) -> Result<bool, DedupError> {
         out.clear();
         out.resize(ids.len(), None);
-        let shared = self;
-        let Some(route) = shared.routes.read().index(at) else {
+        let Some(route) = self.routes.read().index(at) else {
             return Ok(true);
         };
-        let view = shared.view.read().clone();
-        let probes: Vec<Probe> = ids.iter().map(Probe::of).collect();
-        let mut open: Vec<u32> = (0..ids.len() as u32).collect();
-        let mut answer = |i: u32, row: &Row<'_>| {
+        self.look_for(ids, |i, row| {
             if row.route == route {
                 out[i as usize] = found(at, row);
             }
-        };
+        })
+    }
+
+    /// The same, whichever routes the IDs are of: gives the newest row of each that has one.
+    pub(super) fn look_for(
+        &self,
+        ids: &[MessageId],
+        mut answer: impl FnMut(u32, &Row<'_>),
+    ) -> Result<bool, DedupError> {
+        let shared = self;
+        let view = shared.view.read().clone();
+        let probes: Vec<Probe> = ids.iter().map(Probe::of).collect();
+        let mut open: Vec<u32> = (0..ids.len() as u32).collect();
         for mem in &view.mems {
             let table = mem.table.read();
             if table.len() == 0 {

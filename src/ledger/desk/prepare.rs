@@ -16,7 +16,7 @@ use crate::core::readable_id::{Meaning, meanings};
 use crate::core::types::{MessageId, RouteId, RoutePartition, Time};
 use crate::sink::idempotency_key;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The stable code of a reason: what stands before its colon. Details would make endless groups.
 fn code(reason: &str) -> &str {
@@ -245,7 +245,7 @@ impl Desk {
         candidates: &[Candidate],
         making: &mut Making,
     ) -> Result<(), ApiError> {
-        let mut places = 0;
+        let mut places = BTreeSet::new();
         for candidate in candidates {
             let (topic, partner) = view.names(candidate.at.route);
             // Where one partition is left, a text that looks like a hash may well be one: then both are marked, as
@@ -257,7 +257,17 @@ impl Desk {
             if !meant {
                 continue;
             }
-            places += 1;
+            if candidate.meaning == Meaning::Hash
+                && let Some(holder) = self.memory.holder(candidate.id)?
+            {
+                // The store knows an ID once: marked here, it would be unknown there, and sent again (I2).
+                let (topic, partner) = view.names(holder.route);
+                return Err(ApiError::Invalid(format!(
+                    "`{asked}` is a message of {topic} to {partner}, partition {}: mark it there",
+                    holder.partition
+                )));
+            }
+            places.insert(candidate.at);
             let row = MessageRow {
                 id: asked.to_owned(),
                 topic: topic.to_owned(),
@@ -274,14 +284,15 @@ impl Desk {
                 &row,
             );
         }
-        if places == 0 {
+        if places.is_empty() {
             return Err(ApiError::Invalid(format!(
                 "nothing is known of `{asked}`, and its hash cannot be made from this text: give the hash, with topic, partner and partition"
             )));
         }
-        if places > 1 {
+        if places.len() > 1 {
             making.prepared.report.notes.push(format!(
-                "nothing is known of `{asked}`: it is marked in all {places} partitions of its routes"
+                "nothing is known of `{asked}`: it is marked in all {} partitions of its routes",
+                places.len()
             ));
         }
         Ok(())
@@ -310,11 +321,16 @@ impl Desk {
                 if row.partition.is_some_and(|partition| partition != at.partition) {
                     continue;
                 }
-                let Some(id) = self.imported_id(view, row, at) else {
+                let Some((meaning, id)) = self.imported_id(view, row, at) else {
                     continue;
                 };
                 if self.memory.get(at, id)?.is_some() {
                     found += 1;
+                    continue;
+                }
+                // A hash belongs to one partition. Called delivered in another one it would be unknown in its own.
+                if meaning == Meaning::Hash && (row.partition.is_none() || self.memory.holder(id)?.is_some())
+                {
                     continue;
                 }
                 marked += 1;
@@ -344,26 +360,24 @@ impl Desk {
         );
         making.refuse(
             nowhere,
-            "belong to a topic, partner or partition that is not known here",
+            "belong to a topic, partner or partition that is not known here, or are hashes of another partition",
         );
         Ok(())
     }
 
     /// The message that a line of an export stands for in this partition.
-    fn imported_id(&self, view: &View, row: &DedupRow, at: RoutePartition) -> Option<MessageId> {
+    fn imported_id(&self, view: &View, row: &DedupRow, at: RoutePartition) -> Option<(Meaning, MessageId)> {
         let route = view.routes.get(&at.route)?;
         let hex = row.hex.as_deref().unwrap_or_default();
         let same_topic = row.topic_id.as_deref() == Some(&format!("{:032x}", route.topic_id.0));
         if same_topic || row.id.is_empty() || row.id == hex {
-            // A hash belongs to one partition.
-            return hex.parse().ok().filter(|_| same_topic && row.partition.is_some());
+            let id = hex.parse().ok().filter(|_| same_topic)?;
+            return Some((Meaning::Hash, id));
         }
         // Another incarnation has other hashes: the readable ID is hashed anew.
         let wanted = intended(&self.config, &row.topic, &row.id);
         let all = meanings(&row.id, &scope_of(route, at.partition));
-        all.into_iter()
-            .find(|(meaning, _)| *meaning == wanted)
-            .map(|(_, id)| id)
+        all.into_iter().find(|(meaning, _)| *meaning == wanted)
     }
 
     /// The row of an ID that the store remembers.

@@ -35,6 +35,11 @@ pub trait Memory: Send + Sync {
     /// # Errors
     /// If the store cannot be read.
     fn get(&self, at: RoutePartition, id: MessageId) -> Result<Option<Finished>, ApiError>;
+    /// Of which route and partition a remembered ID is.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    fn holder(&self, id: MessageId) -> Result<Option<RoutePartition>, ApiError>;
     /// Walks through what is remembered, newest first, as far as the visitor goes.
     ///
     /// # Errors
@@ -75,6 +80,12 @@ impl Memory for Keeper {
     fn get(&self, at: RoutePartition, id: MessageId) -> Result<Option<Finished>, ApiError> {
         self.store()
             .get(at, id)
+            .map_err(|e| ApiError::Internal(e.to_string()))
+    }
+
+    fn holder(&self, id: MessageId) -> Result<Option<RoutePartition>, ApiError> {
+        self.store()
+            .holder(id)
             .map_err(|e| ApiError::Internal(e.to_string()))
     }
 

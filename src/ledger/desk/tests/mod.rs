@@ -42,6 +42,10 @@ impl Memory for Lane {
     fn get(&self, at: RoutePartition, id: MessageId) -> Result<Option<Finished>, ApiError> {
         Ok(self.store.lock().get(&(at, id)).cloned())
     }
+    fn holder(&self, id: MessageId) -> Result<Option<RoutePartition>, ApiError> {
+        let store = self.store.lock();
+        Ok(store.keys().find(|(_, known)| *known == id).map(|(at, _)| *at))
+    }
     fn each(
         &self,
         wanted: &Wanted,

@@ -78,12 +78,18 @@ fn an_unknown_id_is_marked_wherever_it_may_turn_up() {
     };
     assert_eq!(effects, [marked(AT), marked(other)]);
     assert!(report.notes[0].contains("all 2 partitions"), "{:?}", report.notes);
-    let hash = world.prepare(Order::Mark { filter: filter(9) });
-    let report = hash.unwrap().report;
+    let hash = world.prepare(Order::Mark { filter: filter(9) }).unwrap();
     assert!(
-        report.notes[0].contains("all 2 partitions"),
+        hash.report.notes[0].contains("all 2 partitions"),
         "the topic's IDs are texts, also those that look like a hash"
     );
+    // In one partition the text may be a hash, too: two meanings of it, and one partition.
+    let one = Filter {
+        partition: Some(2),
+        ..filter(9)
+    };
+    let one = world.prepare(Order::Mark { filter: one }).unwrap();
+    assert_eq!((one.items.len(), one.report.notes), (2, Vec::new()));
 }
 
 /// A list made from the partner's own records knows no partitions: a line without one is taken in for all of them.
@@ -119,6 +125,70 @@ fn a_list_without_partitions_is_taken_in_for_all_of_them() {
     );
     assert!(
         report.notes[0].contains("known here already"),
+        "{:?}",
+        report.notes
+    );
+}
+
+/// The store knows an ID once: called delivered in a partition that is not its own, it would be unknown in its own, and
+/// sent again.
+#[test]
+fn a_hash_is_not_marked_in_a_partition_that_is_not_its_own() {
+    let mut world = World::new();
+    let other = RoutePartition { partition: 2, ..AT };
+    world.write(Body::Position(Position {
+        at: other,
+        leader_epoch: 0,
+        position: 0,
+        finished: Vec::new(),
+        high_water: 0,
+    }));
+    world.delivered(4);
+    let mark = Order::Mark {
+        filter: Filter {
+            partition: Some(2),
+            ..filter(4)
+        },
+    };
+    let refused = world.prepare(mark).unwrap_err().to_string();
+    assert!(refused.contains("of orders to acme, partition 1"), "{refused}");
+    let row = DedupRow {
+        id: id(4).to_string(),
+        hex: Some(id(4).to_string()),
+        topic: "orders".into(),
+        topic_id: Some(format!("{:032x}", 5)),
+        partner: "acme".into(),
+        partition: Some(2),
+        state: DedupState::Delivered,
+        ..DedupRow::default()
+    };
+    let report = world.prepare(Order::DedupImport { rows: vec![row] }).unwrap();
+    assert_eq!((report.items.len(), report.report.refused), (0, 1));
+
+    // The same line without a partition goes to its holder alone, where it is known; a hash that nobody holds goes nowhere.
+    let line = |n: u8, hex: bool| DedupRow {
+        id: id(n).to_string(),
+        hex: hex.then(|| id(n).to_string()),
+        topic: "orders".into(),
+        topic_id: hex.then(|| format!("{:032x}", 5)),
+        partner: "acme".into(),
+        state: DedupState::Delivered,
+        ..DedupRow::default()
+    };
+    // A topic that the configuration does not know: texts that look like a hash are taken for one.
+    let config = Config::for_test("data").with_partner(PartnerConfig::new("acme", "http://127.0.0.1:1"));
+    world.desk = Desk::new(world.lane.clone(), world.lane.clone(), Arc::new(config), &[]);
+    let rows = vec![line(4, true), line(4, false), line(9, true), line(9, false)];
+    let prepared = world.prepare(Order::DedupImport { rows }).unwrap();
+    let report = prepared.report;
+    assert_eq!(
+        (prepared.items.len(), report.refused),
+        (0, 4),
+        "{:?}",
+        report.notes
+    );
+    assert!(
+        report.notes[0].starts_with("2 are known here already"),
         "{:?}",
         report.notes
     );
