@@ -476,9 +476,14 @@ impl PartitionState {
         let Some(m) = self.messages.get(&id).filter(|m| m.closed()) else {
             return Ended::Refused;
         };
-        let (round, doubt) = (m.round, m.state == MessageState::Parked);
+        let doubt = m.state == MessageState::Parked;
         self.messages.remove(&id);
-        self.end_round(ledger, id, round);
+        // The first round of a message that was never sent: no Idempotency-Key of it was ever used. A rule against a
+        // flood drops such messages by the million, and must not push the rounds of others out.
+        match m.attempts {
+            0 => self.over(ledger, id, m.round),
+            _ => self.end_round(ledger, id, m.round),
+        }
         Ended::Over { doubt }
     }
 

@@ -512,6 +512,39 @@ fn what_is_kept_beside_messages_is_bounded() {
     assert!(rounds.contains_key(&id(ROUNDS_MAX as u64)));
 }
 
+/// A rule against a flood passes over messages that were never sent, and keeps none of them: what an operator forgot must
+/// still come again in a later round.
+#[test]
+fn a_flood_that_is_passed_over_pushes_no_rounds_out() {
+    let mut lane = Lane::new();
+    let mixed = |n: u64| {
+        MessageId((u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_be_bytes())
+    };
+    lane.outcome(1, 1, 1, delivered());
+    lane.command(Action::Forget { at: AT, id: id(1) });
+    for n in 2..ROUNDS_MAX as u64 + 4 {
+        lane.say(Body::Outcome(Outcome {
+            at: AT,
+            id: mixed(n),
+            offset: n,
+            round: 1,
+            attempts: 0,
+            when: Time(5_000),
+            life: ME,
+            status: 0,
+            kind: OutcomeKind::Skipped(kept("")),
+        }));
+        lane.command(Action::Drop { at: AT, id: mixed(n) });
+        lane.ops.clear();
+    }
+    assert_eq!(lane.part().next_round(&id(1)), 2);
+    assert_eq!(lane.part().rounds.len(), 1);
+    // One that was sent begins a later round when it comes again.
+    lane.outcome(9, 1, 1, OutcomeKind::Dead(kept("")));
+    lane.command(Action::Drop { at: AT, id: id(9) });
+    assert_eq!(lane.part().next_round(&id(9)), 2);
+}
+
 #[test]
 fn live_and_restored_fold_see_the_same_words() {
     let mut lane = Lane::new();

@@ -420,8 +420,8 @@ impl Oracle {
                 self.add((*place, *id), Fact::Gone);
             }
             Action::Drop { at: place, id } => {
-                if let Some((round, ..)) = closed(self.stand((*place, *id))) {
-                    self.end(at, (*place, *id), round, true);
+                if let Some((round, _, attempts)) = closed(self.stand((*place, *id))) {
+                    self.end(at, (*place, *id), round, attempts > 0);
                     self.add((*place, *id), Fact::Gone);
                 }
             }
