@@ -193,7 +193,10 @@ impl Recipe {
                 }
             }
         }
-        let more = found.drain(found.len() - self.more..).collect();
+        let more = match self.more {
+            0 => SmallVec::new(),
+            more => found.drain(found.len() - more..).collect(),
+        };
         let own_key = match self.own_key_is_field {
             true => found.pop().flatten().map(bytes_of),
             false => None,
@@ -203,7 +206,7 @@ impl Recipe {
             true => found.pop().flatten().map(bytes_of),
             false => record_key(),
         };
-        let id = self.id(&record, found, record_key)?;
+        let id = self.id(&record, &mut found, record_key)?;
         Ok(Identified {
             id,
             key,
@@ -216,18 +219,18 @@ impl Recipe {
     fn id<'a>(
         &self,
         record: &Content<'a>,
-        fields: SmallVec<[Option<Extracted<'a>>; 4]>,
+        fields: &mut [Option<Extracted<'a>>],
         record_key: impl Fn() -> Option<Cow<'a, [u8]>>,
     ) -> Result<Id<'a>, Ambiguous> {
         if self.by_position {
             return Ok(Id::ByPosition);
         }
-        let mut fields = fields.into_iter();
+        let mut fields = fields.iter_mut();
         let mut parts = Parts::new();
         for source in &self.id {
             let part = match source {
                 IdSource::Header(name) => header(record.headers, name)?.map(Cow::Borrowed),
-                IdSource::Json(_) => fields.next().flatten().map(bytes_of),
+                IdSource::Json(_) => fields.next().and_then(Option::take).map(bytes_of),
                 IdSource::Key => record_key(),
                 IdSource::Hash => Some(Cow::Owned(readable_id::of_value(record.value).into_bytes())),
                 IdSource::Query(name) => parameter(record.value, name)?,

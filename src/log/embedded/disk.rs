@@ -174,8 +174,15 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 /// Reads exactly `n` bytes into `out`, or as many as the file has.
 pub(super) fn read_at(file: &File, at: u64, n: usize, out: &mut Vec<u8>) -> io::Result<()> {
     out.resize(n, 0);
+    let got = read_into(file, at, out)?;
+    out.truncate(got);
+    Ok(())
+}
+
+/// Fills `out`, or as much of it as the file has; how much that was.
+pub(super) fn read_into(file: &File, at: u64, out: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
-    while got < n {
+    while got < out.len() {
         match file.read_at(&mut out[got..], at + got as u64) {
             Ok(0) => break,
             Ok(k) => got += k,
@@ -183,8 +190,7 @@ pub(super) fn read_at(file: &File, at: u64, n: usize, out: &mut Vec<u8>) -> io::
             Err(e) => return Err(e),
         }
     }
-    out.truncate(got);
-    Ok(())
+    Ok(got)
 }
 
 /// The file of a slot.

@@ -3,7 +3,7 @@
 //! Readers share nothing with the writer but a short look at the index. Records are copied out one by one: one
 //! record that waits for days then keeps its own bytes in memory and not a chunk of 64 KiB (I6).
 
-use super::disk::read_at;
+use super::disk::read_into;
 use super::frame::{Entry, FRAME_HEAD, Frame, Lengths, Origin, Place, SectionHead};
 use super::index::Item;
 use super::segment::Segment;
@@ -35,7 +35,9 @@ pub(super) type Take<'a> = dyn FnMut(u64, SectionHead, &[u8]) -> Result<ControlF
 pub(super) struct Window<'a> {
     segment: &'a Segment,
     start: u64,
+    /// Its first `held` bytes are the file's; the rest is left of earlier windows, so that nothing is zeroed anew.
     bytes: Vec<u8>,
+    held: usize,
     /// Nothing behind this is fetched.
     limit: u64,
     size: usize,
@@ -47,34 +49,30 @@ impl<'a> Window<'a> {
             segment,
             start: 0,
             bytes,
+            held: 0,
             limit,
             size,
         }
-        .emptied()
-    }
-
-    fn emptied(mut self) -> Self {
-        self.bytes.clear();
-        self
     }
 
     /// `n` bytes at a place; fewer where the limit or the file ends.
     pub(super) fn get(&mut self, at: u64, n: usize) -> Result<&[u8], LogError> {
         let n = n.min(self.limit.saturating_sub(at) as usize);
-        let held = at >= self.start && at + n as u64 <= self.start + self.bytes.len() as u64;
+        let held = at >= self.start && at + n as u64 <= self.start + self.held as u64;
         if !held {
             let most = self.limit.saturating_sub(at) as usize;
-            read_at(
-                &self.segment.file,
-                at,
-                n.max(self.size.min(most)),
-                &mut self.bytes,
-            )
-            .map_err(|e| unreadable(self.segment, &e))?;
+            let wanted = n.max(self.size.min(most));
+            if self.bytes.len() < wanted {
+                self.bytes.resize(wanted, 0);
+            }
+            // Nothing is held if the read fails.
+            self.held = 0;
+            self.held = read_into(&self.segment.file, at, &mut self.bytes[..wanted])
+                .map_err(|e| unreadable(self.segment, &e))?;
             self.start = at;
         }
         let from = (at - self.start) as usize;
-        Ok(&self.bytes[from..(from + n).min(self.bytes.len())])
+        Ok(&self.bytes[from..(from + n).min(self.held)])
     }
 }
 

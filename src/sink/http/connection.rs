@@ -83,12 +83,22 @@ impl Socket {
         }
     }
 
-    /// Reads what lies in the kernel now, without the runtime's knowledge and without waiting.
+    /// Reads what lies in the kernel now, without the runtime's knowledge and without waiting. As a rule that is
+    /// nothing: one byte tells.
     fn read_now(&self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        use rustix::net::RecvFlags;
+        let flags = RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.stream, &mut [0_u8; 1][..], flags | RecvFlags::PEEK) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Poll::Pending,
+            _ => self.read_what_is_there(buf),
+        }
+    }
+
+    #[cold]
+    fn read_what_is_there(&self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut found = [0; 1024];
         let room = buf.remaining().min(found.len());
-        let flags = rustix::net::RecvFlags::DONTWAIT;
-        match rustix::net::recv(&self.stream, &mut found[..room], flags) {
+        match rustix::net::recv(&self.stream, &mut found[..room], rustix::net::RecvFlags::DONTWAIT) {
             Ok((n, _)) => {
                 buf.put_slice(&found[..n]);
                 Poll::Ready(Ok(()))

@@ -290,11 +290,15 @@ impl RequestPlan {
             check_json(&body)?;
         }
         // One that the partner's own `headers` sets is left alone.
-        if self.idempotency_key && headers.get(&IDEMPOTENCY_KEY).is_some_and(HeaderValue::is_empty) {
-            headers.insert(IDEMPOTENCY_KEY, idempotency_value(d)?);
+        if self.idempotency_key
+            && let Some(value) = headers.get_mut(&IDEMPOTENCY_KEY).filter(|v| v.is_empty())
+        {
+            *value = idempotency_value(d)?;
         }
-        if self.traceparent && headers.get(&TRACEPARENT).is_some_and(HeaderValue::is_empty) {
-            headers.insert(TRACEPARENT, traceparent(d.id, d.round, d.attempt));
+        if self.traceparent
+            && let Some(value) = headers.get_mut(&TRACEPARENT).filter(|v| v.is_empty())
+        {
+            *value = traceparent(d.id, d.round, d.attempt);
         }
         if body.is_empty() && matches!(self.method, Method::GET | Method::HEAD) {
             headers.remove(header::CONTENT_LENGTH);
