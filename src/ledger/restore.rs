@@ -15,7 +15,7 @@
 //!
 //! | store's watermark | does |
 //! |---|---|
-//! | in the lane, fits | operations from there on are fed; those before the checkpoint by a fold that begins there |
+//! | in the lane, fits | operations from there on are fed; those before the checkpoint by a fold from the lane's start |
 //! | in the lane, before the checkpoint | the same, and told: the store was in front of the checkpoint when that was written |
 //! | none, or before the lane's start | the store is emptied and fed from the lane's start |
 //! | beyond the lane's end, or another entry before it | [`RestoreError::LostEntries`] |
@@ -345,8 +345,9 @@ fn attempt(
             let at = checkpoint.state.next;
             store_fell_back = fed_from < at;
             if fed_from < at {
-                // Only for what it tells the store: a fold may begin anywhere.
-                run.fold(&mut LaneState::default(), fed_from, at)?;
+                // Only for what it tells the store. From the lane's start: whether an order was refused, and what a route
+                // that was forgotten had waiting, depends on what came before.
+                run.fold(&mut LaneState::default(), bounds.first, at)?;
             }
             let from = FoldedFrom::Checkpoint { at };
             (checkpoint.state, checkpoint.last_entry_crc, from)

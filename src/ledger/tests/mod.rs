@@ -262,12 +262,16 @@ fn kept(value: &'static str) -> Box<Kept> {
 }
 
 fn forget(n: u64) -> Body {
+    command(Action::Forget { at: AT, id: id(n) })
+}
+
+fn command(action: Action) -> Body {
     Body::from(Command {
-        offset: n,
+        offset: 0,
         when: Time(1),
         who: "op".into(),
         why: String::new(),
-        action: Action::Forget { at: AT, id: id(n) },
+        action,
     })
 }
 

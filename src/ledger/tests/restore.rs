@@ -24,12 +24,35 @@ fn any_checkpoint_and_any_store_behind_the_lane_come_to_the_same() {
                 _ => assert_eq!(restored.report.folded, FoldedFrom::Checkpoint { at }),
             }
             let read = if at > 0 {
-                (end - at) + at.saturating_sub(known)
+                (end - at) + if known < at { at } else { 0 }
             } else {
                 end
             };
             assert_eq!(restored.report.entries, read, "only what must be read is");
         }
+    }
+}
+
+/// A store that fell back is told what became of orders, not what they asked for: one that the lane refused, since an attempt
+/// was under way, must not make its record a duplicate (I1).
+#[test]
+fn a_store_that_fell_back_is_told_of_no_order_that_was_refused() {
+    let log = lane();
+    let mark = Action::Mark {
+        at: AT,
+        id: id(2),
+        offset: 2,
+    };
+    log.say(command(mark));
+    log.say(outcome(5, delivered()));
+    let (state, store, _) = folded(&log, log.next());
+    assert!(state.partitions[&AT].messages.contains_key(&id(2)) && !store.ids.contains_key(&id(2)));
+    for known in 0..=log.next() {
+        let dir = tempfile::tempdir().unwrap();
+        write_checkpoint(&log, dir.path(), log.next());
+        let mut behind = folded(&log, known).1;
+        restore(&log, LANE, dir.path(), &expected(), &mut behind).unwrap();
+        assert_eq!(behind, store, "store {known}");
     }
 }
 
