@@ -372,6 +372,9 @@ impl<S: Sink> PartitionActor<S> {
             let mut until = None;
             if let Some(left) = self.take_left(offset, &item.delivery.id) {
                 item.resume(left);
+                if left.offset != offset {
+                    self.goes_by(&item);
+                }
                 // Behind others of its key it goes when they have gone, whatever its time.
                 let idle = item.place.is_none_or(|key| self.queues.is_idle(key));
                 until = (idle && left.not_before > self.now()).then_some(left.not_before);
@@ -393,6 +396,20 @@ impl<S: Sink> PartitionActor<S> {
         self.unfolded.push_back((item.outcome, item.delivery.id));
         self.window.finish(offset);
         self.count_dead();
+    }
+
+    /// The message goes on by another record of it than the one that the ledger knows. That one is a duplicate now, and a
+    /// restart would take a finished record for the end of its message (I1): so the ledger knows it by this record
+    /// before a position says that the other one is finished.
+    fn goes_by(&self, item: &Item) {
+        let later = OutcomeKind::Later {
+            not_before: item.not_before,
+            first_try: item.first_try,
+            key: item.key,
+            reason: "goes on by another record of the same message".to_owned(),
+            counted: true,
+        };
+        self.route.append_unsent(item, later);
     }
 
     pub(super) fn new_item(&self, record: Record, known: Known) -> Box<Item> {

@@ -114,6 +114,7 @@ impl<S: Sink> PartitionActor<S> {
         self.left.push(message.key, Place::Ledger(id, message.offset));
         if message.attempts > 0 {
             let tried = LeftBehind {
+                offset: message.offset,
                 round: message.round,
                 attempts: message.attempts,
                 first_try: message.first_try,
@@ -181,6 +182,7 @@ impl<S: Sink> PartitionActor<S> {
         self.uncount(item.counted);
         if item.delivery.attempt > 0 || item.not_before != Time::ZERO {
             let tried = LeftBehind {
+                offset,
                 round: item.delivery.round,
                 attempts: item.delivery.attempt,
                 first_try: item.first_try,

@@ -66,6 +66,8 @@ impl Start {
 /// A message that was tried before and whose record will come by again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LeftBehind {
+    /// The record by which the ledger knows it.
+    pub(super) offset: Offset,
     pub(super) round: u32,
     pub(super) attempts: u32,
     pub(super) first_try: Time,
@@ -137,7 +139,9 @@ impl<S: Sink> PartitionActor<S> {
                 }
                 MessageState::Later { not_before } => {
                     let not_before = believed(not_before, now, retry);
+                    let offset = message.offset;
                     let left = LeftBehind {
+                        offset,
                         round: message.round,
                         attempts: message.attempts,
                         first_try: message.first_try,
@@ -145,7 +149,6 @@ impl<S: Sink> PartitionActor<S> {
                         status: message.status,
                         outage: self.outage(),
                     };
-                    let offset = message.offset;
                     self.left_at.insert(offset, (id, message.key));
                     self.left_behind.insert(id, left);
                     if self.window.is_finished(offset) {

@@ -1647,6 +1647,66 @@ async fn what_was_left_behind_a_key_goes_on_with_it() {
     }
 }
 
+/// A message has two records under two keys. The first was left behind its key, so that the second one was tried and
+/// waits; a restart takes the first one up, and the second one is its duplicate. Another restart loses nothing of that.
+#[actix_rt::test]
+async fn a_message_that_goes_on_by_another_record_of_it_is_not_lost() {
+    let mut world = World::new();
+    // Nothing is copied into the ledger meanwhile.
+    world.waiting_after = Duration::from_secs(36_000);
+    let slow = |n: u64| (Some("slow".to_owned()), n);
+    let mut patient = partner();
+    patient.retry.first = Duration::from_secs(3_600);
+    patient.retry.longest = Duration::from_secs(3_600);
+    world.append([slow(0)]);
+    let waits = |number: u64, offset: Offset| {
+        move |state: &LaneState| {
+            let of = |p: &crate::core::ledger::fold::PartitionState| p.messages.get(&id_of(number));
+            let message = state.partitions.get(&AT).and_then(of);
+            message.is_some_and(|m| m.offset == offset && matches!(m.state, MessageState::Later { .. }))
+        }
+    };
+    let living = world.begin(patient.clone(), |n, _| match n {
+        100 => Reply::Take,
+        _ => Reply::TryLater,
+    });
+    living.until(|l| waits(0, 0)(&l.memory.state.lock())).await;
+    living
+        .until(|l| l.route.figures.waiting.load(Ordering::Relaxed) == 1)
+        .await;
+    // More behind the slow key than is queued behind it, and the message once more under another one.
+    world.append(
+        (1..=40)
+            .map(slow)
+            .chain([slow(77), (Some("other".to_owned()), 77)]),
+    );
+    living.until(|l| waits(77, 42)(&l.memory.state.lock())).await;
+    living.stop().await;
+    // The slow key goes on, and waits once more before the message's turn comes.
+    world.make_due(crate::core::message_id::key_hash(b"slow"));
+    let plan = |n, _| match n {
+        5 => Reply::TryLater,
+        _ => Reply::Take,
+    };
+    let duplicate = |state: &LaneState| state.partitions[&AT].is_finished(42) && waits(5, 5)(state);
+    let living = world.begin(patient, plan);
+    // Nothing goes before all is read: the key does not wait yet, and the first record of the message is queued.
+    living.pause(true);
+    living
+        .until(|l| l.route.figures.read.load(Ordering::Relaxed) == 43)
+        .await;
+    living.pause(false);
+    living.until(|l| duplicate(&l.memory.state.lock())).await;
+    living.stop().await;
+    assert_eq!(requests(&world, 77), 1);
+    world.make_due(crate::core::message_id::key_hash(b"slow"));
+    world.live(partner(), |_, _| Reply::Take).await;
+    let seen = std::mem::take(&mut world.partner.lock().seen);
+    let taken = seen.iter().filter(|s| s.1 == 77 && s.2 == Reply::Take).count();
+    assert_eq!((taken, world.position()), (1, 43));
+    assert_eq!(world.memory.state.lock().partitions[&AT].counts.skipped, 0);
+}
+
 /// What waits in the ledger behind one key is left there by a restart, and goes in order from there.
 #[actix_rt::test]
 async fn a_restart_leaves_in_the_ledger_what_waits_there_behind_a_key() {
