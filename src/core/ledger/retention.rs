@@ -75,59 +75,66 @@ pub fn payloads(state: &LaneState) -> Vec<Payload> {
 }
 
 /// What has been in its state for all of the retention. Messages know the time of their state and no more, so this goes by
-/// times: those of a clock that was ahead stay until it has been there again. But what a clock that was behind wrote
-/// lately is not old.
+/// times. Where the clock was set, what it showed lately is not old, however long ago that time was; and what it showed a
+/// retention ago is, although that time is still to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Over {
     /// What came into its state at or before this time ...
     before: Time,
-    /// ... unless clocks showed that time within the retention: from, to.
+    /// ... or at times that clocks showed before the retention began ...
+    ago: Vec<(Time, Time)>,
+    /// ... unless one showed them since: from, to.
     lately: Vec<(Time, Time)>,
 }
 
 impl Over {
-    /// The latest time of what may be over.
+    /// The time at or before which a state is over, unless it was shown lately.
     pub fn before(&self) -> Time {
         self.before
     }
 
+    /// The latest time of what may be over.
+    pub fn latest(&self) -> Time {
+        self.ago.iter().map(|(_, to)| *to).fold(self.before, Time::max)
+    }
+
     /// Whether what came into its state then has been in it for all of the retention.
     pub fn is(&self, since: Time) -> bool {
-        since <= self.before
-            && !self
-                .lately
-                .iter()
-                .any(|(from, to)| (*from..=*to).contains(&since))
+        let within = |shown: &[(Time, Time)]| shown.iter().any(|(from, to)| (*from..=*to).contains(&since));
+        (since <= self.before || within(&self.ago)) && !within(&self.lately)
     }
 }
 
 /// What has been in its state for all of the retention, as far as the samples can be believed. None: nothing has.
 pub fn over_since(samples: &[Sampled], retention: Duration, interval: Duration) -> Option<Over> {
     if samples.is_sorted_by_key(|s| s.when) {
-        let before = over(samples.iter().rev().map(|s| s.when), retention, interval)?;
-        let lately = Vec::new();
-        return Some(Over { before, lately });
+        return Some(Over {
+            before: over(samples.iter().rev().map(|s| s.when), retention, interval)?,
+            ago: Vec::new(),
+            lately: Vec::new(),
+        });
     }
     // The clock was set back.
     let mut times: Vec<Time> = samples.iter().map(|s| s.when).collect();
     times.sort_unstable();
     let before = over(times.into_iter().rev(), retention, interval)?;
-    let lately = lately(samples, retention, interval);
-    Some(Over { before, lately })
+    let passed: Vec<(Duration, Sampled)> = Passed::since(0, samples, interval).collect();
+    let all = passed.last()?.0;
+    let (ago, lately) = passed.split_at(passed.partition_point(|(passed, _)| all - *passed >= retention));
+    Some(Over {
+        before,
+        ago: shown(ago, Duration::ZERO),
+        // Before its first sample, and after its last one, a clock showed some more.
+        lately: shown(lately, interval),
+    })
 }
 
-/// What the clocks of the tenures showed within the last retention, in the order of the ledger.
-fn lately(samples: &[Sampled], retention: Duration, interval: Duration) -> Vec<(Time, Time)> {
-    let passed: Vec<(Duration, Sampled)> = Passed::since(0, samples, interval).collect();
-    let Some(&(all, _)) = passed.last() else {
-        return Vec::new();
-    };
-    let first = passed.partition_point(|(passed, _)| all - *passed >= retention);
-    let tenures = passed[first..].chunk_by(|(_, a), (_, b)| a.tenure == b.tenure);
+/// What the clock of each tenure showed, by these samples, and a margin.
+fn shown(samples: &[(Duration, Sampled)], margin: Duration) -> Vec<(Time, Time)> {
+    let tenures = samples.chunk_by(|(_, a), (_, b)| a.tenure == b.tenure);
     let shown = |tenure: &[(Duration, Sampled)]| {
         let (from, to) = (tenure.first()?.1.when, tenure.last()?.1.when);
-        // Before its first sample, and after its last one, it showed some more.
-        Some((from.minus(interval), to.plus(interval)))
+        Some((from.minus(margin), to.plus(margin)))
     };
     tenures.filter_map(shown).collect()
 }
@@ -153,7 +160,7 @@ pub fn is_due(state: &LaneState, over: Option<&Over>, room: u64) -> bool {
         state
             .partitions
             .values()
-            .any(|p| p.messages.may_be_older(over.before))
+            .any(|p| p.messages.may_be_older(over.latest()))
     };
     let over = over.is_some_and(older);
     over || state.payload_bytes() > room
@@ -221,6 +228,16 @@ mod tests {
         hours.enumerate().map(sampled).collect()
     }
 
+    /// Samples of a tenure, from this ledger offset on, while its clock shows these hours.
+    fn life(tenure: Offset, first: Offset, hours: std::ops::Range<u64>) -> impl Iterator<Item = Sampled> {
+        hours.zip(first..).map(move |(h, ledger)| Sampled {
+            ledger,
+            tenure: Tenure(tenure),
+            when: hour(h),
+            end: ledger,
+        })
+    }
+
     #[test]
     fn time_is_believed_sample_by_sample() {
         let samples = sampled(0..100);
@@ -239,14 +256,6 @@ mod tests {
     /// A boot without a battery: the clock is at 1970 for a while. What ended meanwhile is no older than what ended since.
     #[test]
     fn what_a_clock_that_was_behind_wrote_is_not_old() {
-        let life = |tenure, first, hours: std::ops::Range<u64>| {
-            hours.zip(first..).map(move |(h, ledger)| Sampled {
-                ledger,
-                tenure: Tenure(tenure),
-                when: hour(h),
-                end: ledger,
-            })
-        };
         let mut samples: Vec<Sampled> = life(1, 1, 500_000..500_100).collect();
         samples.extend(life(101, 101, 5..15));
         samples.extend(life(111, 111, 500_110..500_115));
@@ -260,6 +269,29 @@ mod tests {
         assert!((4..=15).all(|h| over.is(hour(h))), "{over:?}");
         let held = vec![payload(1, 7, 10, PayloadKind::Ended)];
         assert_eq!(give_up(held, Some(&over), 1_000).messages.len(), 1);
+    }
+
+    /// A clock that was a year ahead for ten hours: what ended meanwhile goes a retention later, not in a year. What ends at
+    /// those times once they come is new.
+    #[test]
+    fn what_a_clock_that_was_ahead_wrote_grows_old() {
+        let ahead = 500_000 + 8_760;
+        let mut samples: Vec<Sampled> = life(1, 1, 500_000..500_100).collect();
+        samples.extend(life(101, 101, ahead..ahead + 10));
+        samples.extend(life(111, 111, 500_110..500_120));
+        let over = over_since(&samples, HOUR * 24, HOUR).unwrap();
+        assert!((0..10).all(|h| !over.is(hour(ahead + h))), "{over:?}");
+        samples.extend(life(111, 121, 500_120..500_150));
+        let over = over_since(&samples, HOUR * 24, HOUR).unwrap();
+        assert!((0..10).all(|h| over.is(hour(ahead + h))), "{over:?}");
+        assert!(over.latest() >= hour(ahead + 9));
+        assert!(!over.is(hour(ahead + 12)) && !over.is(hour(500_140)) && over.is(hour(500_090)));
+        // It was ahead by thirty hours only, and is there again.
+        let mut samples: Vec<Sampled> = life(1, 1, 500_000..500_100).collect();
+        samples.extend(life(101, 101, 500_130..500_140));
+        samples.extend(life(111, 111, 500_110..500_150));
+        let over = over_since(&samples, HOUR * 24, HOUR).unwrap();
+        assert!(!over.is(hour(500_135)), "{over:?}");
     }
 
     #[test]
@@ -297,6 +329,7 @@ mod tests {
         ];
         let over = Over {
             before: hour(8),
+            ago: Vec::new(),
             lately: Vec::new(),
         };
         let out = give_up(held.clone(), Some(&over), 1_000);

@@ -85,8 +85,7 @@ impl Duties {
     pub(super) fn expire(&self, now: Time, inputs: &[Input]) -> Result<(), DutyError> {
         let store = self.keeper.store();
         store.advance(now)?;
-        if self.is_overlong() {
-            let (_, until) = store.present_span().unwrap_or_default();
+        if let Some(until) = self.overlong(now) {
             store.close_present(now)?;
             tracing::info!(
                 event = "bucket_closed",
@@ -117,17 +116,21 @@ impl Duties {
         Ok(())
     }
 
-    /// Whether the present bucket must end although its span does not.
-    fn is_overlong(&self) -> bool {
-        let Some(began) = self.keeper.store().present_from() else {
-            return false;
-        };
+    /// The end of the present bucket's span, if the bucket must close before that.
+    fn overlong(&self, now: Time) -> Option<Time> {
+        let store = self.keeper.store();
+        let (began, (_, until)) = (store.present_from()?, store.present_span()?);
         let (span, interval) = (self.rules.bucket, self.rules.sample_interval());
-        self.keeper.with_state(|state| {
+        let over = self.keeper.with_state(|state| {
+            // It began with this tenure, whose clock does not jump, and ends within a span: mostly so, and nothing to count.
+            if began >= state.tenure.0 && until <= now.plus(span) {
+                return false;
+            }
             // Whichever partition was sampled longest: each is a witness of its own.
             let mut partitions = state.partitions.values();
             partitions.any(|p| is_overlong(&p.samples, began, span, interval))
-        })
+        });
+        over.then_some(until)
     }
 
     fn judge(&self, bucket: &BucketInfo, inputs: &[Input]) -> BucketAge {
