@@ -26,11 +26,14 @@ impl View {
 
 /// The text with escapes taken back: one kind at a time in each order, and what that gives in turn. So a secret is found
 /// in JSON inside JSON, and where two encodings are mixed; one that holds an escape of its own is found, too.
-pub(super) fn views(text: &[u8]) -> Vec<View> {
+///
+/// What is escaped deeper, or in more ways, is not followed. Nobody can say what stands there, so the words that hold
+/// such escapes come back as well, as places in the text.
+pub(super) fn views(text: &[u8]) -> (Vec<View>, Vec<(usize, usize)>) {
     let mut found: Vec<View> = Vec::new();
     // Where the views that the last round made begin.
     let mut last = 0;
-    for depth in 0..DEPTH {
+    'rounds: for depth in 0..DEPTH {
         let end = found.len();
         let from: Vec<Option<usize>> = match depth {
             0 => vec![None],
@@ -53,16 +56,40 @@ pub(super) fn views(text: &[u8]) -> Vec<View> {
                     found.push(view);
                 }
                 if found.len() >= VIEWS {
-                    return found;
+                    break 'rounds;
                 }
             }
         }
         if found.len() == end {
-            break;
+            return (found, Vec::new());
         }
         last = end;
     }
-    found
+    let mut words = Vec::new();
+    for view in &found[last..] {
+        escaped_words(text, view, &mut words);
+    }
+    (found, words)
+}
+
+/// Words of the text that still hold escapes in this view of it.
+fn escaped_words(text: &[u8], view: &View, words: &mut Vec<(usize, usize)>) {
+    let mut known = 0;
+    for at in memchr::memchr3_iter(b'%', b'\\', b'&', &view.bytes) {
+        let rest = &view.bytes[at..];
+        let place = view.at[at];
+        if place < known
+            || !KINDS
+                .iter()
+                .any(|(sign, decode)| *sign == rest[0] && decode(rest).is_some())
+        {
+            continue;
+        }
+        let start = text[..place].iter().rposition(u8::is_ascii_whitespace);
+        let end = text[place..].iter().position(u8::is_ascii_whitespace);
+        known = end.map_or(text.len(), |n| place + n);
+        words.push((start.map_or(0, |i| i + 1), known));
+    }
 }
 
 /// The signs that escapes begin with.
@@ -166,6 +193,12 @@ pub(super) fn base64_cores(text: &[u8]) -> Vec<Box<[u8]>> {
         }
     }
     cores
+}
+
+/// The same for a text that was packed twice: whatever stood beside it both times.
+pub(super) fn base64_cores_twice(text: &[u8]) -> Vec<Box<[u8]>> {
+    let once = base64_cores(text);
+    once.iter().flat_map(|core| base64_cores(core)).collect()
 }
 
 /// Whole runs of base64 that hold one of the cores.

@@ -3,8 +3,10 @@
 //! Three things are masked, each replaced by `***`:
 //!
 //! 1. the **known secrets** of the configuration, wherever they occur: as they stand, percent-encoded or escaped as in
-//!    JSON or HTML, up to four times over and mixed, in base64 (also as a part: `Basic base64(user:secret)`); also the
-//!    piece that is left where a text was cut in the middle of one;
+//!    JSON or HTML, up to four times over and mixed, in base64 (also as a part: `Basic base64(user:secret)`), and in
+//!    base64 of base64; also the piece that is left where a text was cut in the middle of one. Words that are escaped
+//!    deeper are masked whole, for looking deeper would cost work without a bound. A secret packed in base64 three times
+//!    is not found;
 //! 2. what stands under a **telling name** ([`is_telling`], plus the partner's `mask`): query parameters, form
 //!    fields, JSON fields (also JSON inside a JSON string), headers, XML elements;
 //! 3. what **looks like it** by its form, whatever its name: credentials in a URL, `Bearer` and `Basic` tokens, JSON
@@ -80,7 +82,8 @@ impl Masker {
                     base64(text.as_bytes()),
                 ] {
                     // Also what was escaped before it was packed.
-                    for core in encoded::base64_cores(form.as_bytes()) {
+                    let twice = encoded::base64_cores_twice(form.as_bytes());
+                    for core in encoded::base64_cores(form.as_bytes()).into_iter().chain(twice) {
                         if !cores.contains(&core) {
                             cores.push(core);
                         }
@@ -115,7 +118,9 @@ impl Masker {
         self.known(text.as_bytes(), &mut spans);
         if !self.secrets.is_empty() {
             encoded::base64_runs(text.as_bytes(), &self.cores, &mut spans);
-            for view in encoded::views(text.as_bytes()) {
+            let (views, words) = encoded::views(text.as_bytes());
+            spans.extend(words);
+            for view in views {
                 let mut inside = Vec::new();
                 self.known(&view.bytes, &mut inside);
                 encoded::base64_runs(&view.bytes, &self.cores, &mut inside);
