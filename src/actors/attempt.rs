@@ -458,9 +458,9 @@ async fn send<S: Sink>(
             may
         };
         let sent = partner.sink.send(connection, request, &mut may_start).await;
-        drop(on_wire);
         return match sent {
             Sent::Stopped => {
+                drop(on_wire);
                 written.set(false);
                 partner.metrics.attempt_stopped.inc();
                 if held {
@@ -477,6 +477,7 @@ async fn send<S: Sink>(
                 continue;
             }
             Sent::NeverWritten(answer) if answer.concerns == Some(Concerns::Node) => {
+                drop(on_wire);
                 written.set(false);
                 fall_short(route, &answer);
                 let again = clock.now().plus(SHORTAGE_WAIT);
@@ -489,20 +490,29 @@ async fn send<S: Sink>(
                 After::Again(again)
             }
             Sent::NeverWritten(answer) => {
+                drop(on_wire);
                 written.set(false);
                 pass.finish(permit, unmade(&answer));
                 conclude(route, item, answer, started, hops(&moved))
             }
             Sent::Answered(answer) => {
-                if item.delivery.attempt == 0 && item.delivery.round == 1 {
-                    let delay = started.since(item.delivery.record.timestamp);
-                    partner.metrics.start_delay.record(delay);
-                }
+                drop(on_wire);
+                note_delay(route, item, started);
                 obey(route, item, &answer, seq);
                 pass.finish(permit, result_of(&answer, item, started));
                 conclude(route, item, answer, started, hops(&moved))
             }
+            Sent::Settling(answer, settling) => {
+                note_delay(route, item, started);
+                obey(route, item, &answer, seq);
+                pass.finish(permit, result_of(&answer, item, started));
+                // Until it is known what the answer means the message may be the partner's.
+                let answer = settling.answer().await;
+                drop(on_wire);
+                conclude(route, item, answer, started, hops(&moved))
+            }
             Sent::Moved(answer, to) => {
+                drop(on_wire);
                 obey(route, item, &answer, seq);
                 // Whether messages are taken there, and with these credentials, only the next hop tells.
                 permit.finish(AttemptResult::Elsewhere);
@@ -511,6 +521,13 @@ async fn send<S: Sink>(
                 continue;
             }
         };
+    }
+}
+
+fn note_delay<S>(route: &RouteContext<S>, item: &Item, started: Time) {
+    if item.delivery.attempt == 0 && item.delivery.round == 1 {
+        let delay = started.since(item.delivery.record.timestamp);
+        route.partner.metrics.start_delay.record(delay);
     }
 }
 

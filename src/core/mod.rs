@@ -12,6 +12,7 @@
 //! | [`waits`] | in words: what a partner's messages wait for, and which setting helps |
 //! | [`url_text`] | what a template's values may do in a URL |
 //! | [`verdict`], [`expr`], [`redirect`] | what an answer means |
+//! | [`stray`] | whose answer it is |
 //! | [`reach`] | which addresses a request may go to |
 //! | [`doubt`] | what becomes of an attempt without a known outcome (I3) |
 //! | [`mask`], [`shown`] | what must not be shown (I9); how keys and IDs are |
@@ -38,6 +39,7 @@ pub mod redirect;
 pub mod resolve;
 pub mod restart;
 pub mod shown;
+pub mod stray;
 pub mod turnstile;
 pub mod types;
 pub mod url_text;

@@ -12,6 +12,7 @@ use crate::core::hosts::HostId;
 use crate::core::mask::Masker;
 use crate::core::record::Record;
 use crate::core::types::MessageId;
+use futures_util::future::LocalBoxFuture;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -144,10 +145,13 @@ pub struct Pace {
 }
 
 /// What [`Sink::send`] did.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub enum Sent {
     /// The request was written, or may have been; this is what came of it.
     Answered(Answer),
+    /// An answer came, so that nothing is in flight any more; whether it is this request's is known a little later. Then
+    /// it is either this one, or `Unknown`.
+    Settling(Answer, Settling),
     /// The gate said no right before the first byte: nothing was written.
     Stopped,
     /// Nothing was written: no connection could be had any more. The answer says `TryLater`.
@@ -155,6 +159,33 @@ pub enum Sent {
     /// The partner sent the request on to another address: the next attempt goes there, with a start and an intent
     /// of its own. The answer says `TryLater` where it was certainly not taken here, else `Unknown`.
     Moved(Answer, Box<Moved>),
+}
+
+/// What an answer turns out to mean.
+pub struct Settling(LocalBoxFuture<'static, Answer>);
+
+impl Settling {
+    /// What it means once this future is over.
+    pub fn new(answer: impl Future<Output = Answer> + 'static) -> Self {
+        Self(Box::pin(answer))
+    }
+
+    /// Waits for it.
+    pub async fn answer(self) -> Answer {
+        self.0.await
+    }
+}
+
+impl std::fmt::Debug for Settling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Settling")
+    }
+}
+
+impl PartialEq for Settling {
+    fn eq(&self, _: &Self) -> bool {
+        false
+    }
 }
 
 /// Where a partner sent a request on to.

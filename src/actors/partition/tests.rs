@@ -24,7 +24,8 @@ use crate::intake::fake_log::FakeLog;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Batch, TopicSpec};
 use crate::sink::{
-    Answer, AnswerDetail, Asked, Concerns, Delivery, Gate, Moved, Pace, PrepareError, Sent, Verdict, Verified,
+    Answer, AnswerDetail, Asked, Concerns, Delivery, Gate, Moved, Pace, PrepareError, Sent, Settling,
+    Verdict, Verified,
 };
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -44,6 +45,8 @@ enum Reply {
     Take,
     TryLater,
     Refuse,
+    /// Refused, which turns out to be in doubt once so many requests have come.
+    DoubtAt(usize),
     Silence,
     /// Taken once so many requests have come.
     TakeAt(usize),
@@ -187,6 +190,23 @@ impl Sink for FakeSink {
             }
         }
         assert!(reply != Reply::PanicAfter, "a planned panic after the first byte");
+        if let Reply::DoubtAt(requests) = reply {
+            let answer = |verdict| Answer {
+                verdict,
+                status: 422,
+                detail: Some(Box::new(AnswerDetail::default())),
+                pace: None,
+                concerns: None,
+            };
+            let partner = self.partner.clone();
+            let settling = Settling::new(async move {
+                while partner.lock().seen.len() < requests {
+                    tokio::task::yield_now().await;
+                }
+                answer(Verdict::Unknown(DoubtCause::Timeout))
+            });
+            return Sent::Settling(answer(Verdict::Refused), settling);
+        }
         let (verdict, status) = match reply {
             Reply::Take | Reply::TakeAt(_) => (Verdict::Delivered, 200),
             Reply::TryLater => (Verdict::TryLater, 429),
@@ -830,6 +850,30 @@ async fn who_gets_a_slot_makes_room_at_the_gate_for_the_next() {
         .live(partner(), move |_, _| Reply::TakeAt(keys as usize))
         .await;
     assert_eq!(world.partner.lock().seen.len(), keys as usize);
+}
+
+/// Whose an answer is may be known a little later: its place at the partner is free meanwhile, its key is not (I4), and
+/// what it turns out to be is what counts.
+#[actix_rt::test]
+async fn an_answer_that_settles_later_holds_its_key_and_no_place() {
+    let mut world = World::new();
+    world.append((0..10).map(|i| (Some(format!("k{}", i % 5)), i)));
+    let mut config = partner();
+    config.concurrency = 1;
+    let reply = |number, _| {
+        if number == 0 {
+            Reply::DoubtAt(9)
+        } else {
+            Reply::Take
+        }
+    };
+    world.live(config, reply).await;
+    let seen = std::mem::take(&mut world.partner.lock().seen);
+    let last = seen.last().map(|(_, number, _)| *number);
+    assert_eq!((seen.len(), last), (10, Some(5)), "{seen:?}");
+    assert_order(&seen);
+    let state = world.memory.state.lock();
+    assert_eq!(state.partitions[&AT].counts.parked, 1);
 }
 
 #[actix_rt::test]

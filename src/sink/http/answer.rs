@@ -10,6 +10,7 @@ use super::connection::BodyEnd;
 use super::pace::{Heed, pace};
 use crate::core::expr::{Legible, Root, Scope, Val};
 use crate::core::mask::Masker;
+use crate::core::stray::Why;
 use crate::core::types::Time;
 use crate::core::verdict::{Ruled, Rules, by_status, in_common, names_upstream_reset};
 use crate::sink::{Answer, AnswerDetail, Concerns, DoubtCause, Pace, Verdict};
@@ -51,8 +52,8 @@ pub(super) struct Heard<'a> {
 pub(super) enum Oddity {
     /// Its head could be read only by force: in words, what of it.
     Head(String),
-    /// Another answer followed, which nobody had asked for: which of them is this request's is not known.
-    Stray,
+    /// It is not known whether it answers this request.
+    Stray(Why),
     /// It is a redirect, and why it is not followed.
     NotFollowed(&'static str),
 }
@@ -107,10 +108,8 @@ impl Reading {
                 masker,
             )
         };
-        if heard.odd == Some(&Oddity::Stray) {
-            let why =
-                "and another answer followed that nobody had asked for: which is this request's is not known";
-            return unknown(heard, why, told);
+        if let Some(Oddity::Stray(why)) = heard.odd {
+            return unknown(heard, why.words(), told);
         }
         let read;
         let (heard, text) = if self.needs_body(status) {

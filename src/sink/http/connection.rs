@@ -9,8 +9,11 @@
 //! sent) is found out by [`Http1::is_usable`], which costs no system call: the runtime has noted readiness already.
 //!
 //! The socket counts the bytes that the kernel took. An exchange that failed before the first of them is no doubt,
-//! whatever the error was.
+//! whatever the error was. It also notes whether an answer came before the partner's machine had acknowledged any of
+//! them, for such an answer belongs to another request ([`crate::core::stray`]).
 
+use super::unacked::unacknowledged;
+use crate::core::stray::Behind;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -40,12 +43,24 @@ pub(super) struct Wire {
     broken: AtomicBool,
     /// The next read asks the kernel itself, whatever the runtime has noted.
     look: AtomicBool,
+    /// An answer is awaited, and an answer to nothing is to be recognised.
+    watching: AtomicBool,
+    /// Bytes that the kernel had taken before the request that is answered.
+    before: AtomicU64,
+    /// None of the request's bytes was acknowledged when the answer was read.
+    unacknowledged: AtomicBool,
 }
 
 impl Wire {
     /// Bytes that the kernel took so far, TLS handshake included.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Relaxed)
+    }
+
+    fn watch(&self) {
+        self.before.store(self.written(), Relaxed);
+        self.unacknowledged.store(false, Relaxed);
+        self.watching.store(true, Relaxed);
     }
 }
 
@@ -83,6 +98,19 @@ impl Socket {
         }
     }
 
+    /// Notes whether the request can have been read by whoever sent these bytes. One system call, unless they begin a
+    /// plain success, as nearly all answers do.
+    fn heard(&self, bytes: &[u8]) {
+        if bytes.starts_with(b"HTTP/1.") && bytes.get(9) == Some(&b'2') {
+            self.wire.watching.store(false, Relaxed);
+            return;
+        }
+        let request = self.wire.written() - self.wire.before.load(Relaxed);
+        let none = unacknowledged(&self.stream).is_some_and(|n| request > 0 && n >= request);
+        // TLS sends more than answers, so the latest read before the whole head counts.
+        self.wire.unacknowledged.store(none, Relaxed);
+    }
+
     /// Reads what lies in the kernel now, without the runtime's knowledge and without waiting. As a rule that is
     /// nothing: one byte tells.
     fn read_now(&self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -90,7 +118,9 @@ impl Socket {
         let flags = RecvFlags::DONTWAIT;
         match rustix::net::recv(&self.stream, &mut [0_u8; 1][..], flags | RecvFlags::PEEK) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Poll::Pending,
-            _ => self.read_what_is_there(buf),
+            // The kernel tells it once.
+            Err(e) => Poll::Ready(Err(e.into())),
+            Ok(_) => self.read_what_is_there(buf),
         }
     }
 
@@ -118,7 +148,12 @@ impl AsyncRead for Socket {
         if self.wire.look.load(Relaxed) {
             return self.read_now(buf);
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.wire.watching.load(Relaxed) && buf.filled().len() > before {
+            self.heard(&buf.filled()[before..]);
+        }
+        result
     }
 }
 
@@ -252,6 +287,11 @@ pub(super) async fn within<F: Future>(deadline: Instant, mut future: Pin<&mut F>
     }
 }
 
+/// Whether an error says that the other end reset the connection.
+fn is_reset(error: Option<&io::Error>) -> bool {
+    error.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionReset)
+}
+
 /// What goes over a connection.
 pub(super) type Message = Request<Full<Bytes>>;
 
@@ -301,8 +341,14 @@ pub(super) struct Http1 {
     rest: Option<Box<(Io, Bytes)>>,
     /// The partner said something that nobody asked for.
     stray: bool,
+    /// The connection was reset.
+    reset: bool,
     /// Exchanges begun.
     pub(super) served: u32,
+    /// When the latest answer ended.
+    pub(super) answered: Instant,
+    /// The longest that an answer has taken.
+    pub(super) slowest: Duration,
     /// When it was made, or its latest exchange began.
     pub(super) used: Instant,
     /// It is not used for a request from then on: its life is over, or the partner announced that it closes.
@@ -332,7 +378,10 @@ impl Http1 {
             wire,
             rest: None,
             stray: false,
+            reset: false,
             served: 0,
+            answered: Instant::now(),
+            slowest: Duration::ZERO,
             used: Instant::now(),
             good_until,
         })
@@ -350,7 +399,12 @@ impl Http1 {
         {
             // An error has been told to the exchange, if there was one; else bytes came that nobody asked for, which
             // alone has no cause. Dropping hands back what was queued.
-            self.stray |= end.is_err_and(|e| std::error::Error::source(&e).is_none());
+            if let Err(e) = &end {
+                match std::error::Error::source(e) {
+                    None => self.stray = true,
+                    Some(cause) => self.reset |= is_reset(cause.downcast_ref()),
+                }
+            }
             self.rest = self.conn.take().map(|conn| {
                 let parts = conn.into_parts();
                 Box::new((parts.io.into_inner(), parts.read_buf))
@@ -383,19 +437,58 @@ impl Http1 {
         self.is_open() && (self.sender.is_ready() || (self.is_usable() && self.sender.is_ready()))
     }
 
-    /// Waits a little for bytes that nobody asked for, after an answer.
-    pub(super) fn hears_more(&mut self, patience: Duration) -> LocalBoxFuture<'_, bool> {
+    /// Whether the answer that has just been heard came before any byte of its request was acknowledged.
+    pub(super) fn came_unasked(&self) -> bool {
+        self.wire.unacknowledged.load(Relaxed)
+    }
+
+    /// What follows a whole answer: pending as long as nothing does.
+    fn poll_behind(&mut self, cx: &mut Context<'_>) -> Poll<Behind> {
+        self.drive(cx);
+        if self.stray {
+            return Poll::Ready(Behind::More);
+        }
+        if self.reset {
+            return Poll::Ready(Behind::Reset);
+        }
+        if self.conn.is_some() {
+            return Poll::Pending;
+        }
+        // The answer ended the connection for HTTP. How it ends below is read from the socket.
+        let Some(rest) = &mut self.rest else {
+            return Poll::Ready(Behind::End);
+        };
+        let (io, read) = &mut **rest;
+        if !read.is_empty() {
+            return Poll::Ready(Behind::More);
+        }
+        let mut found = [0; 256];
+        let mut buf = ReadBuf::new(&mut found);
+        match Pin::new(io).poll_read(cx, &mut buf) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(e)) if is_reset(Some(&e)) => Poll::Ready(Behind::Reset),
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => Poll::Ready(Behind::More),
+            Poll::Ready(_) => Poll::Ready(Behind::End),
+        }
+    }
+
+    /// What follows a whole answer, as far as the kernel knows now.
+    pub(super) fn behind(&mut self) -> Behind {
+        self.wire.look.store(true, Relaxed);
+        let behind = self.poll_behind(&mut Context::from_waker(Waker::noop()));
+        self.wire.look.store(false, Relaxed);
+        match behind {
+            Poll::Ready(behind) => behind,
+            Poll::Pending => Behind::Nothing,
+        }
+    }
+
+    /// Waits for what follows a whole answer.
+    pub(super) fn behind_within(&mut self, patience: Duration) -> LocalBoxFuture<'_, Behind> {
         async move {
-            let ended = poll_fn(|cx| {
-                self.drive(cx);
-                if self.conn.is_none() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            });
-            let _over = within(Instant::now() + patience, pin!(ended)).await;
-            self.stray
+            let behind = poll_fn(|cx| self.poll_behind(cx));
+            let behind = within(Instant::now() + patience, pin!(behind)).await;
+            behind.unwrap_or(Behind::Nothing)
         }
         .boxed_local()
     }
@@ -418,12 +511,16 @@ impl Http1 {
     pub(super) async fn exchange(&mut self, message: Box<Message>) -> Result<Response<Incoming>, Failed> {
         let before = self.written();
         self.served = self.served.saturating_add(1);
+        if self.served > 1 {
+            self.wire.watch();
+        }
         let mut answer = pin!(self.sender.try_send_request(*message));
         let result = poll_fn(|cx| {
             self.drive(cx);
             answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         })
         .await;
+        self.wire.watching.store(false, Relaxed);
         result.map_err(|mut failed| match failed.take_message() {
             Some(message) => Failed::NotWritten(Box::new(message)),
             None if self.wire.written() == before => Failed::NothingLeft(failed.into_error()),

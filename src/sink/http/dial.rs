@@ -125,8 +125,35 @@ impl Proxy {
     }
 }
 
+/// Looks names up.
+pub(super) enum Resolver {
+    /// As this machine does.
+    System,
+    /// As a test says.
+    #[cfg(test)]
+    Given(GivenNames),
+}
+
+/// The addresses of a name.
+#[cfg(test)]
+pub(super) type GivenNames = std::rc::Rc<dyn Fn(&str) -> Vec<IpAddr>>;
+
+impl Resolver {
+    async fn look_up(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::System => Ok(tokio::net::lookup_host((host, port)).await?.collect()),
+            #[cfg(test)]
+            Self::Given(look_up) => Ok(look_up(host)
+                .into_iter()
+                .map(|ip| SocketAddr::new(ip, port))
+                .collect()),
+        }
+    }
+}
+
 /// Makes connections for one partner.
 pub(super) struct Dialer {
+    pub(super) resolver: Resolver,
     pub(super) tls: Arc<ClientConfig>,
     /// To a proxy: nothing is negotiated with it.
     pub(super) tls_to_proxy: Arc<ClientConfig>,
@@ -145,11 +172,13 @@ impl Dialer {
     /// A connection over which HTTP can be spoken.
     pub(super) async fn dial(&self, origin: &Origin) -> Result<Io, ConnectError> {
         let Some(proxy) = &self.proxy else {
-            let socket = Socket::new(tcp(addresses(origin, Some(&self.bounds)).await?, &origin.host).await?);
+            let addresses = self.addresses(origin, Some(&self.bounds)).await?;
+            let socket = Socket::new(tcp(addresses, &origin.host).await?);
             return self.secured(origin, socket).await;
         };
-        let there = origin_behind(origin, proxy, &self.bounds).await?;
-        let socket = Socket::new(tcp(addresses(&proxy.origin, None).await?, &proxy.origin.host).await?);
+        let there = self.origin_behind(origin, proxy).await?;
+        let addresses = self.addresses(&proxy.origin, None).await?;
+        let socket = Socket::new(tcp(addresses, &proxy.origin.host).await?);
         match proxy.kind {
             Kind::Socks { .. } => {
                 let uri = uri_of("socks5", &proxy.origin)?;
@@ -182,6 +211,61 @@ impl Dialer {
             return Ok(Io::Plain(socket));
         }
         Ok(Io::Tls(Box::new(tls(&self.tls, &origin.host, socket).await?)))
+    }
+
+    /// What a proxy is told to connect to.
+    async fn origin_behind(&self, origin: &Origin, proxy: &Proxy) -> Result<Uri, ConnectError> {
+        let bounds = &self.bounds;
+        let names_here = proxy.kind == Kind::Socks { names_here: true };
+        // A name that the proxy resolves is resolved here too where its port is one of this node's: the proxy may run
+        // on this machine.
+        let suspect = origin.address.is_some() || bounds.own.iter().any(|own| own.port() == origin.port);
+        let mut there = origin.clone();
+        if names_here || suspect {
+            match self.addresses(origin, Some(bounds)).await {
+                Ok(found) if names_here => there.address = found.first().map(SocketAddr::ip),
+                Ok(_) => {}
+                Err(e) if names_here || matches!(e, ConnectError::Forbidden { .. }) => return Err(e),
+                Err(_) => {}
+            }
+        }
+        uri_of(if origin.https { "https" } else { "http" }, &there)
+    }
+
+    /// The addresses of an origin to which a request may go.
+    async fn addresses(
+        &self,
+        origin: &Origin,
+        bounds: Option<&Bounds>,
+    ) -> Result<Vec<SocketAddr>, ConnectError> {
+        let mut found: Vec<SocketAddr> = match origin.address {
+            Some(ip) => vec![SocketAddr::new(ip, origin.port)],
+            None => {
+                let found = self.resolver.look_up(&origin.host, origin.port).await;
+                found.map_err(|source| ConnectError::Dns {
+                    host: origin.host.clone(),
+                    source,
+                })?
+            }
+        };
+        let mut forbidden = None;
+        if let Some(bounds) = bounds {
+            found.retain(|address| match bounds.check(*address, is_mine) {
+                Ok(()) => true,
+                Err(why) => {
+                    forbidden = Some((*address, why));
+                    false
+                }
+            });
+        }
+        match (found.is_empty(), forbidden) {
+            (true, Some((address, why))) => Err(ConnectError::Forbidden {
+                host: origin.host.clone(),
+                address,
+                why,
+            }),
+            _ => Ok(found),
+        }
     }
 }
 
@@ -228,24 +312,6 @@ impl<S> Service<Uri> for Given<S> {
     }
 }
 
-/// What a proxy is told to connect to.
-async fn origin_behind(origin: &Origin, proxy: &Proxy, bounds: &Bounds) -> Result<Uri, ConnectError> {
-    let names_here = proxy.kind == Kind::Socks { names_here: true };
-    // A name that the proxy resolves is resolved here too where its port is one of this node's: the proxy may run
-    // on this machine.
-    let suspect = origin.address.is_some() || bounds.own.iter().any(|own| own.port() == origin.port);
-    let mut there = origin.clone();
-    if names_here || suspect {
-        match addresses(origin, Some(bounds)).await {
-            Ok(found) if names_here => there.address = found.first().map(SocketAddr::ip),
-            Ok(_) => {}
-            Err(e) if names_here || matches!(e, ConnectError::Forbidden { .. }) => return Err(e),
-            Err(_) => {}
-        }
-    }
-    uri_of(if origin.https { "https" } else { "http" }, &there)
-}
-
 fn uri_of(scheme: &str, origin: &Origin) -> Result<Uri, ConnectError> {
     let authority = match origin.address {
         Some(IpAddr::V6(ip)) => format!("[{ip}]:{}", origin.port),
@@ -258,38 +324,6 @@ fn uri_of(scheme: &str, origin: &Origin) -> Result<Uri, ConnectError> {
         .path_and_query("/")
         .build()
         .map_err(|e| ConnectError::Proxy(e.to_string()))
-}
-
-/// The addresses of an origin to which a request may go.
-async fn addresses(origin: &Origin, bounds: Option<&Bounds>) -> Result<Vec<SocketAddr>, ConnectError> {
-    let mut found: Vec<SocketAddr> = match origin.address {
-        Some(ip) => vec![SocketAddr::new(ip, origin.port)],
-        None => tokio::net::lookup_host((origin.host.as_str(), origin.port))
-            .await
-            .map_err(|source| ConnectError::Dns {
-                host: origin.host.clone(),
-                source,
-            })?
-            .collect(),
-    };
-    let mut forbidden = None;
-    if let Some(bounds) = bounds {
-        found.retain(|address| match bounds.check(*address, is_mine) {
-            Ok(()) => true,
-            Err(why) => {
-                forbidden = Some((*address, why));
-                false
-            }
-        });
-    }
-    match (found.is_empty(), forbidden) {
-        (true, Some((address, why))) => Err(ConnectError::Forbidden {
-            host: origin.host.clone(),
-            address,
-            why,
-        }),
-        _ => Ok(found),
-    }
 }
 
 /// Whether an address is this machine's: only then a socket can be bound to it.

@@ -28,22 +28,27 @@ mod request;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unacked;
+mod unsettled;
 mod verify;
 
 pub use request::Request;
 
 use self::answer::{Heard, Oddity, Reading, unanswered};
 use self::connection::{BodyEnd, Failed, within};
-use self::dial::{ConnectError, Dialer, Proxy};
+use self::dial::{ConnectError, Dialer, Proxy, Resolver};
 use self::http2::Tried;
 use self::origin::Target;
 use self::pace::Heed;
 use self::pool::{Leased, Pool, PoolConfig};
 use self::request::{PlanConfig, RequestPlan};
+use self::unsettled::Unsettled;
 use self::verify::LookUp;
 use super::secrets::Secrets;
 use super::template::TemplateError;
-use super::{Answer, Concerns, Delivery, DoubtCause, Gate, Moved, PrepareError, Sent, SinkStats, Verdict};
+use super::{
+    Answer, Concerns, Delivery, DoubtCause, Gate, Moved, PrepareError, Sent, Settling, SinkStats, Verdict,
+};
 use crate::clock::Clock;
 use crate::config::model::{DoubtPolicy, PartnerConfig, VerifyConfig};
 use crate::core::expr::ExprError;
@@ -51,7 +56,10 @@ use crate::core::hosts::HostId;
 use crate::core::mask::{MASK, Masker, shows_literal};
 use crate::core::reach::{self, Bounds};
 use crate::core::redirect::{self, Step};
+use crate::core::stray::{Behind, Patience, Seen};
 use crate::core::verdict::{RuleError, Rules};
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Body as _;
 use std::cell::RefCell;
@@ -66,9 +74,6 @@ use tokio::time::Instant;
 
 /// How long the rest of a body without a known length is waited for, where only a reason for people stands in it.
 const UNFRAMED: Duration = Duration::from_secs(1);
-/// How long a second answer is waited for behind one that says "not taken", on a connection that was used before: a
-/// server that answers twice does so at once.
-const SECOND_ANSWER: Duration = Duration::from_millis(2);
 
 /// A partner that cannot be called as it is configured.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +130,7 @@ pub struct HttpSink {
     plan: RequestPlan,
     pool: Rc<Pool>,
     look_up: Option<LookUp>,
-    reading: Reading,
+    reading: Rc<Reading>,
     secrets: Secrets,
     mask: Vec<String>,
     /// With the version of the secrets it was made from.
@@ -134,6 +139,8 @@ pub struct HttpSink {
     request_timeout: Duration,
     answer_limit: usize,
     redirects: u32,
+    /// For answers that may be nobody's.
+    strays: Patience,
     /// Where all requests go, unless records say where.
     host: Option<Rc<origin::Origin>>,
     /// Origins that redirects may lead to besides their own.
@@ -157,7 +164,7 @@ pub struct RenderedMasked {
 }
 
 /// An answer as it was heard.
-pub(super) struct Reply {
+struct Reply {
     status: u16,
     headers: HeaderMap,
     /// Empty where nobody needs it.
@@ -167,8 +174,10 @@ pub(super) struct Reply {
 }
 
 /// What came of an exchange.
-pub(super) enum Outcome {
+enum Outcome {
     Heard(Reply),
+    /// Heard; whether it answers this request is known a little later.
+    Unsettled(Reply, Box<Unsettled>),
     Stopped,
     NeverWritten(Failure),
     Failed(Failure),
@@ -316,6 +325,7 @@ impl HttpSink {
         let looks_anywhere = |v: &VerifyConfig| reach::host_of_template(&v.url).is_none();
         let by_record = host.is_none() || verify.is_some_and(looks_anywhere);
         let dialer = Dialer {
+            resolver: Resolver::System,
             tls,
             tls_to_proxy,
             proxy: partner.proxy.as_deref().map(Proxy::parse).transpose()?,
@@ -340,10 +350,11 @@ impl HttpSink {
                 life: partner.connection_life,
                 http2: partner.http2,
                 title_case: partner.title_case_headers,
+                partner: partner.name.as_str().into(),
                 many_fields: rules.uses_document(),
             }),
             look_up,
-            reading: Reading {
+            reading: Rc::new(Reading {
                 rules,
                 heed: Heed {
                     longest: partner.retry.longest_retry_after,
@@ -351,7 +362,7 @@ impl HttpSink {
                 },
                 answer_limit: partner.answer_limit,
                 resends: resends && partner.idempotency_key,
-            },
+            }),
             masker: RefCell::new((
                 secrets.version(),
                 Rc::new(Masker::new(&partner.mask, &secrets.values())),
@@ -362,6 +373,7 @@ impl HttpSink {
             request_timeout: partner.request_timeout,
             answer_limit: partner.answer_limit,
             redirects: partner.redirects,
+            strays: Patience::default(),
             redirect_to: origins.collect::<Result<_, SinkError>>()?,
         })
     }
@@ -438,35 +450,76 @@ impl HttpSink {
             let origin = Rc::clone(&request.origin);
             Box::new((request.url(), origin, request.is_safe()))
         });
-        match self
-            .exchange(connection, request, gate, self.request_timeout, needs_body)
-            .await
-        {
-            Outcome::Heard(mut reply) => {
-                if let Some(from) = from
-                    && (300..400).contains(&reply.status)
-                {
-                    let (url, origin, safe) = *from;
-                    match self.step(&reply, &url, &origin, safe, moved.as_deref()) {
-                        Ok(Some(to)) => return self.sent_on(&reply, to),
-                        Ok(None) => {}
-                        Err(why) => reply.odd = reply.odd.or(Some(Oddity::NotFollowed(why))),
-                    }
-                }
-                let answer = self
-                    .reading
-                    .answer(&reply.heard(), || self.clock.now(), &self.masker());
-                Sent::Answered(behind(moved.as_deref(), answer))
-            }
-            Outcome::Stopped => Sent::Stopped,
+        let exchange = self.exchange(connection, request, gate, self.request_timeout, needs_body);
+        let (mut reply, mut unsettled) = match exchange.await {
+            Outcome::Heard(reply) => (reply, None),
+            Outcome::Unsettled(reply, unsettled) => (reply, Some(unsettled)),
+            Outcome::Stopped => return Sent::Stopped,
             Outcome::NeverWritten(failure) => {
                 let answer = self.unanswered(failure.unwritten(), &failure);
-                Sent::NeverWritten(behind(moved.as_deref(), answer))
+                return Sent::NeverWritten(behind(moved.as_deref(), answer));
             }
             Outcome::Failed(failure) => {
                 let answer = self.unanswered(Verdict::Unknown(DoubtCause::Timeout), &failure);
-                Sent::Answered(behind(moved.as_deref(), answer))
+                return Sent::Answered(behind(moved.as_deref(), answer));
             }
+        };
+        if let Some(from) = from
+            && (300..400).contains(&reply.status)
+        {
+            if let Some(unsettled) = unsettled.take() {
+                reply.odd = unsettled.settled().await.map(Oddity::Stray);
+            }
+            let (url, origin, safe) = *from;
+            match self.step(&reply, &url, &origin, safe, moved.as_deref()) {
+                Ok(Some(to)) => return self.sent_on(&reply, to),
+                Ok(None) => {}
+                Err(why) => reply.odd = reply.odd.or(Some(Oddity::NotFollowed(why))),
+            }
+        }
+        let answer = self
+            .reading
+            .answer(&reply.heard(), || self.clock.now(), &self.masker());
+        let answer = behind(moved.as_deref(), answer);
+        match unsettled {
+            None => Sent::Answered(answer),
+            Some(unsettled) => self.settling(answer, reply, unsettled, moved).await,
+        }
+    }
+
+    /// An answer of which it is known a little later whether it answers the request.
+    ///
+    /// Boxed: few answers come here, and the future of every request must not be larger for them.
+    fn settling(
+        &self,
+        answer: Answer,
+        mut reply: Reply,
+        unsettled: Box<Unsettled>,
+        moved: Option<Box<Moved>>,
+    ) -> LocalBoxFuture<'static, Sent> {
+        if let Verdict::Unknown(_) = answer.verdict {
+            // Whosever it is, it says no more than that.
+            unsettled.believe();
+            return std::future::ready(Sent::Answered(answer)).boxed_local();
+        }
+        let (reading, clock, masker) = (Rc::clone(&self.reading), self.clock, self.masker());
+        let turn = unsettled.turn();
+        let early = turn.is_some().then(|| answer.clone());
+        let settled = async move {
+            let _turn = turn;
+            let Some(why) = unsettled.settled().await else {
+                return answer;
+            };
+            reply.odd = Some(Oddity::Stray(why));
+            let answer = reading.answer(&reply.heard(), || clock.now(), &masker);
+            behind(moved.as_deref(), answer)
+        };
+        match early {
+            Some(answer) => {
+                let sent = Sent::Settling(answer, Settling::new(settled));
+                std::future::ready(sent).boxed_local()
+            }
+            None => settled.map(Sent::Answered).boxed_local(),
         }
     }
 
@@ -641,21 +694,43 @@ impl HttpSink {
                 let read = within(until, pin!(http1.read_body(&mut body, self.answer_limit, keep))).await;
                 read.unwrap_or(BodyEnd::Cut)
             };
-            let mut odd = None;
-            if end == BodyEnd::Whole {
-                let doubtful = http1.served > 1 && !(200..300).contains(&status);
-                if doubtful && http1.hears_more(SECOND_ANSWER).await {
-                    odd = Some(Oddity::Stray);
-                }
-                alone.done();
-            }
-            return Outcome::Heard(Reply {
+            let written = http1.written() - before;
+            let ended = Instant::now();
+            let since_last = ended.duration_since(http1.answered);
+            http1.answered = ended;
+            http1.slowest = http1.slowest.max(ended.duration_since(now));
+            let mut reply = Reply {
                 status,
                 headers: head.headers,
                 body: kept,
                 end,
-                odd,
-            });
+                odd: None,
+            };
+            if (200..300).contains(&status) || http1.served == 1 {
+                if end == BodyEnd::Whole {
+                    alone.done();
+                }
+                return Outcome::Heard(reply);
+            }
+            let seen = Seen {
+                status,
+                unacknowledged: http1.came_unasked(),
+                behind: Behind::End,
+                closes: false,
+                written,
+                since_last,
+                slowest: http1.slowest,
+            };
+            let Leased::Alone(alone) = leased else {
+                return Outcome::Heard(reply);
+            };
+            return match Unsettled::begin(alone, seen, end == BodyEnd::Whole, self.strays) {
+                Ok(why) => {
+                    reply.odd = why.map(Oddity::Stray);
+                    Outcome::Heard(reply)
+                }
+                Err(unsettled) => Outcome::Unsettled(reply, unsettled),
+            };
         }
     }
 

@@ -30,6 +30,11 @@ const FRESH: Duration = Duration::from_millis(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Origins at once.
 const MAX_ORIGINS: usize = 256;
+/// A partner that has given an answer that nobody asked for has a new connection for each request for so long.
+const DISTRUST: Duration = Duration::from_secs(600);
+/// Answers of one origin that wait, at once, for what follows them, without a place at the partner: each keeps its
+/// connection.
+const UNSETTLED: usize = 64;
 /// Part of their life by which connections end before it is over, so that those made at once do not end at once.
 const SPREAD: u32 = 5;
 
@@ -54,6 +59,8 @@ pub(super) struct PoolConfig {
     pub(super) life: Duration,
     pub(super) http2: bool,
     pub(super) title_case: bool,
+    /// The partner's name, for the log.
+    pub(super) partner: Arc<str>,
     /// Rules look at bodies, so heads of any number of fields are read by hyper itself.
     pub(super) many_fields: bool,
 }
@@ -90,6 +97,11 @@ struct Stack {
     making: tokio::sync::Semaphore,
     /// The partner chose HTTP/1.1: its connections are not shared.
     alone: Cell<bool>,
+    /// Answers that wait for what follows them.
+    unsettled: Cell<usize>,
+    /// Until when no connection is used twice.
+    distrusted_until: Cell<Option<Instant>>,
+    partner: Arc<str>,
 }
 
 /// A connection in hand.
@@ -120,6 +132,31 @@ impl Alone {
     pub(super) fn done(&mut self) {
         self.busy = false;
     }
+    /// The connection, behind the answer of its exchange.
+    pub(super) fn conn(&mut self) -> &mut Http1 {
+        self.conn.as_mut().expect("taken only by drop")
+    }
+    /// An answer came over it that nobody had asked for. Of a partner that does so no connection is used twice for a
+    /// while: the first answer over a connection is the first request's.
+    pub(super) fn distrust(&mut self) {
+        let now = Instant::now();
+        let told = self.stack.distrusted_until.replace(Some(now + DISTRUST));
+        if told.is_none_or(|until| until < now) {
+            tracing::warn!(
+                event = "stray_answer", partner = %self.stack.partner, for_s = DISTRUST.as_secs(),
+                "the partner gave an answer that nobody had asked for: for a while each request has a connection of its own"
+            );
+        }
+        self.stack.close_idle();
+    }
+    /// Leave to wait for what follows an answer.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        let unsettled = self.stack.unsettled.get();
+        (unsettled < UNSETTLED).then(|| {
+            self.stack.unsettled.set(unsettled + 1);
+            Turn(Rc::clone(&self.stack))
+        })
+    }
     /// Whether it can still be written to: the kernel is asked, for what a partner sends unasked (an error page, an
     /// end) comes at any time, and would be read as the answer to what is written next.
     pub(super) fn is_usable(&mut self, now: Instant) -> bool {
@@ -128,11 +165,21 @@ impl Alone {
     }
 }
 
+/// Leave to wait for what follows an answer; given back when dropped.
+pub(super) struct Turn(Rc<Stack>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.unsettled.set(self.0.unsettled.get() - 1);
+    }
+}
+
 impl Drop for Alone {
     fn drop(&mut self) {
         self.stack.in_use.set(self.stack.in_use.get() - 1);
         if let Some(mut conn) = self.conn.take() {
-            if !self.busy && conn.good_until > conn.used && conn.is_ready() {
+            let used_up = conn.served > 0 && self.stack.is_distrusted(conn.used);
+            if !self.busy && !used_up && conn.good_until > conn.used && conn.is_ready() {
                 self.stack.idle.borrow_mut().push(conn);
             } else {
                 self.stack.counters.open.set(self.stack.counters.open.get() - 1);
@@ -157,6 +204,13 @@ impl Pool {
     /// The dialer, for what it knows of proxies.
     pub(super) fn dialer(&self) -> &Dialer {
         &self.config.dialer
+    }
+
+    /// Names are looked up as a test says, from now on.
+    #[cfg(test)]
+    pub(super) fn resolve_by(self: &mut Rc<Self>, look_up: impl Fn(&str) -> Vec<std::net::IpAddr> + 'static) {
+        let pool = Rc::get_mut(self).expect("nothing has used it");
+        pool.config.dialer.resolver = super::dial::Resolver::Given(Rc::new(look_up));
     }
 
     /// The partner sends more fields than connections are made for.
@@ -211,6 +265,9 @@ impl Pool {
             failure: RefCell::default(),
             making: tokio::sync::Semaphore::new(1),
             alone: Cell::new(!self.config.http2),
+            unsettled: Cell::new(0),
+            distrusted_until: Cell::new(None),
+            partner: Arc::clone(&self.config.partner),
         });
         origins.insert(Rc::clone(origin), Rc::clone(&stack));
         Ok(stack)
@@ -415,6 +472,17 @@ async fn sweep(pool: Weak<Pool>) {
 }
 
 impl Stack {
+    fn is_distrusted(&self, now: Instant) -> bool {
+        self.distrusted_until.get().is_some_and(|until| now < until)
+    }
+
+    fn close_idle(&self) {
+        let closed = std::mem::take(&mut *self.idle.borrow_mut());
+        self.counters
+            .open
+            .set(self.counters.open.get() - closed.len() as u64);
+    }
+
     fn lease(self: Rc<Self>, conn: Box<Http1>, now: Instant) -> Alone {
         let in_use = self.in_use.get() + 1;
         self.in_use.set(in_use);

@@ -1,6 +1,6 @@
 //! The look-up for `doubt = "verify"`: asks the partner whether it has a message, and reads the answer.
 
-use super::answer::Heard;
+use super::answer::{Heard, Oddity};
 use super::body;
 use super::connection::BodyEnd;
 use super::pace::pace;
@@ -76,6 +76,10 @@ impl HttpSink {
         let exchange = self.exchange(connection, request, gate, look_up.timeout, |_| true);
         let reply = match exchange.await {
             Outcome::Heard(reply) => reply,
+            Outcome::Unsettled(mut reply, unsettled) => {
+                reply.odd = unsettled.settled().await.map(Oddity::Stray);
+                reply
+            }
             Outcome::Stopped => return Asked::Stopped,
             Outcome::NeverWritten(failure) | Outcome::Failed(failure) => return unreached(failure),
         };
@@ -111,6 +115,9 @@ impl HttpSink {
     fn verified(&self, look_up: &LookUp, reply: &Reply) -> Verified {
         let masker = self.masker();
         let again = |why: String| Verified::AskAgain(masker.text(&format!("verify: {why}")));
+        if let Some(Oddity::Stray(why)) = &reply.odd {
+            return again(format!("{}, {}", reply.status, why.words()));
+        }
         if (300..400).contains(&reply.status) {
             // Where it leads is not the partner's word on this message: a page to log in answers 200 as well.
             let why = format!(

@@ -363,55 +363,6 @@ fn a_204_with_a_body_is_no_answer_to_the_next_request() {
     });
 }
 
-/// A partner that answers twice: what has come when the next request is written closes the connection, and a
-/// refusal that comes after it is believed only if no other answer follows.
-#[test]
-fn an_answer_that_nobody_asked_for_makes_no_dead_letter() {
-    run(async {
-        for stray in [
-            "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n",
-            "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno",
-        ] {
-            for pause in [0, 300, 1_000, 3_000] {
-                let address = raw(move |mut stream, _| {
-                    while read_request(&mut stream).is_some() {
-                        say(&mut stream, OK);
-                        std::thread::sleep(Duration::from_micros(pause));
-                        say(&mut stream, stray);
-                    }
-                });
-                let sink = sink(&partner(&format!("http://{address}/")));
-                for i in 0..20 {
-                    let answer = answered(&sink, &delivery("x")).await;
-                    assert!(
-                        matches!(answer.verdict, Verdict::Delivered | UNKNOWN),
-                        "{pause} µs, {i}: {answer:?}"
-                    );
-                }
-            }
-        }
-    });
-}
-
-#[test]
-fn a_refusal_on_a_used_connection_stands() {
-    run(async {
-        let address = raw(move |mut stream, _| {
-            while read_request(&mut stream).is_some() {
-                say(
-                    &mut stream,
-                    "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno",
-                );
-            }
-        });
-        let sink = sink(&partner(&format!("http://{address}/")));
-        for _ in 0..5 {
-            assert_eq!(answered(&sink, &delivery("x")).await.verdict, Verdict::Refused);
-        }
-        assert_eq!(sink.stats().connected, 1);
-    });
-}
-
 /// What the kernel has and the runtime does not know yet is seen before a request is written.
 #[test]
 fn the_socket_is_looked_at_right_before_a_request_is_written() {
@@ -491,6 +442,63 @@ fn no_connection_lives_for_ever() {
             );
         }
         assert_eq!(lasting.stats().connected, 1);
+    });
+}
+
+/// A name that moves to another address is followed once the connections to the old one are over, busy as they are.
+#[test]
+fn a_name_that_moves_is_followed() {
+    run(async {
+        let old = Polite::ok();
+        let port = old.address.port();
+        // The same port at another address of this machine.
+        let listener = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+        let heard_there = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&heard_there);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                while read_request(&mut stream).is_some() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    say(&mut stream, OK);
+                }
+            }
+        });
+        let place = Rc::new(std::cell::Cell::new("127.0.0.1"));
+        let mut config = partner(&format!("http://partner.example:{port}/"));
+        let mut by_place = |life| {
+            config.connection_life = life;
+            let mut sink = sink(&config);
+            let (place, asked) = (Rc::clone(&place), Rc::new(std::cell::Cell::new(0)));
+            let counter = Rc::clone(&asked);
+            sink.pool.resolve_by(move |name| {
+                assert_eq!(name, "partner.example");
+                counter.set(counter.get() + 1);
+                vec![place.get().parse().unwrap()]
+            });
+            (sink, asked)
+        };
+        let (lasting, asked) = by_place(Duration::from_secs(3_600));
+        let (mortal, asked_each_time) = by_place(Duration::from_nanos(1));
+        for sink in [&lasting, &mortal] {
+            for _ in 0..2 {
+                assert_eq!(answered(sink, &delivery("x")).await.verdict, Verdict::Delivered);
+            }
+        }
+        assert_eq!((old.count(), asked.get(), asked_each_time.get()), (4, 1, 2));
+        place.set("127.0.0.2");
+        for sink in [&lasting, &mortal] {
+            for _ in 0..2 {
+                assert_eq!(answered(sink, &delivery("x")).await.verdict, Verdict::Delivered);
+            }
+        }
+        assert_eq!((old.count(), heard_there.load(Ordering::SeqCst)), (6, 2));
+        assert_eq!(asked.get(), 1, "its connection is not over");
+        // Nobody listens there.
+        place.set("127.0.0.3");
+        let request = mortal.prepare(&delivery("x")).unwrap();
+        let answer = mortal.connect(&request).await.err().unwrap();
+        assert_eq!(answer.verdict, Verdict::TryLater, "{answer:?}");
     });
 }
 

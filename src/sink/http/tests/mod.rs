@@ -5,6 +5,7 @@ mod misbehaviour;
 mod pool;
 mod requests;
 mod server;
+mod strays;
 mod tls;
 mod verdicts;
 mod ways;
@@ -70,7 +71,14 @@ async fn attempt(sink: &HttpSink, d: &Delivery) -> (Sent, u32) {
             true
         })
         .await;
-    (sent, asked)
+    (settled(sent).await, asked)
+}
+
+async fn settled(sent: Sent) -> Sent {
+    match sent {
+        Sent::Settling(_, settling) => Sent::Answered(settling.answer().await),
+        sent => sent,
+    }
 }
 
 async fn answered(sink: &HttpSink, d: &Delivery) -> Answer {

@@ -32,7 +32,7 @@ async fn followed(sink: &HttpSink, d: &Delivery) -> (Sent, Vec<Answer>) {
                 on_the_way.push(answer);
                 request = sink.prepare_moved(d, &moved).unwrap();
             }
-            sent => return (sent, on_the_way),
+            sent => return (settled(sent).await, on_the_way),
         }
     }
 }
