@@ -192,3 +192,72 @@ fn a_record_that_names_the_nodes_own_port_is_its_own_failure() {
     let status: serde_json::Value = serde_json::from_str(&rig.ok(&["status", "--json"])).expect("an object");
     assert_eq!(status["partners"][1]["paused"], serde_json::Value::Null);
 }
+
+/// A partner that says "at once" for ever is asked as often as its retries' own backoff allows, not as often as it can
+/// answer.
+#[test]
+fn a_retry_after_of_zero_does_not_switch_the_backoff_off() {
+    use sluicegate::mock::Behaviour;
+    for retry_after in ["0s", "date:0s"] {
+        let always = serde_json::json!({"rules": ["id=* 429"], "retry_after": retry_after});
+        let mock = partner(Behaviour::default().changed(&always).expect("a behaviour"));
+        let rig = Rig::new(&config(&mock, "", ""));
+        rig.import("t", lines(0..200, 200));
+        let drained = rig.start(&["--until-drained", "--timeout", "10s"]).drained();
+        assert_eq!(
+            (drained.code, drained.counts()),
+            (Some(4), (0, 0, 0)),
+            "{}",
+            drained.said
+        );
+        let seen = counts(&mock);
+        println!(
+            "retry-after {retry_after}: {} requests for 200 messages, {} for one",
+            seen.requests, seen.most_requests_of_an_id
+        );
+        assert_eq!(seen.ids, 200);
+        assert!(seen.most_requests_of_an_id <= 12, "{seen:?}");
+    }
+}
+
+/// The reason of a message in doubt says that there was an answer, and which.
+#[test]
+fn a_doubt_says_what_the_answer_was() {
+    let (address, _) = server(|path| match path {
+        "/m0" => "HTTP/1.1 408 Request Timeout\r\ncontent-length: 4\r\n\r\nslow",
+        "/m1" => "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops",
+        "/m2" => "HTTP/1.1 200 OK\r\nconte",
+        _ => OK,
+    });
+    let rig = Rig::new(&format!(
+        "[partners.p]\nurl = \"http://{address}/{{{{ value.id }}}}\"\ntimeout = {{ request = \"2s\" }}\n\
+         [topics.t]\npartner = \"p\"\npartitions = 1\nid = \"json:/id\"\nkey = \"json:/user\"\n"
+    ));
+    rig.import("t", lines(0..4, 4));
+    let drained = rig.drain();
+    assert_eq!(drained.counts(), (1, 0, 3), "{}", drained.said);
+    let reasons: BTreeMap<String, String> = rig
+        .list(&["doubt", "list"])
+        .iter()
+        .map(|row| {
+            let field = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+            (field("id"), field("reason"))
+        })
+        .collect();
+    for (id, wanted) in [
+        (
+            "m0",
+            "doubt_timeout: the request was written, and no answer says what became of it; unknown: 408 slow",
+        ),
+        (
+            "m1",
+            "doubt_gateway: the answer leaves open whether the partner took it; unknown: 502 oops",
+        ),
+        (
+            "m2",
+            "doubt_timeout: the request was written, and no answer says what became of it; timeout: no answer within 2s",
+        ),
+    ] {
+        assert_eq!(reasons[id], wanted, "{reasons:?}");
+    }
+}

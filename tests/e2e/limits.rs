@@ -363,3 +363,158 @@ fn look_ups_keep_the_limit_and_come_before_the_backlog_is_gone() {
     );
     assert!(end.limits[0].kept, "{:?}", end.limits);
 }
+
+/// A partner of which connections are slow to make, by a clock of its own: SOCKS and TLS handshakes end together, at the
+/// ticks of that clock, and many requests have waited for theirs.
+struct SlowToConnect {
+    address: SocketAddr,
+    /// When the first byte of each request was read.
+    arrived: Arc<std::sync::Mutex<Vec<Instant>>>,
+    pem: String,
+}
+
+impl SlowToConnect {
+    const TICK: Duration = Duration::from_millis(1_500);
+
+    fn start(tls: bool) -> Self {
+        let ca_key = rcgen::KeyPair::generate().expect("a key");
+        let mut ca = rcgen::CertificateParams::new(vec![]).expect("parameters");
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = ca.self_signed(&ca_key).expect("a certificate").pem();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["partner.example".to_owned()]).expect("parameters");
+        let cert = params.signed_by(&key, &issuer).expect("a certificate");
+        let private = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], private.into())
+            .expect("its certificate");
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let arrived = Arc::default();
+        let there = Arc::clone(&arrived);
+        let began = Instant::now();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (arrived, config) = (Arc::clone(&there), Arc::clone(&config));
+                std::thread::spawn(move || Self::serve(stream, tls, began, &arrived, config));
+            }
+        });
+        Self {
+            address,
+            arrived,
+            pem,
+        }
+    }
+
+    fn serve(
+        mut stream: TcpStream,
+        tls: bool,
+        began: Instant,
+        arrived: &std::sync::Mutex<Vec<Instant>>,
+        config: Arc<rustls::ServerConfig>,
+    ) {
+        stream.set_nodelay(true).expect("no delay");
+        let tick = || {
+            let now = began.elapsed().as_secs_f64();
+            let tick = Self::TICK.as_secs_f64();
+            std::thread::sleep(Duration::from_secs_f64((now / tick).ceil() * tick - now));
+        };
+        let mut socks = || -> std::io::Result<()> {
+            // Greeting, and a name of at most 255 letters with a port: no more is read than that.
+            let mut head = [0; 2];
+            stream.read_exact(&mut head)?;
+            stream.read_exact(&mut vec![0; head[1].into()])?;
+            stream.write_all(&[5, 0])?;
+            let mut head = [0; 5];
+            stream.read_exact(&mut head)?;
+            stream.read_exact(&mut vec![0; usize::from(head[4]) + 2])?;
+            if !tls {
+                tick();
+            }
+            stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+        };
+        if socks().is_err() {
+            return;
+        }
+        if tls {
+            tick();
+            let session = rustls::ServerConnection::new(config).expect("a session");
+            let mut secured = rustls::StreamOwned::new(session, stream);
+            while secured.conn.is_handshaking() {
+                if secured.conn.complete_io(&mut secured.sock).is_err() {
+                    return;
+                }
+            }
+            answer_all(secured, arrived);
+        } else {
+            answer_all(stream, arrived);
+        }
+    }
+}
+
+/// Answers requests, and notes when the first byte of each was read.
+fn answer_all(mut stream: impl Read + Write, arrived: &std::sync::Mutex<Vec<Instant>>) {
+    let (mut got, mut buffer) = (Vec::new(), [0; 4_096]);
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        if got.is_empty() {
+            arrived.lock().expect("no panic").push(Instant::now());
+        }
+        got.extend_from_slice(&buffer[..n]);
+        let text = String::from_utf8_lossy(&got).to_ascii_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .find_map(|l| l.strip_prefix("content-length:"))
+            .map_or(0, |l| l.trim().parse::<usize>().expect("a length"));
+        if body.len() < length {
+            continue;
+        }
+        got.clear();
+        let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        if stream.write_all(ok).and_then(|()| stream.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+/// However many requests have waited for their connections, they start one by one (I5).
+#[test]
+fn requests_that_waited_for_their_connections_start_within_the_limit() {
+    let rate = 5;
+    for tls in [false, true] {
+        let slow = SlowToConnect::start(tls);
+        let scheme = if tls { "https" } else { "http" };
+        let rig = Rig::new(&format!(
+            "[partners.p]\nurl = \"{scheme}://partner.example/\"\nproxy = \"socks5h://{}\"\nconcurrency = 64\nca = \"ca.pem\"\n\
+             limits = [\"{rate}/s\"]\ntimeout = {{ connect = \"60s\", request = \"60s\" }}\n\
+             [topics.t]\npartner = \"p\"\nid = \"json:/id\"\nkey = \"json:/user\"\n",
+            slow.address
+        ));
+        std::fs::write(rig.path("ca.pem"), &slow.pem).expect("written");
+        rig.import("t", lines(0..20, 20));
+        let drained = rig.drain();
+        assert_eq!(drained.counts(), (20, 0, 0), "{}", drained.said);
+        let mut arrived = slow.arrived.lock().expect("no panic").clone();
+        arrived.sort();
+        assert_eq!(arrived.len(), 20);
+        // A busy machine reads them late, closer to each other by as much as that takes: hence the shorter window.
+        let window = SECOND - Duration::from_millis(400);
+        let most = arrived
+            .iter()
+            .enumerate()
+            .map(|(i, from)| arrived[i..].iter().take_while(|at| **at < *from + window).count())
+            .max();
+        assert!(
+            most <= Some(rate),
+            "{most:?} of {rate} in {window:?}: {arrived:?}"
+        );
+    }
+}

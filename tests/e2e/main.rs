@@ -9,6 +9,7 @@ mod input;
 mod intake;
 mod kills;
 mod limits;
+mod orders;
 mod partners;
 mod scope;
 mod secrets;
