@@ -143,6 +143,16 @@ enum Kind {
     Record { value: bool, key: bool },
 }
 
+/// A record that has every field, a text each.
+#[derive(Debug)]
+struct AnyField;
+
+impl Object for AnyField {
+    fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
+        Some(Value::from("1"))
+    }
+}
+
 impl Templates {
     /// An empty set for this partner.
     pub fn new(partner: &str, secrets: &Secrets) -> Self {
@@ -260,6 +270,15 @@ impl Templates {
                     });
                 }
             }
+            if let Some(error) = self.wrong_arguments(&what) {
+                return Err(TemplateError::Syntax {
+                    what,
+                    why: format!(
+                        "a filter or function gets other arguments than it takes: {}",
+                        plain(&error)
+                    ),
+                });
+            }
             if used
                 .iter()
                 .all(|u| u == "partner" || globals.contains(&u.as_str()))
@@ -278,6 +297,30 @@ impl Templates {
             has_secrets: !secrets_named(source).is_empty(),
             tells_attempt,
         })
+    }
+
+    /// Fills a template once with fields that are all there, to see whether its filters and functions get as many
+    /// arguments as they take: else the first record would tell, and each would be a dead letter. What depends on the data
+    /// does not count; branches that are not taken are not seen.
+    fn wrong_arguments(&self, what: &str) -> Option<minijinja::Error> {
+        let mut trial = self.env.clone();
+        trial.set_undefined_behavior(UndefinedBehavior::Chainable);
+        // What it prints does not matter, nor whether it can be printed.
+        trial.set_formatter(|_, _, _| Ok(()));
+        let record: Vec<(&str, Value)> = VARIABLES
+            .iter()
+            .map(|name| match *name {
+                "value" | "headers" => (*name, Value::from_object(AnyField)),
+                _ => (*name, Value::from("1")),
+            })
+            .collect();
+        let record: Value = record.into_iter().collect();
+        let error = trial.get_template(what).ok()?.render(record).err()?;
+        matches!(
+            error.kind(),
+            ErrorKind::MissingArgument | ErrorKind::TooManyArguments
+        )
+        .then_some(error)
     }
 
     /// The text of a template that is the same for every record.

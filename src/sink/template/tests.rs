@@ -297,3 +297,38 @@ fn values_stay_in_their_place_of_a_url() {
         "a=1.0&b%20c=null"
     );
 }
+
+/// A filter that gets too few arguments, or too many, would make a dead letter of every record.
+#[test]
+fn wrong_arguments_are_found_when_the_template_is_compiled() {
+    let compile = |source: &str| {
+        let mut templates = Templates::new("p", &Secrets::none());
+        templates
+            .compile("body", source)
+            .map(drop)
+            .map_err(|e| e.to_string())
+    };
+    for wrong in [
+        "{{ value.a | replace }}",
+        "{{ value.a | replace('x') }}",
+        "{{ value.a | upper(1, 2) }}",
+        "{{ value.a | default('x') | replace('y') }}",
+    ] {
+        let told = compile(wrong).expect_err(wrong);
+        assert!(
+            told.starts_with("body: ") && told.contains("argument"),
+            "{wrong}: {told}"
+        );
+    }
+    // What depends on the record is the record's business.
+    for right in [
+        "{{ value.a | replace('x', 'y') }}",
+        "{{ value.a.b.c | upper }}",
+        "{{ value.n | int + 1 }} {{ value.items | length }} {{ headers['x'] }} {{ key }} {{ 1 // value.z }}",
+        "{% for x in value.list %}{{ x.name | tojson }}{% endfor %}",
+        "{% if value.kind == 'a' %}{{ value.rows[3].x | round(2) }}{% endif %}",
+        "{{ value | tojson }} {{ value.at | urlencode }} {{ '%s' | format(value.l[3]) }}",
+    ] {
+        assert_eq!(compile(right), Ok(()), "{right}");
+    }
+}
