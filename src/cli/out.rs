@@ -1,6 +1,7 @@
 //! Data on stdout: text lines, or JSON objects one a line. Never `println!`, which panics when the reader leaves.
 
 use super::{CliError, Global};
+use crate::telemetry::terminal::stdout_width;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -10,6 +11,7 @@ pub struct Out {
     to: io::BufWriter<Box<dyn Write>>,
     json: bool,
     terminal: bool,
+    width: Option<usize>,
 }
 
 impl Out {
@@ -21,6 +23,7 @@ impl Out {
             to: io::BufWriter::new(Box::new(stdout)),
             json: global.json,
             terminal,
+            width: stdout_width(),
         }
     }
 
@@ -30,6 +33,7 @@ impl Out {
             to: io::BufWriter::new(writer),
             json,
             terminal: false,
+            width: None,
         }
     }
 
@@ -41,6 +45,11 @@ impl Out {
     /// Whether a person looks at it.
     pub fn is_terminal(&self) -> bool {
         self.terminal
+    }
+
+    /// Columns of the terminal that a person looks at, if one does.
+    pub fn width(&self) -> Option<usize> {
+        self.width
     }
 
     /// One line of text.

@@ -3,6 +3,7 @@
 use super::scenario::Scenario;
 use crate::api::Status;
 use crate::mock::Report;
+use crate::telemetry::terminal::stderr_width;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -21,7 +22,10 @@ impl Watch {
     pub fn new(scenario: &Scenario) -> Self {
         let bars = std::io::stderr().is_terminal().then(|| {
             let all = MultiProgress::new();
-            let bar = "{prefix:<8} [{bar:30}] {human_pos:>8}/{human_len} {msg}";
+            let bar = match stderr_width() {
+                Some(..100) => "{prefix:<8} [{wide_bar}] {percent:>3}%",
+                _ => "{prefix:<8} [{bar:30}] {human_pos:>8}/{human_len} {msg}",
+            };
             let style = ProgressStyle::with_template(bar).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bars = scenario
                 .parts()

@@ -6,6 +6,7 @@
 pub mod every;
 pub mod logging;
 pub mod metrics;
+pub mod terminal;
 pub mod text;
 
 pub use metrics::{Metrics, PartnerMetrics};
