@@ -11,6 +11,7 @@ use super::item::Item;
 use crate::config::{IdSource, KeySource};
 use crate::core::ledger::codec::cut;
 use crate::core::ledger::entry::Kept;
+use crate::core::readable_id;
 use crate::core::shown;
 use crate::core::types::MessageId;
 use crate::sink::{Answer, Sink, Verdict};
@@ -46,9 +47,16 @@ impl LineRules {
 fn names<S: Sink>(route: &RouteContext<S>, item: &Item) -> (String, Option<String>) {
     let masker = route.partner.sink.masker();
     let (rules, delivery) = (&route.lines, &item.delivery);
-    let id = shown::shown_id(&rules.id, &delivery.readable, &masker)
-        .map_or_else(|| delivery.id.to_string(), |id| cut(&id, SHOWN).to_owned());
     let record = &delivery.record;
+    // As lists and commands name one that goes by its position while others of its topic do not.
+    let marked = !rules.id.is_empty()
+        && !rules.id.contains(&IdSource::Position)
+        && delivery.id == route.scope.position(record.offset);
+    let id = match marked {
+        true => readable_id::marked_position(record.offset),
+        false => shown::shown_id(&rules.id, &delivery.readable, &masker)
+            .map_or_else(|| delivery.id.to_string(), |id| cut(&id, SHOWN).to_owned()),
+    };
     let key = shown::key_text(&rules.key, record.key.as_deref(), &record.value).map(|key| {
         let key = shown::masked_key(&rules.key, &key, &masker);
         cut(&key, SHOWN).to_owned()

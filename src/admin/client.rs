@@ -46,8 +46,8 @@ pub enum ClientError {
         detail: String,
     },
     /// The file to be sent could not be read, or what came could not be written.
-    #[error("{0}")]
-    Local(#[source] io::Error),
+    #[error(transparent)]
+    Local(io::Error),
 }
 
 /// A node's admin port.

@@ -74,7 +74,7 @@ pub enum AdminError {
     #[error("listen.admin is `{0}`, which others can reach: set listen.token, or listen on 127.0.0.1")]
     NeedsToken(SocketAddr),
     /// The address cannot be had.
-    #[error("cannot listen on `{address}` ({key}): {source}")]
+    #[error("cannot listen on `{address}` ({key})")]
     Bind {
         /// The key of the configuration.
         key: &'static str,
@@ -84,7 +84,7 @@ pub enum AdminError {
         source: io::Error,
     },
     /// The server's own thread or runtime could not be made.
-    #[error("cannot start the admin server: {0}")]
+    #[error("cannot start the admin server")]
     Start(#[source] io::Error),
 }
 

@@ -42,6 +42,9 @@ pub struct Filter {
     /// At most so many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Only what comes after the end of an earlier page: its `next`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// Most IDs one filter names.
@@ -345,6 +348,30 @@ pub struct Story {
     pub routes: Vec<RouteStory>,
     /// Part of the ledger was trimmed: what lies before this offset is not told.
     pub told_from: u64,
+    /// What was looked through of the records that wait in topics, where neither ledger nor store knows the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looked: Option<Looked>,
+    /// What else is known, in sentences: of the file that was asked for, for instance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// How far a search in topics came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Looked {
+    /// Records that were looked at.
+    pub records: u64,
+    /// Records that were not, because the search met its bound.
+    pub left: u64,
+}
+
+/// A message whose record waits in the topic: no attempt of it has begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// Records before it in its partition that are not finished.
+    pub before: u64,
+    /// Why its route stands, where it does.
+    pub why: Vec<String>,
 }
 
 /// What became of a message in one route.
@@ -370,6 +397,9 @@ pub struct RouteStory {
     pub attempts: u32,
     /// What happened, in order; long ones have their middle left out.
     pub lines: Vec<StoryLine>,
+    /// Set while its record waits in the topic and no attempt has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Unread>,
 }
 
 /// One thing that happened to a message.
@@ -377,7 +407,8 @@ pub struct RouteStory {
 pub struct StoryLine {
     /// When.
     pub at: String,
-    /// What, as a word: appended, attempt, delivered, later, dead, parked, skipped, waiting, opened, command.
+    /// What, as a word: appended, attempt, delivered, later, dead, parked, skipped, waiting, opened, command, waits,
+    /// because.
     pub event: String,
     /// The rest, in words.
     pub detail: String,

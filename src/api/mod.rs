@@ -15,6 +15,7 @@ pub use orders::{Confirmed, Expect, Group, Order, OrderReport, OrderRequest, Tou
 pub use status::{BreakerState, PartnerStatus, Status, TopicStatus};
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A question to a node, or to a stopped node's folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +84,9 @@ pub struct Page<T> {
     pub rows: Vec<T>,
     /// More rows match than the limit let through.
     pub more: bool,
+    /// Where the list goes on: the filter's `after` for the next page. Lists of kept messages have it where there are more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// One record to append to a topic: `send`.
@@ -113,8 +117,11 @@ pub struct SendReply {
     pub partition: u32,
     /// Its offset.
     pub offset: u64,
-    /// Its readable message ID, if it has one.
+    /// Its readable message ID, as lists show it; none where it is masked or lists hide it.
     pub id: Option<String>,
+    /// What becomes of it that the sender may not have meant, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What an import into a running node is told; the file itself is the body of the request, packed (gz, zst) or not:
@@ -176,6 +183,9 @@ pub struct ImportReport {
     /// Lines left out because an earlier import has them (`rest`).
     #[serde(default)]
     pub passed_over: u64,
+    /// A line of which an earlier import has read only a part, as it had no line end then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub went_on: Option<u64>,
     /// What should be known of the file, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -226,6 +236,18 @@ pub struct NodeIdentity {
     /// The configuration files that it was started with, absolute.
     #[serde(default)]
     pub files: Vec<String>,
+    /// Its topics: what message IDs are made with.
+    #[serde(default)]
+    pub topics: BTreeMap<String, TopicIdentity>,
+}
+
+/// Which incarnation of a topic it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicIdentity {
+    /// Its ID, hex.
+    pub id: String,
+    /// Its partitions.
+    pub partitions: u32,
 }
 
 /// Whether a node is alive, or ready.
@@ -264,6 +286,9 @@ pub enum ApiError {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// It names a partner or topic that there is not: most likely a misspelt one.
+    #[error("{0}")]
+    UnknownName(String),
     /// The message has moved on since the order was made up.
     #[error("stale: {0}")]
     Stale(String),
@@ -299,6 +324,7 @@ impl ApiError {
         match self {
             ApiError::Invalid(_) => "invalid",
             ApiError::NotFound(_) => "not-found",
+            ApiError::UnknownName(_) => "unknown-name",
             ApiError::Stale(_) => "stale",
             ApiError::Conflict(_) => "conflict",
             ApiError::Unavailable(_) => "unavailable",
@@ -316,7 +342,7 @@ impl ApiError {
             ApiError::Invalid(_) => 400,
             ApiError::Unauthorized => 401,
             ApiError::Forbidden(_) => 403,
-            ApiError::NotFound(_) => 404,
+            ApiError::NotFound(_) | ApiError::UnknownName(_) => 404,
             ApiError::Stale(_) | ApiError::Conflict(_) => 409,
             ApiError::TooLarge { .. } => 413,
             ApiError::Internal(_) => 500,
@@ -329,6 +355,7 @@ impl ApiError {
         match self {
             ApiError::Invalid(_) => "the request is not valid",
             ApiError::NotFound(_) => "there is no such thing",
+            ApiError::UnknownName(_) => "there is no partner or topic of that name",
             ApiError::Stale(_) => "the message has moved on",
             ApiError::Conflict(_) => "not possible in the present state",
             ApiError::Unavailable(_) => "the node cannot do this now",
@@ -382,6 +409,7 @@ impl Problem {
         match self.code.as_str() {
             "invalid" => ApiError::Invalid(self.detail),
             "not-found" => ApiError::NotFound(self.detail),
+            "unknown-name" => ApiError::UnknownName(self.detail),
             "stale" => ApiError::Stale(self.detail.trim_start_matches("stale: ").to_owned()),
             "conflict" => ApiError::Conflict(self.detail),
             "unavailable" => ApiError::Unavailable(self.detail),

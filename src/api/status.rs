@@ -156,6 +156,9 @@ pub struct PartnerStatus {
     pub parked: u64,
     /// Messages passed over by a rule and kept.
     pub skipped: u64,
+    /// What would help, in sentences.
+    #[serde(default)]
+    pub hints: Vec<String>,
     /// Connections open.
     pub connections: u64,
     /// Connections made.
@@ -171,6 +174,19 @@ pub struct PartnerStatus {
     pub sink: String,
     /// Where it is: scheme, host and port, never path or query.
     pub address: String,
+}
+
+impl PartnerStatus {
+    /// Says when what waits will be delivered. Of a partner that stands nothing can be said: when it goes on is not up
+    /// to this node.
+    pub fn estimate(&mut self) {
+        let stands =
+            self.paused.is_some() || self.held_until.is_some() || self.breaker != BreakerState::Closed;
+        self.eta_s = match stands && self.waiting > 0 {
+            true => None,
+            false => eta_s(self.waiting, self.limit, self.rate),
+        };
+    }
 }
 
 /// One thing that a partner's messages wait for.

@@ -120,7 +120,8 @@ fn orders_and_queries_survive_their_json_form() {
     );
     let reply = Reply::Messages(Page {
         rows: vec![MessageRow::default()],
-        more: false,
+        more: true,
+        next: Some("place".into()),
     });
     let text = serde_json::to_string(&reply).unwrap();
     assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply);
@@ -135,6 +136,7 @@ fn a_problem_document_keeps_code_and_hides_what_failed_inside() {
     for error in [
         ApiError::Invalid("x".into()),
         ApiError::NotFound("x".into()),
+        ApiError::UnknownName("x".into()),
         ApiError::Stale("x".into()),
         ApiError::Conflict("x".into()),
         ApiError::Unavailable("x".into()),

@@ -196,7 +196,7 @@ impl NodeHooks {
         all.filter(|(_, waits)| !waits.is_empty()).collect()
     }
 
-    /// What would help the partners of which this life parked messages.
+    /// What would help the partners of which messages are parked.
     pub fn hints(&self) -> Vec<String> {
         let mut parked: BTreeMap<String, Parked> = BTreeMap::new();
         for ((_, partner, _), figures) in self.routes.lock().iter() {
@@ -205,10 +205,23 @@ impl NodeHooks {
             sum.timeout += more.timeout;
             sum.gateway += more.gateway;
         }
-        parked
-            .iter()
-            .flat_map(|(partner, parked)| hints(partner, *parked))
-            .collect()
+        let mut all: BTreeMap<String, u64> = BTreeMap::new();
+        self.keeper.with_state(|state| {
+            for (at, partition) in &state.partitions {
+                let parked = partition.messages.totals().parked;
+                if let Some(route) = state.routes.get(&at.route).filter(|_| parked > 0) {
+                    *all.entry(route.partner.clone()).or_default() += parked;
+                }
+            }
+        });
+        for partner in all.keys() {
+            parked.entry(partner.clone()).or_default();
+        }
+        let of = |(partner, parked): (&String, &Parked)| {
+            let policies = self.config.partners.get(partner).map(|p| &p.doubt);
+            hints(partner, *parked, all.get(partner).copied().unwrap_or(0), policies)
+        };
+        parked.iter().flat_map(of).collect()
     }
 
     fn facts(&self, figures: &PartnerFigures) -> Facts {

@@ -14,7 +14,7 @@ use crate::core::ledger::fold::{Effect, LaneState};
 use crate::core::types::Time;
 use crate::dedup::DedupError;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
-use crate::ledger::desk::{Desk, LogEntries, Standing, View};
+use crate::ledger::desk::{Desk, LogEntries, Pick, Standing, View, explain};
 use crate::ledger::keeper::KeeperError;
 use crate::log::{Batch, LogError};
 use std::ops::ControlFlow;
@@ -100,10 +100,14 @@ impl Offline {
     /// # Errors
     /// [`ApiError`].
     pub fn query(&self, query: &Query) -> Result<Reply, ApiError> {
-        let now = self.clock.now();
-        let pick = Desk::pick_for_query(query, now)?;
-        let view = self.opened.keeper.with_state(|state| View::of(state, &pick))?;
-        self.desk.answer(&view, query, now)
+        let look = |pick: &Pick| self.opened.keeper.with_state(|state| View::of(state, pick));
+        let mut reply = self.desk.answer(&look, query, self.clock.now())?;
+        if let Reply::Story(story) = &mut reply
+            && story.routes.iter().any(|route| route.unread.is_some())
+        {
+            explain(story, &self.status());
+        }
+        Ok(reply)
     }
 
     /// Remembered IDs, one line of JSON each, as long as `take` goes on.

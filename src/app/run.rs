@@ -81,7 +81,7 @@ pub struct Summary {
     pub parked: u64,
     /// Messages whose request had no known outcome when the node ended: the next start decides by the doubt policy.
     pub in_doubt: u64,
-    /// What would help the partners of which messages were parked.
+    /// What would help the partners of which messages are parked.
     pub hints: Vec<String>,
     /// Why it ended.
     pub ended: Ended,

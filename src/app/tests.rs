@@ -49,7 +49,7 @@ impl World {
                 value: format!(r#"{{"id":{n},"user":"u{}","seq":{n}}}"#, n % 37),
                 ..SendRequest::default()
             };
-            send(log.as_ref(), section, &spec, &record).unwrap();
+            send(log.as_ref(), section, &spec, &[], &record).unwrap();
         }
         log.close().unwrap();
         world

@@ -1,6 +1,6 @@
 //! `dead`: dead letters.
 
-use super::filter::{Bulk, Filter};
+use super::filter::{Bulk, List};
 use super::order::{self, How};
 use super::{CliError, Exit, Global, listing};
 use crate::api::{self, Order, Query};
@@ -17,7 +17,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 pub enum Action {
     /// Dead letters, oldest first
-    List(Filter),
+    List(List),
     /// One dead letter with payload and last answer, hidden unless --raw
     Show(Show),
     /// Open a new round for them
@@ -53,10 +53,10 @@ impl Show {
 /// Runs the command.
 pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     match args.action {
-        Action::List(filter) => listing::list(
+        Action::List(list) => listing::list(
             global,
             &Query::Dead {
-                filter: filter.to_api(&[]),
+                filter: list.to_api(),
             },
         ),
         Action::Show(show) => listing::show(global, &show.query()),

@@ -271,7 +271,7 @@ fn get(global: &Global, filter: Filter) -> Result<Exit, CliError> {
 }
 
 fn list(global: &Global, query: &Query) -> Result<Exit, CliError> {
-    let Reply::Dedup(Page { rows, more }) = node::with(global, |node| node.query(query))? else {
+    let Reply::Dedup(Page { rows, more, .. }) = node::with(global, |node| node.query(query))? else {
         return Err(unexpected());
     };
     let mut out = Out::new(global);

@@ -180,6 +180,7 @@ mod tests {
             data: "/a/data".into(),
             journal: "j1".into(),
             files: vec!["/a/actors.toml".into()],
+            ..NodeIdentity::default()
         };
         let here = |data: &str, journal: Option<&str>, file: &str| Here {
             data: data.into(),

@@ -1,7 +1,7 @@
 //! `doubt`: messages whose delivery is in doubt, parked for an operator (I3).
 
 use super::dead::{Show, give};
-use super::filter::{Bulk, Filter};
+use super::filter::{Bulk, List};
 use super::{CliError, Exit, Global, listing};
 use crate::api::{Confirmed, Order, Query};
 
@@ -17,7 +17,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 pub enum Action {
     /// Parked messages, oldest first
-    List(Filter),
+    List(List),
     /// One parked message with payload and last answer, hidden unless --raw
     Show(Show),
     /// Send them again with the same Idempotency-Key, though the partner may have taken them
@@ -40,10 +40,10 @@ pub struct Confirm {
 /// Runs the command.
 pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     match args.action {
-        Action::List(filter) => listing::list(
+        Action::List(list) => listing::list(
             global,
             &Query::Doubts {
-                filter: filter.to_api(&[]),
+                filter: list.to_api(),
             },
         ),
         Action::Show(show) => listing::show(global, &show.query()),

@@ -55,12 +55,34 @@ impl Filter {
             key: self.key.clone(),
             round: None,
             limit: self.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+            after: None,
         }
     }
 
     /// Whether it picks everything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// What a list shows: a filter, and where to go on.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct List {
+    /// Which messages.
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Go on behind an earlier list, which has said this place at its end
+    #[arg(long, value_name = "PLACE")]
+    pub after: Option<String>,
+}
+
+impl List {
+    /// As the node understands it.
+    pub fn to_api(&self) -> api::Filter {
+        api::Filter {
+            after: self.after.clone(),
+            ..self.filter.to_api(&[])
+        }
     }
 }
 

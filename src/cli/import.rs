@@ -9,6 +9,7 @@ use crate::api::{ImportReport, ImportRequest};
 use crate::config::Config;
 use crate::intake::import::{ImportError, ImportOptions, Importer, Progress};
 use crate::intake::topic_spec;
+use crate::telemetry::terminal::stderr_width;
 use crate::telemetry::text::{count, counted};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -37,7 +38,7 @@ pub struct Args {
     /// File for lines that cannot be read [default: FILE.rejects beside each file; a running node keeps its own]
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
-    /// End with exit code 1 at the first bad line, and import nothing of its file
+    /// End with exit code 1 at the first bad line, and import nothing of its file. Without it, lines that are rejected leave the exit code 0: the report counts them
     #[arg(long)]
     pub strict: bool,
     /// Between the fields of CSV files: one character, or tab [default: by their content]
@@ -286,11 +287,20 @@ fn bar(args: &Args, file: &Path, name: &str) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let total = file.metadata().map_or(0, |m| m.len());
-    let form = "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left, {msg}";
+    let form = bar_form(stderr_width().unwrap_or(80));
     let style = ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total)
         .with_style(style)
         .with_prefix(name.to_owned())
+}
+
+/// What the bar shows on a terminal of so many columns: it takes what the words leave.
+fn bar_form(columns: usize) -> &'static str {
+    match columns {
+        120.. => "{prefix} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left, {msg}",
+        70.. => "{prefix} [{wide_bar}] {percent:>3}%, {eta} left, {msg}",
+        _ => "{percent:>3}% [{wide_bar}] {eta}",
+    }
 }
 
 /// Bytes of one piece of an upload, and how many may wait (I6).
@@ -431,6 +441,17 @@ mod tests {
             assert_eq!(args.request(pipe).name, "export.csv");
             assert_eq!(args.rejects(pipe), Path::new("export.csv.rejects"));
         }
+    }
+
+    /// A bar that is wider than its terminal would scroll it away.
+    #[test]
+    fn the_bar_fits_its_terminal() {
+        for columns in [40, 69, 70, 119, 120, 300] {
+            let form = bar_form(columns);
+            ProgressStyle::with_template(form).expect("a template");
+            assert!(form.contains("{wide_bar}") && !form.contains("{bar"), "{form}");
+        }
+        assert!(!bar_form(40).contains("{prefix}") && !bar_form(40).contains("{msg}"));
     }
 
     #[test]

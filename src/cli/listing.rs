@@ -39,8 +39,8 @@ pub(super) fn print(out: &mut Out, page: &Page<MessageRow>) -> Result<(), CliErr
             Column::Number("ATTEMPTS"),
             Column::Number("STATUS"),
             Column::Text("SINCE"),
-            Column::Text("REASON"),
             Column::Text("SOURCE"),
+            Column::Text("REASON"),
         ]);
         for row in &page.rows {
             table.row([
@@ -53,20 +53,30 @@ pub(super) fn print(out: &mut Out, page: &Page<MessageRow>) -> Result<(), CliErr
                 row.attempts.to_string(),
                 row.last_status.map_or("-".into(), |s| s.to_string()),
                 row.at.clone(),
-                row.reason.clone(),
                 row.source.clone().unwrap_or_else(|| "-".into()),
+                row.reason.clone(),
             ]);
         }
         table.print(out)?;
     }
     if page.more {
         out.flush()?;
-        eprintln!(
-            "there are more than these {}; narrow the list, or raise --limit",
-            count(page.rows.len() as u64)
-        );
+        eprintln!("{}", more(page.rows.len() as u64, page.next.as_deref()));
     }
     Ok(())
+}
+
+/// What is said below a list that is not whole.
+fn more(rows: u64, next: Option<&str>) -> String {
+    let these = match rows {
+        0 => "none of those that were looked at fits, and there are more".to_owned(),
+        1 => "there are more than this one".to_owned(),
+        n => format!("there are more than these {}", count(n)),
+    };
+    match next {
+        Some(next) => format!("{these}: narrow the list, or go on behind them with --after {next}"),
+        None => format!("{these}: narrow the list, or raise --limit"),
+    }
 }
 
 /// Prints one message in full.
@@ -133,4 +143,19 @@ pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_not_whole_says_how_to_go_on() {
+        assert_eq!(
+            more(1, Some("5.a")),
+            "there are more than this one: narrow the list, or go on behind them with --after 5.a"
+        );
+        assert!(more(1_000, None).starts_with("there are more than these 1,000: narrow"));
+        assert!(more(0, Some("x")).starts_with("none of those"));
+    }
 }

@@ -3,13 +3,14 @@
 use super::listing::{one_line, unexpected};
 use super::node;
 use super::{CliError, Exit, Global, Out};
-use crate::api::messages::{RouteStory, Story};
+use crate::api::messages::{Looked, RouteStory, Story};
 use crate::api::{Filter, Query, Reply};
+use crate::telemetry::text::{count, counted};
 
 /// Arguments of `message`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Message ID: as in the record, or its 32 hexadecimal digits
+    /// Message ID: as in the record, or its 32 hexadecimal digits; or FILE:LINE of an imported file
     #[arg(value_name = "ID")]
     pub id: String,
     /// Only this topic
@@ -18,6 +19,9 @@ pub struct Args {
     /// Only this partner
     #[arg(long, value_name = "NAME")]
     pub partner: Option<String>,
+    /// Only this partition
+    #[arg(long, value_name = "NUMBER")]
+    pub partition: Option<u32>,
 }
 
 /// Runs the command. Exit code 1 if nothing is known of the message.
@@ -25,6 +29,7 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     let filter = Filter {
         topic: args.topic,
         partner: args.partner,
+        partition: args.partition,
         ..Filter::of_id(args.id)
     };
     let (reply, hints) = node::with(global, |node| {
@@ -48,6 +53,9 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         lines(&story).into_iter().try_for_each(|line| out.line(line))?;
     }
     out.finish()?;
+    for note in &story.notes {
+        eprintln!("note: {}", one_line(note));
+    }
     for hint in hints {
         eprintln!("note: {hint}");
     }
@@ -60,16 +68,43 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
 
 fn lines(story: &Story) -> Vec<String> {
     if story.routes.is_empty() {
-        return vec![format!(
-            "nothing is known of message {}: not taken up yet (`sluicegate status` shows what a topic still holds), or no longer remembered",
-            one_line(&story.id)
-        )];
+        return vec![unknown(story)];
     }
-    story
-        .routes
-        .iter()
-        .flat_map(|route| route_lines(&story.id, route))
-        .collect()
+    let routes = story.routes.iter();
+    let mut lines: Vec<String> = routes.flat_map(|route| route_lines(&story.id, route)).collect();
+    if let Some(looked) = story.looked.filter(|looked| looked.left > 0) {
+        lines.push(format!("({})", not_all(looked)));
+    }
+    lines
+}
+
+/// What is said of a message that is found nowhere.
+fn unknown(story: &Story) -> String {
+    let id = one_line(&story.id);
+    match story.looked {
+        // Of a file's line the notes say what is known.
+        None if !story.notes.is_empty() => format!("no message of {id} is known"),
+        None => format!("nothing is known of message {id}: not taken up yet, or no longer remembered"),
+        Some(looked) if looked.left > 0 => format!(
+            "nothing is known of message {id} so far: {}; --topic, --partner or --partition narrow it down",
+            not_all(looked)
+        ),
+        Some(looked) => format!(
+            "nothing is known of message {id}: none of the {} in topics has this ID, and neither ledger nor store knows it. It never came in, or is no longer remembered",
+            match looked.records {
+                1 => "1 record that waits".to_owned(),
+                n => format!("{} records that wait", count(n)),
+            }
+        ),
+    }
+}
+
+fn not_all(looked: Looked) -> String {
+    format!(
+        "{} that wait in topics were looked at, {} more were not",
+        counted(looked.records, "record"),
+        count(looked.left)
+    )
 }
 
 /// At most ten lines.
@@ -128,12 +163,34 @@ mod tests {
         let story = Story {
             id: "a-1".into(),
             routes: vec![route],
-            told_from: 0,
+            ..Story::default()
         };
         let text = lines(&story);
         assert_eq!(text[0], "message a-1 to acme: delivered, 1 attempt");
         assert!(text[1].contains("day.jsonl:42"));
         assert!(text[2].ends_with("delivered  a b"));
-        assert!(lines(&Story::default())[0].contains("nothing is known"));
+    }
+
+    #[test]
+    fn what_is_unknown_is_said_with_how_far_was_looked() {
+        let said = |looked, notes: &[&str]| {
+            let story = Story {
+                id: "x".into(),
+                looked,
+                notes: notes.iter().map(|n| (*n).to_owned()).collect(),
+                ..Story::default()
+            };
+            lines(&story).concat()
+        };
+        let looked = |records, left| Some(Looked { records, left });
+        assert!(said(None, &[]).contains("nothing is known"));
+        assert!(said(looked(3, 0), &[]).contains("none of the 3 records that wait"));
+        assert!(said(looked(1, 0), &[]).contains("none of the 1 record that waits"));
+        let bounded = said(looked(1_000, 2_000), &[]);
+        assert!(
+            bounded.contains("so far") && bounded.contains("2,000 more were not"),
+            "{bounded}"
+        );
+        assert_eq!(said(None, &["line 3 was rejected"]), "no message of x is known");
     }
 }

@@ -243,7 +243,7 @@ fn unopened(error: OfflineError, loaded: &Loaded, address: &str) -> CliError {
 /// The error of a command for what the node, or its desk, said.
 pub fn refused(error: ApiError) -> CliError {
     match error {
-        ApiError::Invalid(what) => CliError::usage(what),
+        ApiError::Invalid(what) | ApiError::UnknownName(what) => CliError::usage(what),
         other => CliError::failed(other.to_string()),
     }
 }
@@ -287,6 +287,7 @@ mod tests {
     #[test]
     fn wrong_usage_and_refusals_have_their_own_codes() {
         assert_eq!(refused(ApiError::Invalid("x".into())).exit(), Exit::Usage);
+        assert_eq!(refused(ApiError::UnknownName("x".into())).exit(), Exit::Usage);
         assert_eq!(refused(ApiError::Stale("x".into())).exit(), Exit::Failed);
         let global = Global {
             admin: Some("nowhere".into()),

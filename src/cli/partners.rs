@@ -4,7 +4,6 @@ use super::node;
 use super::order::{self, How};
 use super::{CliError, Exit, Global, Out, status};
 use crate::api::{Order, PartnerStatus};
-use crate::config::finding::nearest;
 use crate::telemetry::text::count;
 
 /// Arguments of `partners`.
@@ -135,15 +134,12 @@ fn list(global: &Global) -> Result<Exit, CliError> {
 
 fn show(global: &Global, name: &str) -> Result<Exit, CliError> {
     let status = node::with(global, |node| node.status())?;
-    let Some(p) = status.partners.iter().find(|p| p.partner == name) else {
-        let error = CliError::failed(format!("no partner `{name}`"));
-        let names = status.partners.iter().map(|p| p.partner.as_str());
-        return Err(match nearest(name, names) {
-            Some(near) => error.mend(format!("did you mean `{near}`?")),
-            None => error.mend("`sluicegate partners list` names them"),
-        });
-    };
+    let names = status.partners.iter().map(|p| p.partner.as_str());
+    status::is_one_of("partner", name, names, "`sluicegate partners list` names them")?;
     let mut out = Out::new(global);
+    let Some(p) = status.partners.iter().find(|p| p.partner == name) else {
+        return out.finish().map(|()| Exit::Done);
+    };
     if out.is_json() {
         out.object(p)?;
     } else {

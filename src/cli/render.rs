@@ -1,19 +1,22 @@
 //! `render`: the request a record would become, not sent.
 //!
-//! Works on the configuration alone: no node, no folder. What only a topic that exists can give stands as an example:
-//! position 0 of partition 0, the first attempt, and a message ID (with what follows from it: Idempotency-Key,
-//! traceparent) that another topic of the same name would give too.
+//! Works on the configuration alone, so that it needs no node. The partition is the one that the record would come to.
+//! Message ID, Idempotency-Key and traceparent are made with the identity of the topic: where a node of this configuration
+//! runs, or its folder is at hand, they are those that are sent; else they are marked as examples. The offset is always an
+//! example, and with it the ID of a record that goes by its position.
 
 use super::{CliError, Exit, Global, Out, door};
-use crate::app::route_rules;
+use crate::admin::Client;
+use crate::app::{self, route_rules};
 use crate::clock::Clock;
-use crate::config::{Config, PartnerRef, TopicConfig};
+use crate::config::{Config, Loaded, PartnerRef, TopicConfig};
 use crate::core::mask::Masker;
 use crate::core::message_id::IdScope;
 use crate::core::record::{Headers, Record};
 use crate::core::resolve::{Known, Resolved, Resolver, Rules};
 use crate::core::shown::shown_id;
 use crate::core::types::TopicId;
+use crate::intake::place::{Incoming, Placer};
 use crate::sink::Delivery;
 use crate::sink::http::HttpSink;
 use crate::sink::secrets::Secrets;
@@ -51,6 +54,12 @@ struct Rendered {
     /// The readable message ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
+    /// The partition that it would come to; none: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<u32>,
+    /// What of it stands as an example, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    examples: Vec<String>,
     #[serde(flatten)]
     result: Outcome,
 }
@@ -81,6 +90,12 @@ impl fmt::Display for Rendered {
             self.partner,
             id.unwrap_or_default()
         )?;
+        if let Some(partition) = self.partition {
+            write!(f, ", partition {partition}")?;
+        }
+        for example in &self.examples {
+            write!(f, "\n# {example}")?;
+        }
         match &self.result {
             Outcome::Filtered => f.write_str("\n# not for this partner: finished without a request"),
             Outcome::Dead { reason } => write!(f, "\n# a dead letter: {reason}"),
@@ -147,10 +162,25 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
             )));
         }
     }
+    let there = identity(global, &loaded, &topic.name);
+    let partitions = there.map_or(topic.partitions, |(_, partitions)| partitions);
+    // What has something twice that decides about it says so below.
+    let partition = Placer::new(&topic, partitions).ok().and_then(|placer| {
+        let incoming = Incoming {
+            key: record.key.as_deref(),
+            value: &record.value,
+            headers: &args.headers,
+        };
+        placer.place(incoming).ok()?.partition
+    });
+    let place = Place {
+        topic_id: there.map(|(id, _)| id),
+        partition,
+    };
     let mut out = Out::new(global);
     let mut dead = false;
     for (i, (partner, rules)) in routes.into_iter().enumerate() {
-        let rendered = render(config, &topic, &partner, rules, &record, &secrets, clock)?;
+        let rendered = render(config, &topic, &partner, rules, place, &record, &secrets, clock)?;
         dead |= matches!(rendered.result, Outcome::Dead { .. });
         if out.is_json() {
             out.object(&rendered)?;
@@ -163,6 +193,45 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     }
     out.finish()?;
     Ok(if dead { Exit::Failed } else { Exit::Done })
+}
+
+/// Where the record would come to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// Which incarnation of the topic; none: it is not known here.
+    topic_id: Option<TopicId>,
+    /// None: any.
+    partition: Option<u32>,
+}
+
+/// Identity and partitions of a topic that is there: what the node says, or the folder of a stopped one.
+fn identity(global: &Global, loaded: &Loaded, topic: &str) -> Option<(TopicId, u32)> {
+    let config = &loaded.config;
+    let address = global.admin_address().ok()?;
+    let client = Client::new(&address, global.token().map(|t| t.expose().to_owned())).ok()?;
+    let ask = async {
+        if global.admin.is_none() {
+            door::must_be_ours(&client, config, &global.files()).await.ok()?;
+        }
+        client.identity().await.ok()
+    };
+    if let Some(node) = door::runtime().ok()?.block_on(ask) {
+        let there = node.topics.get(topic)?;
+        return Some((
+            TopicId(u128::from_str_radix(&there.id, 16).ok()?),
+            there.partitions,
+        ));
+    }
+    if global.admin.is_some() || !config.node.data.join("log").is_dir() {
+        return None;
+    }
+    let log = app::open_log(config).ok()?;
+    let there = log
+        .topic(topic)
+        .map(|meta| (meta.id, meta.partitions.len() as u32));
+    // Nothing was written.
+    let _ = log.close();
+    there
 }
 
 /// The topic that feeds a partner, if there is only one.
@@ -190,11 +259,13 @@ fn only_topic_of(config: &Config, partner: &str) -> Result<TopicConfig, CliError
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn render(
     config: &Config,
     topic: &TopicConfig,
     partner: &str,
     rules: Rules,
+    place: Place,
     record: &Record,
     secrets: &Secrets,
     clock: Clock,
@@ -204,14 +275,22 @@ fn render(
         .partners
         .get(partner)
         .ok_or_else(|| failed("it is not in the configuration".into()))?;
-    let scope = IdScope::new(&topic.name, TopicId(0), 0, partner);
-    let resolver = Resolver::try_new(scope, &topic.name, 0, rules).map_err(|e| failed(e.to_string()))?;
+    let (topic_id, partition) = (place.topic_id.unwrap_or(TopicId(0)), place.partition.unwrap_or(0));
+    let scope = IdScope::new(&topic.name, topic_id, partition, partner);
+    let by_place = scope.position(record.offset);
+    let resolver =
+        Resolver::try_new(scope, &topic.name, partition, rules).map_err(|e| failed(e.to_string()))?;
     let masker = Masker::new(&settings.mask, &secrets.values());
     let rendered = |known: Option<&Known>, result| Rendered {
         topic: topic.name.clone(),
         partner: partner.to_owned(),
         // As lists show it: by its hash where a part of it is masked.
         id: known.map(|k| shown_id(&topic.id, &k.readable, &masker).unwrap_or_else(|| k.id.to_string())),
+        partition: place.partition,
+        examples: match known {
+            Some(known) => examples(place, known.id == by_place),
+            None => Vec::new(),
+        },
         result,
     };
     let known = match resolver.resolve(record) {
@@ -222,7 +301,7 @@ fn render(
     let sink = HttpSink::try_new(settings, secrets, clock).map_err(|e| failed(e.to_string()))?;
     let delivery = Delivery {
         topic: topic.name.as_str().into(),
-        partition: 0,
+        partition,
         record: record.clone(),
         id: known.id,
         readable: known.readable.clone(),
@@ -242,6 +321,26 @@ fn render(
         },
     };
     Ok(rendered(Some(&known), result))
+}
+
+/// What of a request stands as an example.
+fn examples(place: Place, by_position: bool) -> Vec<String> {
+    let names = "idempotency-key, traceparent and message_id";
+    let mut examples = Vec::new();
+    if by_position {
+        examples.push(format!(
+            "for example as offset 0: the record goes by its position, so another {names} are sent"
+        ));
+    } else if place.topic_id.is_none() {
+        examples.push(format!(
+            "for example: another {names} are sent, as the topic is not there yet, or not at hand"
+        ));
+    } else if place.partition.is_none() {
+        examples.push(format!(
+            "for example in partition 0: any may get it, and another {names} go with that"
+        ));
+    }
+    examples
 }
 
 #[cfg(test)]
@@ -282,6 +381,7 @@ deliver = [{ partner = 'acme', when = \"value.kind == 'a'\" }, { partner = 'othe
             &topic,
             &name,
             rules,
+            Place::default(),
             &record,
             &secrets,
             Clock::start(),
@@ -332,6 +432,22 @@ deliver = [{ partner = 'acme', when = \"value.kind == 'a'\" }, { partner = 'othe
         );
         let nameless = rendered("other", r#"{"user":"u7"}"#).to_string();
         assert!(nameless.contains("no_id"), "{nameless}");
+    }
+
+    #[test]
+    fn what_is_an_example_is_marked() {
+        let there = Place {
+            topic_id: Some(TopicId(7)),
+            partition: Some(3),
+        };
+        assert_eq!(examples(there, false), Vec::<String>::new());
+        assert!(examples(there, true)[0].contains("goes by its position"));
+        assert!(examples(Place::default(), false)[0].contains("not there yet"));
+        let shown = rendered("acme", r#"{"id":"m1","user":"u7","kind":"a"}"#).to_string();
+        assert!(
+            shown.contains("\n# for example: another idempotency-key"),
+            "{shown}"
+        );
     }
 
     #[test]

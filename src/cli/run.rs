@@ -1,7 +1,9 @@
 //! `run`: a node.
 
-use super::{CliError, Exit, Global};
+use super::{CliError, Exit, Global, Out};
 use crate::app;
+use crate::telemetry::text::counted;
+use serde::Serialize;
 use std::time::Duration;
 
 /// Arguments of `run`.
@@ -13,6 +15,18 @@ pub struct Args {
     /// With --until-drained: give up after so long, as 2h; exit code 4
     #[arg(long, value_name = "DURATION", value_parser = super::duration_arg, requires = "until_drained")]
     pub timeout: Option<Duration>,
+}
+
+/// `--json`: what a run with `--until-drained` came to.
+#[derive(Serialize)]
+struct Done<'a> {
+    /// How it ended, in words: drained, timed out, stopped …
+    ended: &'a str,
+    delivered: u64,
+    dead: u64,
+    parked: u64,
+    in_doubt: u64,
+    hints: &'a [String],
 }
 
 /// Runs the command.
@@ -49,15 +63,27 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
             app::Ended::TimedOut => "timed out",
             app::Ended::Told => "stopped before everything was drained",
         };
-        eprintln!(
-            "{word}: {} delivered, {} dead, {} parked",
-            summary.delivered, summary.dead, summary.parked
-        );
+        let mut out = Out::new(global);
+        out.either(
+            &Done {
+                ended: word,
+                delivered: summary.delivered,
+                dead: summary.dead,
+                parked: summary.parked,
+                in_doubt: summary.in_doubt,
+                hints: &summary.hints,
+            },
+            format_args!(
+                "{word}: {} delivered, {} dead, {} parked",
+                summary.delivered, summary.dead, summary.parked
+            ),
+        )?;
+        out.finish()?;
     }
     if summary.in_doubt > 0 {
         eprintln!(
-            "in doubt: the outcome of {} requests is not known; the next start decides by each partner's doubt policy",
-            summary.in_doubt
+            "in doubt: the outcome of {} is not known; the next start decides by each partner's doubt policy",
+            counted(summary.in_doubt, "request")
         );
     }
     if args.until_drained {

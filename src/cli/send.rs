@@ -1,9 +1,10 @@
 //! `send`: one record into a topic.
 
 use super::door::{self, Door};
+use super::listing::one_line;
 use super::{CliError, Exit, Global, Out};
 use crate::api::{SendReply, SendRequest};
-use crate::intake::send::{SendError, send, with_id};
+use crate::intake::send::{SendError, maskers, send, with_id};
 use crate::intake::topic_spec;
 use std::path::{Path, PathBuf};
 
@@ -54,7 +55,14 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         Door::Folder(log) => {
             let config = global.load()?.config;
             let section = door::section(&config, &args.topic)?;
-            let sent = send(&*log, &section, &topic_spec(&config, &section), &request);
+            let maskers = maskers(&config, &section);
+            let sent = send(
+                &*log,
+                &section,
+                &topic_spec(&config, &section),
+                &maskers,
+                &request,
+            );
             log.close()
                 .map_err(|e| CliError::failed("cannot close the log").caused_by(e))?;
             sent.map_err(explained)?
@@ -64,14 +72,22 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
         topic,
         partition,
         offset,
-        ..
+        id,
+        notes,
     } = &reply;
     let mut out = Out::new(global);
+    let message = id.as_ref().map(|id| format!(": message {}", one_line(id)));
     out.either(
         &reply,
-        format_args!("{topic} partition {partition} offset {offset}"),
+        format_args!(
+            "{topic} partition {partition} offset {offset}{}",
+            message.unwrap_or_default()
+        ),
     )?;
     out.finish()?;
+    for note in notes {
+        eprintln!("note: {note}");
+    }
     Ok(Exit::Done)
 }
 

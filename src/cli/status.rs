@@ -4,7 +4,9 @@ use super::listing::one_line;
 use super::node;
 use super::table::{Column, Table};
 use super::{CliError, Exit, Global, Out};
-use crate::api::status::{PartnerStatus, Status, TopicStatus};
+use crate::api::status::{BreakerState, PartnerStatus, Status, TopicStatus};
+use crate::config::Loaded;
+use crate::config::finding::nearest;
 use crate::telemetry::text::{bytes, count, span};
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     let mut status = node::with(global, |node| node.status())?;
+    must_be_there(&status, &args, global)?;
     narrow(&mut status, &args);
     let mut out = Out::new(global);
     if out.is_json() {
@@ -31,6 +34,51 @@ pub fn run(args: Args, global: &Global) -> Result<Exit, CliError> {
     }
     out.finish()?;
     Ok(Exit::Done)
+}
+
+/// An empty table for a misspelt name would read as all clear.
+fn must_be_there(status: &Status, args: &Args, global: &Global) -> Result<(), CliError> {
+    if let Some(name) = &args.partner {
+        let names = status.partners.iter().map(|p| p.partner.as_str());
+        is_one_of("partner", name, names, "`sluicegate partners list` names them")?;
+    }
+    if let Some(name) = &args.topic {
+        // A topic that is not made yet has no row, but may have its section. The node of another machine is asked alone.
+        let config = match &global.admin {
+            Some(_) => None,
+            None => global.load().ok(),
+        };
+        let is_section = |loaded: &Loaded| loaded.config.section_of(name).is_some();
+        if !config.as_ref().is_some_and(is_section) {
+            let sections = config.iter().flat_map(|loaded| loaded.config.topics.values());
+            let sections = sections.filter(|t| t.pattern.is_none()).map(|t| t.name.as_str());
+            let rows = status.topics.iter().map(|t| t.topic.as_str());
+            is_one_of(
+                "topic",
+                name,
+                rows.chain(sections),
+                "`sluicegate status` names them",
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a name that is not among these, and proposes the nearest.
+pub(super) fn is_one_of<'a>(
+    what: &str,
+    name: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+    mend: &str,
+) -> Result<(), CliError> {
+    if names.clone().any(|there| there == name) {
+        return Ok(());
+    }
+    let error = CliError::usage(format!("there is no {what} `{name}`"));
+    Err(match nearest(name, names) {
+        Some(near) => error.mend(format!("did you mean `{near}`?")),
+        None => error.mend(mend),
+    })
 }
 
 fn narrow(status: &mut Status, args: &Args) {
@@ -58,10 +106,17 @@ pub(super) fn traffic(p: &PartnerStatus) -> String {
     }
 }
 
+/// Whether nothing but probes goes to a partner.
+fn stands(p: &PartnerStatus) -> bool {
+    p.paused.is_some() || p.held_until.is_some() || p.breaker != BreakerState::Closed
+}
+
 /// When what waits will be delivered, in words.
 pub(super) fn done_in(p: &PartnerStatus) -> String {
     match p.eta_s {
         _ if p.waiting == 0 => "-".to_owned(),
+        // What stands makes no headway, whatever its limit says.
+        _ if stands(p) => "unknown".to_owned(),
         Some(s) => seconds(s),
         None => "unknown".to_owned(),
     }
@@ -97,6 +152,9 @@ fn print(out: &mut Out, status: &Status) -> Result<(), CliError> {
         for wait in p.waits.iter().filter(|wait| !quiet(&wait.code)) {
             out.line(format!("! {}: {}", p.partner, one_line(&wait.text)))?;
         }
+    }
+    for hint in status.partners.iter().flat_map(|p| &p.hints) {
+        out.line(format!("hint: {}", one_line(hint)))?;
     }
     out.line("")?;
     topics(&status.topics).print(out)?;
@@ -224,7 +282,12 @@ mod tests {
         assert_eq!(done_in(&p), "-");
         (p.waiting, p.eta_s) = (100, Some(200.0));
         assert_eq!(done_in(&p), "3m 20s");
-        p.eta_s = None;
+        // A partner that is down is not done in 3s because its limit would allow it.
+        p.breaker = BreakerState::Open;
+        assert_eq!(done_in(&p), "unknown");
+        (p.breaker, p.held_until) = (BreakerState::Closed, Some("soon".into()));
+        assert_eq!(done_in(&p), "unknown");
+        (p.held_until, p.eta_s) = (None, None);
         assert_eq!(done_in(&p), "unknown");
     }
 }

@@ -3,6 +3,7 @@
 
 use super::breaker::Cause;
 use super::types::Time;
+use crate::config::{DoubtConfig, DoubtPolicy};
 use std::time::Duration;
 
 /// A slot that comes so soon is nothing that anybody waits for.
@@ -159,8 +160,45 @@ pub struct Parked {
     pub gateway: u64,
 }
 
-/// What would help this partner, in the words of its settings.
-pub fn hints(partner: &str, parked: Parked) -> Vec<String> {
+impl Parked {
+    fn all(self) -> u64 {
+        self.crash + self.timeout + self.gateway
+    }
+}
+
+/// What is to be done about messages that are parked now and that this life has not parked: `parked` in all, `lately`
+/// of them by this life. A policy that was changed since does not touch them, and its setting does not say so.
+pub fn parked_hint(
+    partner: &str,
+    parked: u64,
+    lately: u64,
+    policies: Option<&DoubtConfig>,
+) -> Option<String> {
+    let earlier = parked.saturating_sub(lately);
+    if earlier == 0 {
+        return None;
+    }
+    let messages = match lately {
+        0 => format!("{} parked", count(parked, "message")),
+        _ => format!("{} parked earlier, {parked} in all", count(earlier, "message")),
+    };
+    let settles = policies.is_some_and(|p| {
+        [p.crash, p.timeout, p.gateway]
+            .iter()
+            .any(|policy| *policy != DoubtPolicy::Park)
+    });
+    Some(match settles {
+        true => format!(
+            "{partner}: {messages}: its setting `doubt` holds for doubts that come from now on; to send these again under the same \
+             Idempotency-Key: `sluicegate doubt resend --partner {partner}` (--dry-run counts first)"
+        ),
+        false => format!("{partner}: {messages}: `sluicegate doubt list --partner {partner}` names them"),
+    })
+}
+
+/// What would help this partner, in the words of its settings: about the messages that this life parked, by the cause of
+/// their doubt, and about those that are parked (`all`) since earlier.
+pub fn hints(partner: &str, parked: Parked, all: u64, policies: Option<&DoubtConfig>) -> Vec<String> {
     let mut hints = Vec::new();
     let mut hint = |n: u64, what: &str, key: &str, more: &str| {
         if n > 0 {
@@ -184,6 +222,7 @@ pub fn hints(partner: &str, parked: Parked) -> Vec<String> {
         ", or raise timeout.request if it is only slow",
     );
     hint(parked.crash, "because the process before had ended", "crash", "");
+    hints.extend(parked_hint(partner, all, parked.all(), policies));
     hints
 }
 
@@ -269,13 +308,13 @@ mod tests {
 
     #[test]
     fn hints_name_the_setting_that_helps() {
-        assert_eq!(hints("p", Parked::default()), Vec::<String>::new());
+        assert_eq!(hints("p", Parked::default(), 0, None), Vec::<String>::new());
         let parked = Parked {
             gateway: 20,
             timeout: 1,
             crash: 0,
         };
-        let hints = hints("p", parked);
+        let hints = hints("p", parked, 21, None);
         assert_eq!(hints.len(), 2);
         assert!(
             hints[0].starts_with("p: 20 messages parked by a gateway's answer")
@@ -284,6 +323,35 @@ mod tests {
         assert!(
             hints[1].starts_with("p: 1 message parked for want of an answer")
                 && hints[1].contains("timeout.request")
+        );
+    }
+
+    /// A policy that was set after the fact leaves what is parked where it is, and a hint counts all of it.
+    #[test]
+    fn what_earlier_lives_parked_is_counted_and_named() {
+        let policy = |timeout| DoubtConfig {
+            crash: DoubtPolicy::Park,
+            timeout,
+            gateway: DoubtPolicy::Park,
+        };
+        let (park, resend) = (policy(DoubtPolicy::Park), policy(DoubtPolicy::Resend));
+        assert_eq!(parked_hint("p", 3, 3, Some(&resend)), None);
+        let told = parked_hint("p", 52, 0, Some(&resend)).unwrap();
+        assert!(
+            told.starts_with("p: 52 messages parked: its setting")
+                && told.contains("doubt resend --partner p"),
+            "{told}"
+        );
+        let told = parked_hint("p", 52, 0, Some(&park)).unwrap();
+        assert!(told.contains("doubt list --partner p"), "{told}");
+        let one = Parked {
+            timeout: 1,
+            ..Parked::default()
+        };
+        let told = hints("p", one, 65, None);
+        assert!(
+            told.len() == 2 && told[1].starts_with("p: 64 messages parked earlier, 65 in all"),
+            "{told:?}"
         );
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! Only names of fields come out, never values (I9).
 
-use crate::config::{Config, IdSource, TopicConfig};
+use super::lacks;
+use super::place::{Incoming, Placer};
+use crate::config::{Config, IdSource, KeySource, TopicConfig};
 use crate::log::Log;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -123,6 +125,11 @@ impl Fields {
         }
     }
 
+    /// The names of the fields, in the order in which they turned up.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.order.iter().map(String::as_str)
+    }
+
     /// How many records were looked at.
     pub fn records(&self) -> usize {
         self.records
@@ -184,6 +191,7 @@ pub fn pointer(field: &str) -> String {
 pub fn unused_id(topic: &str, fields: &Fields) -> Option<String> {
     let id = fields.id()?;
     let who = match (fields.with(id), fields.records()) {
+        (1, 2..) => format!("1 of {} records has", fields.records()),
         (some, all) if some < all => format!("{some} of {all} records have"),
         _ => "each record has".to_owned(),
     };
@@ -199,36 +207,78 @@ const SAMPLE: (usize, usize) = (200, 256 << 10);
 /// Topics that are looked at.
 const TOPICS: usize = 200;
 
-/// Topics whose youngest records have an obvious ID that their section does not use. Reads some records of each topic
-/// that goes by position; what cannot be read has no hint.
+/// Topics whose youngest records have an obvious ID that their section does not use, or lack the ID or key that it looks
+/// for. Reads some records of each topic; what cannot be read has no hint.
 pub fn of_topics(log: &dyn Log, config: &Config) -> Vec<String> {
-    let goes_by_position =
-        |section: &TopicConfig| section.id.iter().all(|source| *source == IdSource::Position);
     let topics = log
         .topics()
         .into_iter()
         .filter(|topic| !topic.name.starts_with("__"));
-    let wanted = topics.filter(|topic| config.section_of(&topic.name).is_some_and(goes_by_position));
+    let wanted = topics.filter_map(|topic| Some((super::section_of(config, &topic.name)?, topic)));
+    let wanted = wanted.filter(|(section, _)| goes_by_position(section) || looks_inside(section));
     let mut hints = Vec::new();
-    for topic in wanted.take(TOPICS) {
+    for (section, topic) in wanted.take(TOPICS) {
         let mut fields = Fields::default();
         let mut records = Vec::new();
+        let Ok(placer) = Placer::new(&section, topic.spec.partitions) else {
+            continue;
+        };
+        let (mut all, mut no_id, mut no_key) = (0, 0, 0);
         for partition in &topic.partitions {
             let Ok(bounds) = log.bounds(*partition) else {
                 continue;
             };
-            let from = bounds.next.saturating_sub(SAMPLE.0 as u64).max(bounds.first);
-            if from < bounds.next && log.read(*partition, from, SAMPLE.1, &mut records).is_ok() {
+            let mut from = bounds.next.saturating_sub(SAMPLE.0 as u64).max(bounds.first);
+            let (mut taken, mut bytes) = (0, 0);
+            while from < bounds.next && taken < SAMPLE.0 && bytes < SAMPLE.1 {
+                match log.read(*partition, from, SAMPLE.1, &mut records) {
+                    Ok(next) if next > from => from = next,
+                    _ => break,
+                }
                 // A read gives whole batches, which may be more than was asked for.
-                records
-                    .drain(..)
-                    .take(SAMPLE.0)
-                    .for_each(|record| fields.note(&record.value));
+                for record in records.drain(..).take(SAMPLE.0 - taken) {
+                    (taken, bytes) = (taken + 1, bytes + record.value.len());
+                    fields.note(&record.value);
+                    let headers: Vec<(String, String)> = record
+                        .headers
+                        .iter()
+                        .map(|(name, value)| (lossy(name), lossy(value)))
+                        .collect();
+                    let placed = placer.place(Incoming {
+                        key: record.key.as_deref(),
+                        value: &record.value,
+                        headers: &headers,
+                    });
+                    // One that has something twice is a dead letter with a reason of its own.
+                    if let Ok(place) = placed {
+                        all += 1;
+                        no_id += u64::from(!place.has_id);
+                        no_key += u64::from(!place.has_key);
+                    }
+                }
             }
         }
-        hints.extend(unused_id(&topic.name, &fields));
+        match goes_by_position(&section) {
+            true => hints.extend(unused_id(&topic.name, &fields)),
+            false => hints.extend(lacks::ids(&section, no_id, all, &fields)),
+        }
+        hints.extend(lacks::keys(&section, None, no_key, all, &fields));
     }
     hints
+}
+
+fn goes_by_position(section: &TopicConfig) -> bool {
+    section.id.iter().all(|source| *source == IdSource::Position)
+}
+
+/// Whether records may lack what their topic looks for.
+fn looks_inside(section: &TopicConfig) -> bool {
+    let by_content = |source: &IdSource| !matches!(source, IdSource::Position | IdSource::Hash);
+    section.id.iter().any(by_content) || matches!(section.key, KeySource::Json(_))
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -282,6 +332,43 @@ mod tests {
         assert!(
             text.contains("id = \"json:/uuid\"") && !text.contains("secret-value"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn what_records_of_a_topic_lack_is_found_where_they_stand() {
+        use crate::intake::fake_log::FakeLog;
+        use crate::intake::send::send;
+        let topic = TopicConfig {
+            id: vec![IdSource::Json("/nr".into())],
+            key: KeySource::Json("/custmer".into()),
+            ..TopicConfig::new("t", "p")
+        };
+        let config = Config::for_test("data").with_topic(topic.clone());
+        let log = FakeLog::default();
+        let record = |value: &str| crate::api::SendRequest {
+            topic: "t".into(),
+            value: value.into(),
+            ..Default::default()
+        };
+        let spec = crate::intake::topic_spec(&config, &topic);
+        for n in 0..3 {
+            let value = format!(r#"{{"n":{n},"customer":"kim"}}"#);
+            send(&log, &topic, &spec, &[], &record(&value)).expect("sent");
+        }
+        let told = of_topics(&log, &config);
+        assert!(
+            told.len() == 2
+                && told[0].starts_with("none of the youngest 3 records has a message ID")
+                && told[1].contains("a field `customer`: json:/customer")
+                && !told.concat().contains("kim"),
+            "{told:?}"
+        );
+        send(&log, &topic, &spec, &[], &record(r#"{"nr":1,"custmer":"lee"}"#)).expect("sent");
+        let told = of_topics(&log, &config);
+        assert!(
+            told.len() == 1 && told[0].starts_with("3 of 4 records have no key"),
+            "{told:?}"
         );
     }
 }

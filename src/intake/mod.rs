@@ -7,6 +7,7 @@
 
 pub mod hints;
 pub mod import;
+pub mod lacks;
 pub mod place;
 pub mod send;
 pub mod serve;
@@ -16,8 +17,10 @@ pub(crate) mod fake_log;
 #[cfg(test)]
 mod tests;
 
+use crate::api::TopicIdentity;
 use crate::config::{Config, TopicConfig};
-use crate::log::TopicSpec;
+use crate::log::{Log, TopicMeta, TopicSpec};
+use std::collections::BTreeMap;
 
 /// What the topic of this section is made with.
 pub fn topic_spec(config: &Config, topic: &TopicConfig) -> TopicSpec {
@@ -26,6 +29,20 @@ pub fn topic_spec(config: &Config, topic: &TopicConfig) -> TopicSpec {
         retention: Some(topic.retention.unwrap_or(config.log.retention)),
         retention_bytes: topic.retention_bytes.or(config.log.retention_bytes),
     }
+}
+
+/// Which incarnation each topic is.
+pub fn topic_identities(log: &dyn Log) -> BTreeMap<String, TopicIdentity> {
+    let topics = log.topics().into_iter();
+    let inputs = topics.filter(|topic| !topic.name.starts_with("__"));
+    let identity = |topic: TopicMeta| {
+        let identity = TopicIdentity {
+            id: format!("{:032x}", topic.id.0),
+            partitions: topic.partitions.len() as u32,
+        };
+        (topic.name, identity)
+    };
+    inputs.map(identity).collect()
 }
 
 /// The section that decides about a topic, under the topic's own name (a section with a pattern has another one).

@@ -4,6 +4,7 @@
 use crate::config::TopicConfig;
 use crate::core::identity::{Ambiguous, Content, HeadersOf, Id, Recipe};
 use crate::core::pointer::{NotJson, PointerError};
+use crate::core::readable_id;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Decides where records of one topic go.
@@ -31,6 +32,8 @@ pub struct Place {
     pub partition: Option<u32>,
     /// Whether its content gives it a message ID.
     pub has_id: bool,
+    /// Whether it has a key that orders it.
+    pub has_key: bool,
     /// A hash of that ID, within its partition.
     pub id_hash: u64,
     /// The ID looks like a number that a spreadsheet has rounded: `1.23457E+17`.
@@ -73,16 +76,20 @@ impl Placer {
         self.recipe.goes_by_position()
     }
 
+    /// The readable message ID that a record's content gives it.
+    pub fn readable(&self, record: Incoming<'_>) -> Option<Vec<u8>> {
+        let found = self.recipe.identify(content(record)).ok()?;
+        let Id::Of(parts) = &found.id else { return None };
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+        Some(readable_id::join(&parts))
+    }
+
     /// Places one record.
     ///
     /// # Errors
     /// It has something twice that decides about it.
     pub fn place(&self, record: Incoming<'_>) -> Result<Place, Ambiguous> {
-        let found = self.recipe.identify(Content {
-            key: record.key,
-            value: record.value,
-            headers: HeadersOf::Pairs(record.headers),
-        })?;
+        let found = self.recipe.identify(content(record))?;
         let partition = self.recipe.partition(&found, record.value, self.partitions);
         let (mut id_hash, mut looks_rounded) = (0, false);
         if let Id::Of(parts) = &found.id {
@@ -96,11 +103,20 @@ impl Placer {
         Ok(Place {
             partition,
             has_id: matches!(found.id, Id::Of(_)),
+            has_key: found.order_key().is_some(),
             id_hash,
             looks_rounded,
             picked: found.own_key.map(std::borrow::Cow::into_owned),
             not_json: found.not_json,
         })
+    }
+}
+
+fn content(record: Incoming<'_>) -> Content<'_> {
+    Content {
+        key: record.key,
+        value: record.value,
+        headers: HeadersOf::Pairs(record.headers),
     }
 }
 

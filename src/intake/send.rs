@@ -1,12 +1,17 @@
 //! One record into a topic: what `send` does, and the admin API for it.
 
+use super::lacks;
 use super::place::{Incoming, Placer};
 use crate::api::{SendReply, SendRequest};
 use crate::clock::Clock;
-use crate::config::{IdSource, TopicConfig};
+use crate::config::{Config, DeliverConfig, IdSource, PartnerRef, TopicConfig};
 use crate::core::identity::Ambiguous;
+use crate::core::mask::Masker;
 use crate::core::pointer::PointerError;
+use crate::core::readable_id;
 use crate::core::record::Headers;
+use crate::core::shown::shown_id;
+use crate::core::types::Offset;
 use crate::log::{Batch, Log, LogError, TopicSpec};
 
 /// Why a record was not taken.
@@ -78,11 +83,28 @@ pub fn with_id(mut request: SendRequest, topic: &TopicConfig, id: &str) -> Resul
     })
 }
 
-/// Appends one record, durably; the topic is made if it is not there. Blocks.
+/// What the partners of a topic hide in lists, as far as their settings say it.
+pub fn maskers(config: &Config, topic: &TopicConfig) -> Vec<Masker> {
+    let by_record = topic
+        .deliver
+        .iter()
+        .any(|d| matches!(d.partner, PartnerRef::Field(_)));
+    let named = |name: &str| {
+        let is_it = |d: &DeliverConfig| matches!(&d.partner, PartnerRef::Named(n) if n == name);
+        topic.deliver.iter().any(is_it)
+    };
+    let partners = config.partners.iter();
+    let fed = partners.filter(|(name, _)| by_record || named(name));
+    fed.map(|(_, partner)| Masker::new(&partner.mask, &[])).collect()
+}
+
+/// Appends one record, durably; the topic is made if it is not there. Its ID is answered unless one of the maskers hides
+/// it. Blocks.
 pub fn send(
     log: &dyn Log,
     topic: &TopicConfig,
     spec: &TopicSpec,
+    maskers: &[Masker],
     request: &SendRequest,
 ) -> Result<SendReply, SendError> {
     // First of all: on a full disk every other reason would mislead.
@@ -100,7 +122,8 @@ pub fn send(
         headers: &request.headers,
     };
     // A value that is not JSON has no fields, and may still be sent: what becomes of it the topic's rules decide.
-    let placed = Placer::new(topic, count)?.place(incoming)?;
+    let placer = Placer::new(topic, count)?;
+    let placed = placer.place(incoming)?;
     // A record with neither key nor ID may go anywhere.
     let index = request
         .partition
@@ -137,6 +160,31 @@ pub fn send(
         topic: meta.name,
         partition: index,
         offset,
-        id: None,
+        id: shown(topic, maskers, placer.readable(incoming), offset),
+        notes: lacks::of_record(topic, &placed, placer.goes_by_position()),
     })
+}
+
+/// The message ID as lists show it; none where a partner's lists hide it, or where it has none before it is dead.
+fn shown(
+    topic: &TopicConfig,
+    maskers: &[Masker],
+    readable: Option<Vec<u8>>,
+    offset: Offset,
+) -> Option<String> {
+    match readable {
+        Some(readable) => {
+            let shown = shown_id(
+                &topic.id,
+                &readable,
+                maskers.first().unwrap_or(&Masker::default()),
+            );
+            let hidden = |masker: &Masker| shown_id(&topic.id, &readable, masker).is_none();
+            shown.filter(|_| !maskers.iter().any(hidden))
+        }
+        None if topic.id.contains(&IdSource::Position) || topic.id.is_empty() => {
+            Some(readable_id::of_position(offset))
+        }
+        None => Some(readable_id::marked_position(offset)),
+    }
 }

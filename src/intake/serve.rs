@@ -2,7 +2,7 @@
 //! node's folder, with errors in the form of the web API. Both block: call them on a thread that may.
 
 use super::import::{ImportError, ImportOptions, Importer};
-use super::send::{SendError, send};
+use super::send::{SendError, maskers, send};
 use super::{section_of, topic_spec};
 use crate::api::{ApiError, ImportReport, ImportRequest, SendReply, SendRequest};
 use crate::config::{Config, TopicConfig};
@@ -42,7 +42,9 @@ pub fn import_upload(
 /// Appends one record.
 pub fn send_record(log: &dyn Log, config: &Config, request: &SendRequest) -> Result<SendReply, ApiError> {
     let topic = section(config, &request.topic)?;
-    send(log, &topic, &topic_spec(config, &topic), request).map_err(|e| match &e {
+    let maskers = maskers(config, &topic);
+    let sent = send(log, &topic, &topic_spec(config, &topic), &maskers, request);
+    sent.map_err(|e| match &e {
         SendError::Log(log) => refused(&e, log),
         SendError::NoRoom(_) => ApiError::NoRoom(chain(&e)),
         _ => ApiError::Invalid(chain(&e)),

@@ -23,7 +23,7 @@ fn a_sent_record_stands_where_an_import_would_put_it() {
     let log = FakeLog::default();
     for i in 0..20 {
         let value = format!("{{\"id\":{i}}}");
-        let reply = send(&log, &topic, &spec, &request(&value)).expect("send");
+        let reply = send(&log, &topic, &spec, &[], &request(&value)).expect("send");
         let place = Placer::new(&topic, 4).expect("pointers").place(Incoming {
             value: value.as_bytes(),
             ..Incoming::default()
@@ -37,7 +37,7 @@ fn a_sent_record_stands_where_an_import_would_put_it() {
         ..request("{}")
     };
     assert!(matches!(
-        send(&log, &topic, &spec, &asked),
+        send(&log, &topic, &spec, &[], &asked),
         Err(SendError::Partition { last: 3, .. })
     ));
 }
@@ -127,7 +127,7 @@ fn a_record_with_a_field_twice_is_not_sent() {
         ),
         (with("{}", &["1", "2"]), "the header `x-id` is there twice"),
     ] {
-        let error = send(&log, &topic, &spec, &refused).unwrap_err();
+        let error = send(&log, &topic, &spec, &[], &refused).unwrap_err();
         let cause = std::error::Error::source(&error).expect("a cause").to_string();
         assert_eq!(
             (error.to_string(), cause),
@@ -137,10 +137,45 @@ fn a_record_with_a_field_twice_is_not_sent() {
     // Text has no fields; it goes by its header's ID, each time to the same partition.
     let places: std::collections::BTreeSet<_> = (0..8)
         .map(|_| {
-            send(&log, &topic, &spec, &with("text", &["1"]))
+            send(&log, &topic, &spec, &[], &with("text", &["1"]))
                 .expect("sent")
                 .partition
         })
         .collect();
     assert_eq!(places.len(), 1);
+}
+
+/// What was sent can be looked up: its ID is answered, and what becomes of it that was hardly meant.
+#[test]
+fn a_sent_record_is_answered_with_its_id_and_what_it_lacks() {
+    let config = |mask: &[&str]| {
+        let mut partner = crate::config::PartnerConfig::new("p", "http://127.0.0.1:1/");
+        partner.mask = mask.iter().map(|name| (*name).to_owned()).collect();
+        Config::for_test("data").with_partner(partner)
+    };
+    let mut topic = TopicConfig::new("t", "p");
+    topic.id = vec![IdSource::Json("/a".into()), IdSource::Json("/b".into())];
+    let spec = super::topic_spec(&config(&[]), &topic);
+    let log = FakeLog::default();
+    let sent = |topic: &TopicConfig, mask: &[&str], value: &str| {
+        let maskers = super::send::maskers(&config(mask), topic);
+        send(&log, topic, &spec, &maskers, &request(value)).expect("sent")
+    };
+    let reply = sent(&topic, &[], r#"{"a":"x","b":7}"#);
+    assert_eq!((reply.id.as_deref(), reply.notes.len()), (Some("x|7"), 0));
+    assert_eq!(
+        sent(&topic, &["b"], r#"{"a":"x","b":7}"#).id,
+        None,
+        "lists hide it"
+    );
+    let broken = sent(&topic, &[], "{a: 1}");
+    assert_eq!(broken.id, Some(format!("@{}", broken.offset)));
+    assert!(
+        broken.notes.len() == 1 && broken.notes[0].contains("a dead letter"),
+        "{:?}",
+        broken.notes
+    );
+    topic.id = vec![IdSource::Position];
+    let plain = sent(&topic, &[], "anything");
+    assert_eq!((plain.id, plain.notes.len()), (Some(plain.offset.to_string()), 0));
 }

@@ -289,7 +289,8 @@ impl Node {
     /// Waits for the end of a run with `--until-drained`.
     pub fn drained(mut self) -> Drained {
         let code = self.end();
-        let said = self.said();
+        let summary = std::fs::read(self.said.with_extension("out")).expect("its summary");
+        let said = format!("{}\n{}", self.said(), String::from_utf8_lossy(&summary));
         let summary = said
             .lines()
             .rev()

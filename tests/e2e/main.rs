@@ -9,6 +9,7 @@ mod input;
 mod intake;
 mod kills;
 mod limits;
+mod looking;
 mod orders;
 mod partners;
 mod scope;

@@ -42,6 +42,7 @@ impl NodeApi for Fake {
                     ..MessageRow::default()
                 }],
                 more: true,
+                next: None,
             })),
             Query::DedupStats => Err(ApiError::Internal("cannot read /secret/place".into())),
             Query::Story { filter } => Ok(Reply::Story(Story {
@@ -100,6 +101,7 @@ impl NodeApi for Fake {
             partition: 1,
             offset: 2,
             id: None,
+            notes: Vec::new(),
         }))
     }
     fn test_partner(&self, partner: String) -> Answer<PartnerTest> {

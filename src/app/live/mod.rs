@@ -27,7 +27,7 @@ use crate::intake::hints;
 use crate::intake::import::Importer;
 use crate::intake::serve;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
-use crate::ledger::desk::{Desk, LogEntries, Standing, View};
+use crate::ledger::desk::{Desk, LogEntries, Pick, Standing, View, explain};
 use crate::ledger::keeper::Keeper;
 use crate::log::{Log, PartitionId};
 use crate::telemetry::Metrics;
@@ -180,11 +180,7 @@ impl Inner {
         status.ledger.behind = self.parts.keeper.behind();
         self.parts.hooks.enrich(&mut status);
         for p in &mut status.partners {
-            p.eta_s = if p.paused.is_some() {
-                None
-            } else {
-                crate::api::status::eta_s(p.waiting, p.limit, p.rate)
-            };
+            p.estimate();
         }
         status
     }
@@ -301,6 +297,7 @@ impl NodeApi for LiveNode {
                     .to_string(),
                 journal: journal.map(|uuid| format!("{uuid:032x}")).unwrap_or_default(),
                 files: files.map(|file| file.display().to_string()).collect(),
+                topics: crate::intake::topic_identities(node.parts.log.as_ref()),
             })
         })
     }
@@ -315,8 +312,14 @@ impl NodeApi for LiveNode {
 
     fn query(&self, query: Query) -> Answer<Reply> {
         self.off(move |node| {
-            let (view, now) = node.view_for(&query)?;
-            node.desk.answer(&view, &query, now)
+            let look = |pick: &Pick| node.parts.keeper.with_state(|state| View::of(state, pick));
+            let mut reply = node.desk.answer(&look, &query, node.parts.clock.now())?;
+            if let Reply::Story(story) = &mut reply
+                && story.routes.iter().any(|route| route.unread.is_some())
+            {
+                explain(story, &node.status());
+            }
+            Ok(reply)
         })
     }
 

@@ -23,6 +23,16 @@ pub(super) struct Begins {
     pub(super) last: u64,
     /// Why it is not sure.
     pub(super) unsure: Option<String>,
+    /// The line that had no end then, and has gone on since: that import read a part of it.
+    pub(super) went_on: Option<u64>,
+}
+
+/// What beginning and whole have in common.
+struct Shared {
+    /// The last number of it.
+    last: u64,
+    /// The next one is the beginning's last line, which has gone on.
+    went_on: bool,
 }
 
 impl Begins {
@@ -50,18 +60,23 @@ pub(super) fn compare(
             (Some(shape), last)
         }
     };
-    let (last, unsure) = match last {
-        Ok(last) => (last, None),
+    let (last, unsure, went_on) = match last {
+        Ok(shared) => (shared.last, None, shared.went_on.then_some(shared.last + 1)),
         Err(why) if options.rest => {
             return Err(ImportError::unsure(options.short_name(), &entry, why));
         }
-        Err(why) => (u64::MAX, Some(why)),
+        Err(why) => (u64::MAX, Some(why), None),
     };
     let shape = match shape {
         Some(shape) => shape,
         None => super::shape(path, options)?,
     };
-    let begins = Begins { entry, last, unsure };
+    let begins = Begins {
+        entry,
+        last,
+        unsure,
+        went_on,
+    };
     Ok((shape, begins))
 }
 
@@ -109,7 +124,7 @@ fn reading(
     Ok(Ok(sniff::as_before(&start, name, format, then)))
 }
 
-/// The last number of what beginning and whole have in common; or why that is not sure.
+/// What beginning and whole have in common; or why that is not sure.
 fn shared(
     path: &Path,
     options: &ImportOptions,
@@ -117,7 +132,7 @@ fn shared(
     entry: &Entry,
     beginning: &Beginning,
     goes_on: &dyn Fn() -> Result<(), ImportError>,
-) -> Result<Result<u64, String>, ImportError> {
+) -> Result<Result<Shared, String>, ImportError> {
     let name = options.short_name();
     let open = || Content::open(path, Arc::default()).map_err(|e| unreadable(name, e));
     let unit = shape.format.unit();
@@ -151,9 +166,15 @@ fn shared(
         )));
     }
     Ok(match both.final_one == alone.final_one {
-        true => Ok(alone.last),
+        true => Ok(Shared {
+            last: alone.last,
+            went_on: false,
+        }),
         // The last one had no end, and went on: it is another one now.
-        false if !beginning.whole_lines => Ok(alone.last.saturating_sub(1)),
+        false if !beginning.whole_lines => Ok(Shared {
+            last: alone.last.saturating_sub(1),
+            went_on: true,
+        }),
         false => Err(format!(
             "what was added changes how {unit} {} is read (as by a quote that was open, or other line ends)",
             alone.last

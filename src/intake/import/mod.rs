@@ -41,16 +41,17 @@ mod split;
 mod tests;
 mod utf16;
 
-pub use registry::{Entry, TOPIC as REGISTRY_TOPIC};
+pub use registry::{Entry, TOPIC as REGISTRY_TOPIC, imports_named};
 pub use rows::Format;
 pub use sample::{Sample, sample};
 pub use source::Packing;
 
 use super::hints::{self, Fields};
+use super::lacks::{self, id_sources};
 use crate::actors::memory::MemoryShare;
 use crate::api::{ImportReport, ImportRequest, RejectedLine, RepeatedLine};
 use crate::clock::Clock;
-use crate::config::{IdSource, TopicConfig};
+use crate::config::TopicConfig;
 use crate::core::pointer::PointerError;
 use crate::core::record::{Headers, IMPORT_ID_HEADER, SOURCE_HEADER};
 use crate::core::types::Time;
@@ -65,7 +66,7 @@ use reject::RejectFile;
 use repeats::Repeats;
 use rows::Header;
 use sniff::{Shape, Unclear};
-use source::{Beginning, Content, Identity};
+use source::{Content, Identity, Whole};
 use split::{Piece, Splitter};
 use std::fs::File;
 use std::io::{self, Read};
@@ -280,7 +281,7 @@ pub enum ImportError {
     /// It begins with a content that was imported before, and its lines have no message IDs.
     #[error(
         "`{name}` begins with all of `{earlier}`, imported at {at}: its first {} would be sent again, as {unit} {line} has no message ID",
-        counted(*lines, unit)
+        first(*lines, unit)
     )]
     Grown {
         /// Its name.
@@ -347,6 +348,16 @@ impl ImportError {
             Unclear::OverLines => Self::OverLines { name },
         }
     }
+}
+
+/// So many of a file's first lines.
+fn first(n: u64, unit: &str) -> String {
+    if n == 1 { unit.to_owned() } else { counted(n, unit) }
+}
+
+/// `1 record has`, `1,200 records have`.
+fn have(n: u64, thing: &str) -> String {
+    format!("{} {}", counted(n, thing), if n == 1 { "has" } else { "have" })
 }
 
 /// Imports files into one log. One for each log and process: it holds the registry, and two imports of the same
@@ -495,7 +506,11 @@ impl Importer {
             registry.sizes(meta.id)
         };
         let is_known = |beginning: &Identity| self.registry.lock().is_recent(meta.id, beginning);
-        let (identity, beginning) = first_pass(path, name, total, &sizes, &is_known, progress)?;
+        let Whole {
+            identity,
+            beginning,
+            ends_in_line,
+        } = first_pass(path, name, total, &sizes, &is_known, progress)?;
         if !options.again
             && let Some(report) = self.known(&meta, &identity, name)?
         {
@@ -542,8 +557,11 @@ impl Importer {
             header: None,
             key_column: None,
             begins,
+            ends_in_line,
             passed_over: 0,
             without_id: 0,
+            wants_key: lacks::key_source(topic, key_asked(options).as_deref()).is_some(),
+            without_key: 0,
             repeated_headers: 0,
             repeats: Repeats::default(),
             shortened: false,
@@ -645,7 +663,8 @@ impl Importer {
         {
             return Ok(known_report(&entry, name));
         }
-        let entry = Entry {
+        let mut entry = Entry {
+            rejects: work.reports.clone(),
             lines: work.last_line,
             format: Some(work.shape.format.word().to_owned()),
             delimiter: (work.shape.format == Format::Csv).then(|| char::from(work.shape.delimiter)),
@@ -658,6 +677,10 @@ impl Importer {
             path: reject_path.unwrap_or_default(),
             source,
         })?;
+        entry.reject_file = reject_file.as_ref().map(|path| {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            absolute.display().to_string()
+        });
         let mut last = Batch::new();
         let value = serde_json::to_vec(&entry).map_err(|e| ImportError::Write {
             path: PathBuf::from(REGISTRY_TOPIC),
@@ -689,6 +712,7 @@ impl Importer {
                 })
                 .collect(),
             passed_over: work.passed_over,
+            went_on: work.begins.as_ref().and_then(|begins| begins.went_on),
             notes,
         })
     }
@@ -706,17 +730,12 @@ fn known_report(entry: &Entry, name: &str) -> ImportReport {
     }
 }
 
-/// Where a topic's message IDs come from, as its section says it.
-fn id_sources(topic: &TopicConfig) -> String {
-    let one = |source: &IdSource| match source {
-        IdSource::Json(pointer) => format!("json:{pointer}"),
-        IdSource::Header(name) => format!("header:{name}"),
-        IdSource::Query(name) => format!("query:{name}"),
-        IdSource::Key => "key".to_owned(),
-        IdSource::Hash => "hash".to_owned(),
-        IdSource::Position => "position".to_owned(),
-    };
-    topic.id.iter().map(one).collect::<Vec<_>>().join(" and ")
+/// Where the command wants keys from, as it says it.
+fn key_asked(options: &ImportOptions) -> Option<String> {
+    options.key.as_ref().map(|key| match key {
+        KeyFrom::Json(pointer) => format!("json:{pointer}"),
+        KeyFrom::Column(name) => format!("column {name}"),
+    })
 }
 
 /// Removes the spool files in a folder.
@@ -748,7 +767,7 @@ fn first_pass(
     sizes: &[u64],
     is_known: &dyn Fn(&Identity) -> bool,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(Identity, Option<Beginning>), ImportError> {
+) -> Result<Whole, ImportError> {
     let read = Arc::new(AtomicU64::new(0));
     let mut content = Content::open(path, read.clone()).map_err(|e| unreadable(name, e))?;
     let each = || {
@@ -880,10 +899,15 @@ struct Work<'a> {
     header: Option<Header>,
     key_column: Option<usize>,
     begins: Option<Begins>,
+    /// The last line has no line end.
+    ends_in_line: bool,
     /// Lines left out because an earlier import has them.
     passed_over: u64,
     /// Records whose content gives them no message ID, where the topic looks for one in it.
     without_id: u64,
+    /// Whether records are to have a key, and those that have none.
+    wants_key: bool,
+    without_key: u64,
     repeated_headers: u64,
     repeats: Repeats,
     /// A repeated ID looks like a number that a spreadsheet has rounded.
@@ -1054,9 +1078,11 @@ impl Work<'_> {
             }
         } else {
             self.without_id += 1;
-            if self.fields.wants_more() {
-                self.fields.note(value);
-            }
+        }
+        let lacks_key = self.wants_key && !place.has_key;
+        self.without_key += u64::from(lacks_key);
+        if (!place.has_id || lacks_key) && self.fields.wants_more() {
+            self.fields.note(value);
         }
         let count = self.meta.partitions.len().max(1);
         let index = place.partition.map_or(line as usize % count, |p| p as usize);
@@ -1133,19 +1159,36 @@ impl Work<'_> {
         if let Some(begins) = &self.begins {
             let entry = &begins.entry;
             let what = match self.options.rest {
-                true => "they are left out",
-                false => "their message IDs are known, and are not sent again",
+                true => "left out",
+                false => "message IDs that are known are not sent again",
             };
             let (of, at) = (&entry.name, &entry.at);
             notes.push(match begins.unsure {
                 None => format!(
-                    "its first {} are those of `{of}`, imported at {at}: {what}",
-                    counted(begins.last, self.shape.format.unit())
+                    "its first {} of `{of}`, imported at {at}: {what}",
+                    match begins.last {
+                        1 => format!("{} is that", self.shape.format.unit()),
+                        n => format!("{} are those", counted(n, self.shape.format.unit())),
+                    }
                 ),
                 Some(_) => format!(
                     "it begins with all of `{of}`, imported at {at}: message IDs that are known are not sent again"
                 ),
             });
+        }
+        if let Some((line, begins)) = self.begins.as_ref().and_then(|b| Some((b.went_on?, b))) {
+            let (of, at) = (&begins.entry.name, &begins.entry.at);
+            notes.push(format!(
+                "line {line} had no end when `{of}` was imported at {at}, and has gone on since: that import has read a part of it. The whole line is imported now; but where the part has the same message ID, that ID is known, and the whole is not sent. `sluicegate message {}:{line}` tells; to send it: `dedup forget ID`, then import a file with that line alone",
+                self.name
+            ));
+        }
+        // A JSON value that is cut off cannot be read; a row or a URL can.
+        if self.ends_in_line && matches!(self.shape.format, Format::Csv | Format::Urls) {
+            notes.push(format!(
+                "its last line, {}, has no line end and was taken as whole: if the file is still being written, import it once it is complete",
+                self.last_line
+            ));
         }
         if let (n @ 1.., exact) = self.repeats.count() {
             let about = if exact { "" } else { "about " };
@@ -1184,9 +1227,16 @@ impl Work<'_> {
             };
             notes.push(match self.without_id == self.accepted {
                 true => format!("{all} a message ID where topic {} looks for it ({from}){columns}: each goes by its file and line", self.meta.name),
-                false => format!("{} have no message ID where topic {} looks for it ({from}): each goes by its file and line", counted(self.without_id, "record"), self.meta.name),
+                false => format!("{} no message ID where topic {} looks for it ({from}): each goes by its file and line", have(self.without_id, "record"), self.meta.name),
             });
         }
+        notes.extend(lacks::keys(
+            self.topic,
+            key_asked(self.options).as_deref(),
+            self.without_key,
+            self.accepted,
+            &self.fields,
+        ));
         if self.without_id == self.accepted && self.accepted > 0 {
             notes.extend(hints::unused_id(&self.meta.name, &self.fields));
         }

@@ -6,6 +6,7 @@
 //! read. What the registry promises (no content twice within [`MEMORY`]) does not depend on how many imports there are.
 
 use super::source::Identity;
+use crate::api::RejectedLine;
 use crate::core::record::Record;
 use crate::core::types::{Offset, Time, TopicId};
 use crate::log::{Log, LogError, PartitionId, TopicMeta, TopicSpec};
@@ -54,6 +55,12 @@ pub struct Entry {
     pub accepted: u64,
     /// Lines that could not.
     pub rejected: u64,
+    /// The first of them, and why. Entries of earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejects: Vec<RejectedLine>,
+    /// The file that holds all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reject_file: Option<String>,
     /// The file's name.
     pub name: String,
     /// When, RFC 3339.
@@ -74,6 +81,8 @@ impl Entry {
             delimiter: None,
             accepted: 0,
             rejected: 0,
+            rejects: Vec::new(),
+            reject_file: None,
             name: name.to_owned(),
             at: at.to_string(),
         }
@@ -268,6 +277,30 @@ impl Registry {
         self.recent
             .contains_key(&key(&hex(topic), &beginning.hash.to_hex()))
     }
+}
+
+/// The youngest imports of files of this name, the youngest first: at most so many, looked for among so many.
+const NAMED: usize = 20;
+const NAMED_AMONG: u64 = 100_000;
+
+/// Imports of files of this name, the youngest first. Of very many imports the older ones are not looked at.
+///
+/// # Errors
+/// The registry cannot be read.
+pub fn imports_named(log: &dyn Log, name: &str) -> Result<Vec<Entry>, LogError> {
+    let topic = log.topic(TOPIC);
+    let Some(partition) = topic.and_then(|topic| topic.partitions.first().copied()) else {
+        return Ok(Vec::new());
+    };
+    let from = log.bounds(partition)?.next.saturating_sub(NAMED_AMONG);
+    let mut found = VecDeque::new();
+    each(log, partition, from, None, &mut |_, entry| {
+        if entry.name == name {
+            found.truncate(NAMED - 1);
+            found.push_front(entry);
+        }
+    })?;
+    Ok(found.into())
 }
 
 /// The bits of a key in the filter: two halves of the key step through it.

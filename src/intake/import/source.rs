@@ -107,14 +107,13 @@ impl Content {
     }
 
     /// Reads to the end for the hash's sake. At each of these sizes, which rise, `is_known` is asked about what was
-    /// read until there; answers the identity of the whole, and the longest beginning that is known. `each` is called
-    /// now and then.
+    /// read until there; answers what the whole is. `each` is called now and then.
     pub(super) fn hash_all(
         &mut self,
         sizes: &[u64],
         is_known: impl Fn(&Identity) -> bool,
         mut each: impl FnMut(),
-    ) -> io::Result<(Identity, Option<Beginning>)> {
+    ) -> io::Result<Whole> {
         let mut buf = vec![0; 256 << 10];
         let mut sizes = sizes.iter().peekable();
         let mut longest: Option<Beginning> = None;
@@ -132,11 +131,15 @@ impl Content {
                     other => break other?,
                 }
             };
+            let is_end = |byte: u8| matches!(byte, b'\n' | b'\r');
             if n == 0 {
-                return Ok((self.identity(), longest));
+                return Ok(Whole {
+                    identity: self.identity(),
+                    beginning: longest,
+                    ends_in_line: self.size > 0 && !is_end(last),
+                });
             }
             if let Some(identity) = candidate {
-                let is_end = |byte: u8| matches!(byte, b'\n' | b'\r');
                 longest = Some(Beginning {
                     identity,
                     whole_lines: is_end(last) || is_end(buf[0]),
@@ -146,6 +149,16 @@ impl Content {
             each();
         }
     }
+}
+
+/// What reading a content once shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whole {
+    pub identity: Identity,
+    /// The longest beginning that is known.
+    pub beginning: Option<Beginning>,
+    /// Its last line has no line end.
+    pub ends_in_line: bool,
 }
 
 /// The beginning of a content.

@@ -1231,3 +1231,135 @@ fn an_entry_that_names_no_form_is_believed_where_its_number_fits() {
         .expect("the rest");
     assert_eq!((rest.accepted, rest.passed_over), (1, 2));
 }
+
+/// A row that was read while it was being written: the part is taken as whole, and the whole row is told of later.
+#[test]
+fn a_row_without_its_end_is_named_and_so_is_the_one_that_went_on() {
+    let case = case();
+    let cut = case.import("b.csv", b"id;n\nb1;100\nb2;2").expect("import");
+    assert_eq!(cut.accepted, 2);
+    let notes = cut.notes.join("\n");
+    assert!(notes.contains("its last line, 3, has no line end"), "{notes}");
+    let grown = case
+        .import("b.csv", b"id;n\nb1;100\nb2;205\nb3;7\n")
+        .expect("grown");
+    let notes = grown.notes.join("\n");
+    assert_eq!((grown.accepted, grown.went_on), (3, Some(3)));
+    assert!(
+        notes.contains("line 3 had no end when `b.csv` was imported") && notes.contains("b.csv:3"),
+        "{notes}"
+    );
+    assert!(!notes.contains("no line end"), "{notes}");
+    // URLs can be cut off, too; and only the rest of a file is asked for.
+    let urls = case.import("u.txt", b"http://a/1\nhttp://a/2").expect("import");
+    assert!(urls.notes.join("").contains("its last line, 2, has no line end"));
+    let rest = case
+        .import_with("u.txt", b"http://a/1\nhttp://a/22\n", |o| o.rest = true)
+        .expect("rest");
+    assert_eq!((rest.accepted, rest.went_on), (1, Some(2)));
+    // Half a JSON value is no value: the line is rejected, and its end comes with the next import.
+    let lines = case
+        .import("l.jsonl", b"{\"id\":1}\n{\"id\":2,\"n\":")
+        .expect("import");
+    assert_eq!((lines.accepted, lines.rejected), (1, 1));
+    assert!(!lines.notes.join("").contains("no line end"));
+    let whole = case
+        .import("l.jsonl", b"{\"id\":1}\n{\"id\":2,\"n\":3}\n")
+        .expect("grown");
+    assert_eq!((whole.rejected, whole.went_on), (0, Some(2)));
+}
+
+#[test]
+fn a_key_that_no_record_has_is_told_with_the_field_that_is_there() {
+    let mut case = case();
+    case.topic.key = KeySource::Json("/custmer".into());
+    let none = case
+        .import("k.csv", b"id,customer\n1,kim\n2,lee\n")
+        .expect("import");
+    let notes = none.notes.join("\n");
+    assert!(
+        notes.contains("none of 2 records has a key where topic t looks for it (json:/custmer)")
+            && notes.contains("json:/customer")
+            && !notes.contains("kim"),
+        "{notes}"
+    );
+    let some = case
+        .import(
+            "s.jsonl",
+            b"{\"id\":3,\"custmer\":\"kim\"}\n{\"id\":4}\n{\"id\":5,\"custmer\":\" \"}\n",
+        )
+        .expect("import");
+    assert!(
+        some.notes.join("").contains("2 of 3 records have no key"),
+        "{:?}",
+        some.notes
+    );
+    let asked = case.import_with("a.csv", b"id,custmer,x\n6,a,\n7,b,\n", |o| {
+        o.key = Some(KeyFrom::Column("x".into()));
+    });
+    assert!(
+        !asked.expect("import").notes.join("").contains("key"),
+        "the topic's field is there"
+    );
+    case.topic.key = KeySource::Record;
+    let asked = case.import_with("b.csv", b"id,custmer,x\n8,a,\n9,b,\n", |o| {
+        o.key = Some(KeyFrom::Column("x".into()));
+    });
+    let notes = asked.expect("import").notes.join("");
+    assert!(notes.contains("looks for it (column x)"), "{notes}");
+    let without = case.import("c.jsonl", b"{\"id\":10}\n").expect("import");
+    assert!(!without.notes.join("").contains("key"), "no key was asked for");
+}
+
+#[test]
+fn one_is_one_in_every_sentence() {
+    let mut case = case();
+    let one = case
+        .import("o.jsonl", b"{\"id\":1}\n{\"n\":2}\n")
+        .expect("import");
+    assert!(
+        one.notes.join("").contains("1 record has no message ID"),
+        "{:?}",
+        one.notes
+    );
+    let grown = case
+        .import("o2.jsonl", b"{\"id\":9}\n")
+        .and_then(|_| case.import("o2.jsonl", b"{\"id\":9}\n{\"id\":10}\n"))
+        .expect("grown");
+    assert!(
+        grown
+            .notes
+            .join("")
+            .contains("its first line is that of `o2.jsonl`"),
+        "{:?}",
+        grown.notes
+    );
+    case.topic.id = vec![IdSource::Position];
+    case.import("p.jsonl", b"{\"n\":1}\n").expect("import");
+    let refused = case
+        .import("p.jsonl", b"{\"n\":1}\n{\"n\":2}\n")
+        .expect_err("grown");
+    assert!(
+        refused.to_string().contains("its first line would be sent again"),
+        "{refused}"
+    );
+}
+
+/// Whoever asks for a line that is no record is told why: the registry keeps the first rejects.
+#[test]
+fn the_registry_keeps_what_was_rejected() {
+    let case = case();
+    let report = case
+        .import_with("r.jsonl", b"{\"id\":1}\nbroken\n", |o| {
+            o.rejects = Some(case.folder.path().join("r.rejects"));
+        })
+        .expect("import");
+    case.import("other.jsonl", b"{\"id\":2}\n").expect("import");
+    let found = imports_named(&case.log, "r.jsonl").expect("registry");
+    let [entry] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!((entry.rejects[0].line, entry.lines), (2, 2));
+    assert_eq!(entry.reject_file, report.reject_file);
+    assert_eq!(imports_named(&case.log, "no.jsonl").expect("registry"), []);
+}

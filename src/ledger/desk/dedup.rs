@@ -171,6 +171,11 @@ impl Desk {
                 "the store knows no reason, source, key or round of an ID: filter by partner, topic, partition and time".into(),
             ));
         }
+        if filter.after.is_some() {
+            return Err(ApiError::Invalid(
+                "`after` is for the lists of dead and parked messages; `dedup export` gives all remembered IDs".into(),
+            ));
+        }
         let time = |text: &Option<String>| text.as_deref().map(|t| parse_time(t, now)).transpose();
         Ok(Wanted {
             places: view.places.keys().copied().collect(),
@@ -191,6 +196,7 @@ impl Desk {
         let mut page = Page {
             rows: Vec::new(),
             more: false,
+            next: None,
         };
         self.memory.each(&wanted, &mut |found| {
             if page.rows.len() == limit {

@@ -2,7 +2,8 @@
 //! works inside a running node and on the folder of a stopped one (`offline`).
 //!
 //! **Questions** go in two steps, since the fold belongs to the actor that owns the lane: [`view::View::of`] copies
-//! out what is needed (no I/O), [`Desk::answer`] does the rest on a thread that may wait.
+//! out what is needed (no I/O), [`Desk::answer`] does the rest on a thread that may wait. What neither fold nor store
+//! knows may still wait in a topic: [`unread`] looks there, within a bound.
 //!
 //! **Orders** go in three: the same copy; [`Desk::prepare`], which reads payloads, applies the filter to them, and
 //! notes for every message the state and round that the order was made up for; and [`plan::Prepared::settle`], on
@@ -28,15 +29,18 @@ pub mod standing;
 mod story;
 #[cfg(test)]
 mod tests;
+mod unread;
 pub mod view;
 
 pub use plan::{Plan, Prepared};
 pub use sources::{Entries, LogEntries, Memory};
 pub use standing::Standing;
+pub use unread::explain;
 pub use view::{Pick, States, View};
 
 use crate::api::{ApiError, Filter, Order, Page, Query, Reply, SkipRow};
 use crate::config::Config;
+use crate::config::finding::nearest;
 use crate::core::ledger::entry::SkipMatch;
 use crate::core::mask::{MASK, Masker};
 use crate::core::shown;
@@ -77,21 +81,24 @@ impl Desk {
 
     /// Whether the filter's partner and topic are there: an empty list for a misspelt name would read as all clear.
     fn exists(&self, view: &View, filter: &Filter) -> Result<(), ApiError> {
-        let missing =
-            |what: &str, name: &str| Err(ApiError::NotFound(format!("there is no {what} `{name}`")));
-        if let Some(name) = &filter.partner {
-            let served = view.routes.values().any(|route| route.partner == *name);
-            if !served && !self.config.partners.contains_key(name) {
-                return missing("partner", name);
-            }
+        let partner = filter.partner.iter().map(|name| self.partner_exists(view, name));
+        let topic = filter.topic.iter().map(|name| self.topic_exists(view, name));
+        partner.chain(topic).collect()
+    }
+
+    fn partner_exists(&self, view: &View, name: &str) -> Result<(), ApiError> {
+        let served = view.routes.values().map(|route| route.partner.as_str());
+        let known = served.chain(self.config.partners.keys().map(String::as_str));
+        must_be_there("partner", name, known)
+    }
+
+    fn topic_exists(&self, view: &View, name: &str) -> Result<(), ApiError> {
+        if self.config.section_of(name).is_some() {
+            return Ok(());
         }
-        if let Some(name) = &filter.topic {
-            let served = view.routes.values().any(|route| route.topic == *name);
-            if !served && self.config.section_of(name).is_none() {
-                return missing("topic", name);
-            }
-        }
-        Ok(())
+        let served = view.routes.values().map(|route| route.topic.as_str());
+        let sections = self.config.topics.values().filter(|t| t.pattern.is_none());
+        must_be_there("topic", name, served.chain(sections.map(|t| t.name.as_str())))
     }
 
     fn masker(&self, partner: &str) -> &Masker {
@@ -110,7 +117,11 @@ impl Desk {
                 named(filter)?;
                 Pick::new(filter, States::CLOSED, now)
             }
-            Query::Story { filter } | Query::DedupGet { filter } => {
+            Query::Story { filter } => {
+                named(filter)?;
+                Ok(Pick::new(filter, States::ALL, now)?.with_ranges())
+            }
+            Query::DedupGet { filter } => {
                 named(filter)?;
                 Pick::new(filter, States::ALL, now)
             }
@@ -151,27 +162,59 @@ impl Desk {
         }
     }
 
-    /// Answers a question from what was picked for it.
+    /// Answers a question. `look` copies what a pick takes out of the fold: a question may need that twice.
     ///
     /// # Errors
     /// [`ApiError`]: not found, or the store or the ledger cannot be read.
-    pub fn answer(&self, view: &View, query: &Query, now: Time) -> Result<Reply, ApiError> {
+    pub fn answer(
+        &self,
+        look: &dyn Fn(&Pick) -> Result<View, ApiError>,
+        query: &Query,
+        now: Time,
+    ) -> Result<Reply, ApiError> {
+        let view = &look(&Self::pick_for_query(query, now)?)?;
         match query {
             Query::Doubts { filter } | Query::Dead { filter } => {
                 self.exists(view, filter)?;
                 Ok(Reply::Messages(self.messages(view, filter)?))
             }
             Query::Show { filter, raw } => Ok(Reply::Detail(Box::new(self.detail(view, filter, *raw)?))),
-            Query::Story { filter } => Ok(Reply::Story(self.story(view, filter)?)),
-            Query::DedupGet { filter } => Ok(Reply::Dedup(Page {
-                rows: self.dedup_get(view, filter)?,
-                more: false,
-            })),
-            Query::DedupList { filter } => Ok(Reply::Dedup(self.dedup_list(view, filter, now)?)),
+            Query::Story { filter } => {
+                self.exists(view, filter)?;
+                Ok(Reply::Story(self.whole_story(look, view, filter, now)?))
+            }
+            Query::DedupGet { filter } => {
+                self.exists(view, filter)?;
+                Ok(Reply::Dedup(Page {
+                    rows: self.dedup_get(view, filter)?,
+                    more: false,
+                    next: None,
+                }))
+            }
+            Query::DedupList { filter } => {
+                self.exists(view, filter)?;
+                Ok(Reply::Dedup(self.dedup_list(view, filter, now)?))
+            }
             Query::DedupStats => Ok(Reply::DedupStats(self.dedup_stats(view)?)),
             Query::Skips => Ok(Reply::Skips(self.skip_rows(view))),
         }
     }
+}
+
+/// An error that proposes the nearest name, unless it is one of those.
+fn must_be_there<'a>(
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Result<(), ApiError> {
+    if known.clone().any(|there| there == name) {
+        return Ok(());
+    }
+    let near = nearest(name, known).map(|near| format!(", did you mean `{near}`?"));
+    let near = near.unwrap_or_default();
+    Err(ApiError::UnknownName(format!(
+        "there is no {what} `{name}`{near}"
+    )))
 }
 
 /// Some questions and orders are about messages by name: nobody should forget everything by leaving an ID out.

@@ -7,7 +7,6 @@ use super::view::{Candidate, Picked, View, scope_of};
 use crate::api::messages::{DedupRow, DedupState, MessageRow, parse_ago, parse_time};
 use crate::api::orders::{Confirmed, IMPORT_ROWS, Order, OrderReport, OrderRequest, Touched};
 use crate::api::{ApiError, Filter};
-use crate::config::finding::nearest;
 use crate::config::model::{DeliverConfig, PartnerRef};
 use crate::config::{Config, IdSource};
 use crate::core::ledger::entry::{Kept, SkipMatch, SkipRule};
@@ -19,7 +18,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The stable code of a reason: what stands before its colon. Details would make endless groups.
-fn code(reason: &str) -> &str {
+pub(super) fn code(reason: &str) -> &str {
     reason.split_once(':').map_or(reason, |(code, _)| code)
 }
 
@@ -410,18 +409,7 @@ impl Desk {
         request: &OrderRequest,
         now: Time,
     ) -> Result<Setting, ApiError> {
-        let partner_exists = |name: &str| {
-            if self.config.partners.contains_key(name) || view.routes.values().any(|r| r.partner == name) {
-                Ok(())
-            } else {
-                let known = self.config.partners.keys().map(String::as_str);
-                let hint = nearest(name, known).map(|near| format!(", did you mean `{near}`?"));
-                Err(ApiError::NotFound(format!(
-                    "no partner `{name}`{}",
-                    hint.unwrap_or_default()
-                )))
-            }
-        };
+        let partner_exists = |name: &str| self.partner_exists(view, name);
         match order {
             Order::SkipAdd {
                 topic,
@@ -430,10 +418,7 @@ impl Desk {
                 id,
                 expires,
             } => {
-                let known = view.routes.values().any(|r| r.topic == *topic);
-                if !known && self.config.section_of(topic).is_none() {
-                    return Err(ApiError::NotFound(format!("no topic `{topic}`")));
-                }
+                self.topic_exists(view, topic)?;
                 partner.as_deref().map(partner_exists).transpose()?;
                 let matches = match (key, id) {
                     (Some(key), None) => SkipMatch::Key(Bytes::from(key.clone())),

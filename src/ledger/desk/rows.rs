@@ -1,7 +1,7 @@
 //! Rows about kept messages: the fold says where a message stands, the ledger entry with its payload says the rest.
 
 use super::Desk;
-use super::view::{Picked, View, scope_of};
+use super::view::{Picked, View, cursor, scope_of};
 use crate::api::messages::{MessageDetail, MessageRow, ReasonMatch};
 use crate::api::{ApiError, Filter, Page};
 use crate::config::{IdSource, KeySource};
@@ -127,18 +127,25 @@ impl Desk {
         let mut page = Page {
             rows: Vec::new(),
             more: view.more,
+            next: None,
         };
+        // The last one that was looked at, whether or not the filter took it: nothing is looked at twice.
+        let mut last = None;
         for picked in &view.picked {
             let (row, _) = self.row(view, picked)?;
+            let place = (picked.message.since, picked.at, picked.id);
             if !inside.takes(&row) {
+                last = Some(place);
                 continue;
             }
             if page.rows.len() >= limit {
                 page.more = true;
                 break;
             }
+            last = Some(place);
             page.rows.push(self.veiled(row));
         }
+        page.next = last.filter(|_| page.more).map(cursor);
         Ok(page)
     }
 

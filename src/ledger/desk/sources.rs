@@ -7,8 +7,9 @@ use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
 use crate::core::ledger::fold::{Finished, FinishedState};
 use crate::core::record::Record;
-use crate::core::types::{MessageId, Offset, RoutePartition, Time};
+use crate::core::types::{MessageId, Offset, RoutePartition, Time, TopicId};
 use crate::dedup::IdFilter;
+use crate::intake::import::{Entry as Import, imports_named};
 use crate::ledger::keeper::Keeper;
 use crate::log::{Log, LogError, PartitionId};
 use std::collections::HashSet;
@@ -74,6 +75,29 @@ pub trait Entries: Send + Sync {
     fn record(&self, topic: &str, partition: u32, offset: Offset) -> Option<Record>;
     /// Next offset of a partition of an input topic, and its first readable one. None: no such partition.
     fn input_bounds(&self, topic: &str, partition: u32) -> Option<(Offset, Offset)>;
+    /// Names of the input topics.
+    fn topics(&self) -> Vec<String>;
+    /// Incarnation and number of partitions of an input topic.
+    fn topic(&self, name: &str) -> Option<(TopicId, u32)>;
+    /// Records of an input topic from `from` on, about so many bytes of them, and where to go on. None: the end.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    fn records(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: Offset,
+        bytes: usize,
+        out: &mut Vec<Record>,
+    ) -> Result<Option<Offset>, ApiError>;
+    /// The first record of a partition that may be of this time or later.
+    fn offset_at(&self, topic: &str, partition: u32, time: Time) -> Option<Offset>;
+    /// Imports of files of this name, the youngest first.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    fn imports(&self, name: &str) -> Result<Vec<Import>, ApiError>;
 }
 
 impl Memory for Keeper {
@@ -152,6 +176,10 @@ impl LogEntries {
     pub fn new(log: Arc<dyn Log>, ledger: PartitionId) -> Self {
         Self { log, ledger }
     }
+
+    fn partition(&self, topic: &str, partition: u32) -> Option<PartitionId> {
+        self.log.topic(topic)?.partitions.get(partition as usize).copied()
+    }
 }
 
 fn unreadable(error: &LogError) -> ApiError {
@@ -196,16 +224,56 @@ impl Entries for LogEntries {
     }
 
     fn record(&self, topic: &str, partition: u32, offset: Offset) -> Option<Record> {
-        let meta = self.log.topic(topic)?;
-        let partition = *meta.partitions.get(partition as usize)?;
+        let partition = self.partition(topic, partition)?;
         let mut records = Vec::new();
         self.log.read(partition, offset, 1, &mut records).ok()?;
         records.into_iter().find(|r| r.offset == offset)
     }
 
     fn input_bounds(&self, topic: &str, partition: u32) -> Option<(Offset, Offset)> {
-        let meta = self.log.topic(topic)?;
-        let bounds = self.log.bounds(*meta.partitions.get(partition as usize)?).ok()?;
+        let bounds = self.log.bounds(self.partition(topic, partition)?).ok()?;
         Some((bounds.first, bounds.next))
+    }
+
+    fn topics(&self) -> Vec<String> {
+        let names = self.log.topics().into_iter().map(|topic| topic.name);
+        names.filter(|name| !name.starts_with("__")).collect()
+    }
+
+    fn topic(&self, name: &str) -> Option<(TopicId, u32)> {
+        let meta = self.log.topic(name)?;
+        Some((meta.id, meta.partitions.len() as u32))
+    }
+
+    fn records(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: Offset,
+        bytes: usize,
+        out: &mut Vec<Record>,
+    ) -> Result<Option<Offset>, ApiError> {
+        let Some(partition) = self.partition(topic, partition) else {
+            return Ok(None);
+        };
+        let bounds = self.log.bounds(partition).map_err(|e| unreadable(&e))?;
+        let from = from.max(bounds.first);
+        if from >= bounds.next {
+            return Ok(None);
+        }
+        match self.log.read(partition, from, bytes, out) {
+            Ok(go_on) => Ok((go_on > from).then_some(go_on)),
+            // Retention was faster.
+            Err(LogError::OutOfRange { .. }) => Ok(None),
+            Err(e) => Err(unreadable(&e)),
+        }
+    }
+
+    fn offset_at(&self, topic: &str, partition: u32, time: Time) -> Option<Offset> {
+        self.log.offset_at(self.partition(topic, partition)?, time).ok()
+    }
+
+    fn imports(&self, name: &str) -> Result<Vec<Import>, ApiError> {
+        imports_named(self.log.as_ref(), name).map_err(|e| unreadable(&e))
     }
 }

@@ -2,10 +2,14 @@
 //! is on the wire; a stopped one has nothing there.
 
 use super::Desk;
-use crate::api::status::{LedgerStatus, PartnerStatus, Status, StoreStatus, TopicStatus, eta_s};
+use crate::api::status::{LedgerStatus, PartnerStatus, Status, StoreStatus, TopicStatus};
+use crate::app::route_rules;
 use crate::config::{CalendarUnit, Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, Rate, units};
 use crate::core::ledger::fold::{Counts, LaneState, Message, Pause};
+use crate::core::message_id::route_id;
 use crate::core::types::{Offset, RouteId, RoutePartition, Time};
+use crate::core::waits;
+use crate::intake::section_of;
 use std::collections::BTreeMap;
 
 /// Totals of a route's partition, as the fold has them.
@@ -160,13 +164,52 @@ impl Desk {
             }
         }
         let fresh = Tally::default();
-        all.iter()
-            .filter_map(|(at, t)| self.topic(standing, *at, t.unwrap_or(&fresh), now))
-            .collect()
+        let row = |(at, tally): (&RoutePartition, &Option<&Tally>)| {
+            let (topic, partner) = standing.routes.get(&at.route)?;
+            Some(self.topic(standing, (topic, partner), *at, tally.unwrap_or(&fresh), now))
+        };
+        let mut rows: Vec<TopicStatus> = all.iter().filter_map(row).collect();
+        // Records may be in a topic before a node has met its routes.
+        for topic in self.entries.topics() {
+            let Some(section) = section_of(&self.config, &topic) else {
+                continue;
+            };
+            let Some((topic_id, partitions)) = self.entries.topic(&topic) else {
+                continue;
+            };
+            for (partner, _) in route_rules(&self.config, &section) {
+                if standing
+                    .routes
+                    .values()
+                    .any(|(t, p)| (t, p) == (&topic, &partner))
+                {
+                    continue;
+                }
+                for partition in 0..partitions {
+                    let at = RoutePartition {
+                        route: route_id(&topic, topic_id, &partner),
+                        partition,
+                    };
+                    let begin = self.entries.input_bounds(&topic, partition).map_or(0, |b| b.0);
+                    let unmet = Tally {
+                        position: begin,
+                        ..Tally::default()
+                    };
+                    rows.push(self.topic(standing, (&topic, &partner), at, &unmet, now));
+                }
+            }
+        }
+        rows
     }
 
-    fn topic(&self, standing: &Standing, at: RoutePartition, t: &Tally, now: Time) -> Option<TopicStatus> {
-        let (topic, partner) = standing.routes.get(&at.route)?;
+    fn topic(
+        &self,
+        standing: &Standing,
+        (topic, partner): (&str, &str),
+        at: RoutePartition,
+        t: &Tally,
+        now: Time,
+    ) -> TopicStatus {
         let (begin, end) = self
             .entries
             .input_bounds(topic, at.partition)
@@ -179,9 +222,9 @@ impl Desk {
             .flatten()
             .map(|r| r.timestamp);
         let oldest = [first_unfinished, t.oldest_waiting].into_iter().flatten().min();
-        Some(TopicStatus {
-            topic: topic.clone(),
-            partner: partner.clone(),
+        TopicStatus {
+            topic: topic.to_owned(),
+            partner: partner.to_owned(),
             partition: at.partition,
             lag: unread + t.from_ledger,
             oldest_age_ms: oldest.map(|t| u64::try_from(now.since(t).as_millis()).unwrap_or(u64::MAX)),
@@ -203,7 +246,7 @@ impl Desk {
                 None if self.is_configured(topic, partner) => None,
                 None => Some(GONE.to_owned()),
             },
-        })
+        }
     }
 
     /// Whether the configuration still has this route.
@@ -237,13 +280,20 @@ impl Desk {
                 p.partner = name.to_owned();
                 p.paused = standing.paused.get(name).map(|pause| pause.reason.clone());
                 settings(&self.config, &mut p);
-                p.eta_s = if p.paused.is_some() {
-                    None
-                } else {
-                    eta_s(p.waiting, p.limit, p.rate)
-                };
+                p.hints = self.hints(&p);
+                p.estimate();
                 p
             })
+            .collect()
+    }
+}
+
+impl Desk {
+    /// What would help a partner's parked messages, whichever life parked them.
+    fn hints(&self, p: &PartnerStatus) -> Vec<String> {
+        let policies = self.config.partners.get(&p.partner).map(|partner| &partner.doubt);
+        waits::parked_hint(&p.partner, p.parked, 0, policies)
+            .into_iter()
             .collect()
     }
 }

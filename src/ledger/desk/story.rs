@@ -3,12 +3,13 @@
 
 use super::Desk;
 use super::dedup::{known, remembered};
+use super::prepare::code;
 use super::rows::{kept, source};
 use super::view::{Candidate, View};
 use crate::api::messages::{DedupState, RouteStory, Story, StoryLine};
-use crate::api::{ApiError, Filter};
+use crate::api::{ApiError, Filter, Order};
 use crate::core::ledger::codec;
-use crate::core::ledger::entry::{Action, Body, Entry, OutcomeKind};
+use crate::core::ledger::entry::{Action, Body, Command, Entry, OutcomeKind};
 use crate::core::mask::MASK;
 use crate::core::shown::{key_text, text};
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
@@ -50,12 +51,13 @@ impl Telling {
         *highest = attempt.max(*highest);
     }
 
-    fn take(&mut self, entry: Entry) {
+    fn take(&mut self, entry: Entry, ordered: Option<&Ordered>) {
         match &entry.body {
-            // Its original was told, or lies before what is left of the ledger: then this is all there is.
+            // Its original was told, or lies before what is left of the ledger: then this is all there is, and the order
+            // that stands before it is another one.
             Body::Carried { entry, .. } => {
                 if self.first.is_empty() {
-                    self.take((**entry).clone());
+                    self.take((**entry).clone(), None);
                 }
                 return;
             }
@@ -75,7 +77,7 @@ impl Telling {
             Body::Outcome(o) => self.count(o.round, o.attempts),
             _ => {}
         }
-        let told = told(&entry.body);
+        let told = told(&entry.body, ordered);
         if let Some(pending) = self.pending.take() {
             let settles = matches!(&entry.body, Body::Outcome(o) if o.attempts > 0);
             if !settles {
@@ -110,7 +112,7 @@ impl Telling {
     }
 }
 
-fn line(at: Time, event: &str, detail: String) -> StoryLine {
+pub(super) fn line(at: Time, event: &str, detail: String) -> StoryLine {
     StoryLine {
         at: at.to_string(),
         event: event.to_owned(),
@@ -118,14 +120,73 @@ fn line(at: Time, event: &str, detail: String) -> StoryLine {
     }
 }
 
-fn told(body: &Body) -> Option<StoryLine> {
+/// A line that belongs to the one before it.
+pub(super) fn bare(event: &str, detail: String) -> StoryLine {
+    StoryLine {
+        at: String::new(),
+        event: event.to_owned(),
+        detail,
+    }
+}
+
+/// Who gave an order about many messages, and why: the entry stands before those that carry the order out.
+struct Ordered {
+    verb: String,
+    who: String,
+    why: String,
+}
+
+impl Ordered {
+    fn of(command: &Command) -> Option<Self> {
+        let Action::Audit { order, .. } = &command.action else {
+            return None;
+        };
+        let order: Option<Order> = serde_json::from_str(order).ok();
+        Some(Self {
+            verb: order.map_or_else(|| "a command".to_owned(), |order| format!("`{}`", order.verb())),
+            who: command.who.clone(),
+            why: command.why.clone(),
+        })
+    }
+}
+
+fn by_whom(who: &str, why: &str) -> String {
+    let who = match who {
+        "" => String::new(),
+        who => format!(" by {}", text(who.as_bytes())),
+    };
+    let why = match why {
+        "" => String::new(),
+        why => format!(": {}", text(why.as_bytes())),
+    };
+    format!("{who}{why}")
+}
+
+/// The stable code of an attempt that was never written: what stands before the colon of its reason.
+const NOT_SENT: &str = "not sent";
+
+fn told(body: &Body, ordered: Option<&Ordered>) -> Option<StoryLine> {
     Some(match body {
         Body::Outcome(o) => {
+            if let OutcomeKind::Later {
+                not_before, reason, ..
+            } = &o.kind
+                && code(reason) == NOT_SENT
+            {
+                // The status in the entry is that of an earlier attempt.
+                let reason = text(reason.as_bytes());
+                let detail = format!(
+                    "attempt {} of round {} was {reason}; again after {not_before}",
+                    o.attempts, o.round
+                );
+                return Some(line(o.when, "later", detail));
+            }
             let attempt = match o.attempts {
                 0 => "without an attempt".to_owned(),
                 n => format!("attempt {n} of round {}", o.round),
             };
-            let status = if o.status == 0 {
+            // What was not tried in this round has no status in it.
+            let status = if o.status == 0 || o.attempts == 0 {
                 String::new()
             } else {
                 format!(", status {}", o.status)
@@ -152,7 +213,14 @@ fn told(body: &Body) -> Option<StoryLine> {
                 w.not_before
             ),
         ),
-        Body::Opened(o) => line(o.when, "opened", format!("round {} by a command", o.round)),
+        Body::Opened(o) => {
+            let (verb, by) = match ordered {
+                Some(ordered) => (ordered.verb.as_str(), by_whom(&ordered.who, &ordered.why)),
+                // Its order's own entry lies before what is left of the ledger.
+                None => ("a command", String::new()),
+            };
+            line(o.when, "opened", format!("round {} by {verb}{by}", o.round))
+        }
         Body::Command(c) => {
             let what = match c.action {
                 Action::Mark { .. } => "called delivered",
@@ -160,17 +228,7 @@ fn told(body: &Body) -> Option<StoryLine> {
                 Action::Drop { .. } => "payload given up",
                 _ => return None,
             };
-            let who = if c.who.is_empty() {
-                String::new()
-            } else {
-                format!(" by {}", text(c.who.as_bytes()))
-            };
-            let why = if c.why.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", text(c.why.as_bytes()))
-            };
-            line(c.when, "command", format!("{what}{who}{why}"))
+            line(c.when, "command", format!("{what}{}", by_whom(&c.who, &c.why)))
         }
         _ => return None,
     })
@@ -186,6 +244,7 @@ impl Desk {
             .collect();
         let (told_from, next) = self.entries.bounds()?;
         let mut from = told_from;
+        let mut ordered = None;
         let mut chunk = Vec::new();
         while from < next {
             let Some(go_on) = self.entries.read(from, &mut chunk)? else {
@@ -193,13 +252,22 @@ impl Desk {
             };
             for (offset, bytes) in chunk.drain(..) {
                 let Some(peek) = codec::peek(&bytes) else { continue };
+                let decode = || {
+                    codec::decode(&bytes)
+                        .map_err(|e| ApiError::Internal(format!("ledger entry {offset}: {e}")))
+                };
                 let (Some(at), Some(id)) = (peek.at, peek.id) else {
+                    if peek.kind == codec::kind::COMMAND
+                        && peek.carried.is_none()
+                        && let Body::Command(command) = decode()?.body
+                        && let Some(audit) = Ordered::of(&command)
+                    {
+                        ordered = Some(audit);
+                    }
                     continue;
                 };
                 if let Some(telling) = tellings.get_mut(&(at, id)) {
-                    let entry = codec::decode(&bytes)
-                        .map_err(|e| ApiError::Internal(format!("ledger entry {offset}: {e}")))?;
-                    telling.take(entry);
+                    telling.take(decode()?, ordered.as_ref());
                 }
             }
             from = go_on;
@@ -215,7 +283,11 @@ impl Desk {
                 story.routes.push(route);
             }
         }
-        // With a route that hides its IDs the question names the message by its hash.
+        Ok(story)
+    }
+
+    /// With a route that hides its IDs the question names the message by its hash.
+    pub(super) fn hide_name(&self, view: &View, story: &mut Story) {
         let hides = |route: &&RouteStory| self.shown_name(&route.topic, &route.partner, &story.id).is_none();
         if let Some(hex) = story.routes.iter().find(hides).map(|route| route.hex.clone()) {
             story.id = hex;
@@ -227,7 +299,6 @@ impl Desk {
         {
             story.id = MASK.to_owned();
         }
-        Ok(story)
     }
 
     fn route_story(
@@ -306,6 +377,7 @@ impl Desk {
                 .sum::<u32>()
                 .max(found.map_or(0, |f| f.attempts)),
             lines,
+            unread: None,
         }))
     }
 }

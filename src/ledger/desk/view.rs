@@ -8,6 +8,7 @@ use crate::api::{ApiError, Filter};
 use crate::core::ledger::entry::{RouteInfo, SkipRule};
 use crate::core::ledger::fold::{Counts, LaneState, Message, MessageState};
 use crate::core::message_id::IdScope;
+use crate::core::ranges::RangeSet;
 use crate::core::readable_id::{Meaning, meanings};
 use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
 use std::collections::{BTreeMap, HashMap};
@@ -92,7 +93,34 @@ pub struct Pick {
     states: States,
     since: Option<Time>,
     until: Option<Time>,
+    after: Option<Place>,
     most: usize,
+    ranges: bool,
+}
+
+/// Where a message stands in a list, oldest first: the order of every page, so that a cursor goes on exactly behind it.
+pub(super) type Place = (Time, RoutePartition, MessageId);
+
+/// A place as clients hand it back. They keep it as it is; the form may change.
+pub(super) fn cursor((since, at, id): Place) -> String {
+    format!("{}.{:016x}.{}.{id}", since.0, at.route.0, at.partition)
+}
+
+fn parse_cursor(text: &str) -> Result<Place, ApiError> {
+    let read = || {
+        let mut parts = text.split('.');
+        let since = Time(parts.next()?.parse().ok()?);
+        let route = RouteId(u64::from_str_radix(parts.next()?, 16).ok()?);
+        let partition = parts.next()?.parse().ok()?;
+        let id = parts.next()?.parse().ok()?;
+        let at = RoutePartition { route, partition };
+        parts.next().is_none().then_some((since, at, id))
+    };
+    read().ok_or_else(|| {
+        ApiError::Invalid(format!(
+            "`{text}` is no place in a list; `after` takes the `next` of the page before"
+        ))
+    })
 }
 
 impl Pick {
@@ -117,8 +145,16 @@ impl Pick {
             states,
             since: time(&filter.since)?,
             until: time(&filter.until)?,
+            after: filter.after.as_deref().map(parse_cursor).transpose()?,
             most,
+            ranges: false,
         })
+    }
+
+    /// The same, with the finished ranges of each partition.
+    pub(super) fn with_ranges(mut self) -> Self {
+        self.ranges = true;
+        self
     }
 
     fn takes_route(&self, route: &RouteInfo) -> bool {
@@ -126,8 +162,9 @@ impl Pick {
             && self.filter.partner.as_ref().is_none_or(|p| *p == route.partner)
     }
 
-    fn takes(&self, m: &Message) -> bool {
-        self.states.holds(&m.state)
+    fn takes(&self, at: RoutePartition, id: MessageId, m: &Message) -> bool {
+        self.after.is_none_or(|after| (m.since, at, id) > after)
+            && self.states.holds(&m.state)
             && self.filter.round.is_none_or(|r| r == m.round)
             && self.since.is_none_or(|t| m.since >= t)
             && self.until.is_none_or(|t| m.since < t)
@@ -159,7 +196,7 @@ pub struct Candidate {
 }
 
 /// Progress of a route in one partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Every record before this one is finished.
     pub position: Offset,
@@ -167,6 +204,8 @@ pub struct Progress {
     pub high_water: Offset,
     /// Finished messages.
     pub counts: Counts,
+    /// Finished ranges above the position, where they were asked for.
+    pub finished: RangeSet,
 }
 
 /// What was picked.
@@ -210,6 +249,10 @@ impl View {
                     position: partition.position,
                     high_water: partition.high_water,
                     counts: partition.counts,
+                    finished: match pick.ranges {
+                        true => partition.finished.clone(),
+                        false => RangeSet::default(),
+                    },
                 };
                 view.places.insert(*at, progress);
             }
@@ -239,7 +282,7 @@ impl View {
                 .get(at)
                 .into_iter()
                 .flat_map(|p| p.messages.iter());
-            for (id, m) in messages.filter(|(_, m)| pick.takes(m)) {
+            for (id, m) in messages.filter(|(id, m)| pick.takes(*at, *id, m)) {
                 taken.push((m.since, *at, id));
                 // Keeps the oldest without holding all of them: never more than twice the bound in memory.
                 if taken.len() > 2 * MOST {
@@ -286,7 +329,7 @@ impl View {
         found.dedup();
         for (at, id) in found {
             let message = state.partitions.get(&at).and_then(|p| p.messages.get(&id));
-            if message.is_some_and(|m| pick.takes(&m)) {
+            if message.is_some_and(|m| pick.takes(at, id, &m)) {
                 if self.picked.len() == pick.most {
                     self.more = true;
                     break;

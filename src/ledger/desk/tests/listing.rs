@@ -175,8 +175,70 @@ fn a_name_that_is_not_there_is_told() {
             filter: filter.clone(),
         };
         let asked = world.desk.ask(&world.state, &query, NOW);
-        assert!(matches!(asked, Err(ApiError::NotFound(_))), "{asked:?}");
+        assert!(
+            matches!(&asked, Err(ApiError::UnknownName(told)) if told.contains("did you mean")),
+            "{asked:?}"
+        );
+        let story = Query::Story {
+            filter: Filter {
+                ids: vec!["x".into()],
+                ..filter.clone()
+            },
+        };
+        let asked = world.desk.ask(&world.state, &story, NOW);
+        assert!(matches!(asked, Err(ApiError::UnknownName(_))), "{asked:?}");
         let ordered = world.prepare(Order::Drop { filter });
-        assert!(matches!(ordered, Err(ApiError::NotFound(_))), "{ordered:?}");
+        assert!(matches!(ordered, Err(ApiError::UnknownName(_))), "{ordered:?}");
     }
+}
+
+/// A list has pages: each goes on exactly behind the one before, also where a filter looks into payloads.
+#[test]
+fn pages_of_a_list_are_the_whole_list() {
+    let mut world = World::new();
+    for n in 1..=9 {
+        let reason = if n % 3 == 0 {
+            "refused: 404"
+        } else {
+            "refused: 422"
+        };
+        world.dead(n, reason, "k");
+    }
+    let pages = |reason: Option<&str>, limit| {
+        let mut filter = Filter {
+            reason: reason.map(str::to_owned),
+            limit: Some(limit),
+            ..Filter::default()
+        };
+        let (mut ids, mut pages) = (Vec::new(), 0);
+        loop {
+            let query = Query::Dead {
+                filter: filter.clone(),
+            };
+            let Reply::Messages(page) = world.desk.ask(&world.state, &query, NOW).unwrap() else {
+                panic!()
+            };
+            assert!(page.rows.len() <= limit && page.next.is_some() == page.more);
+            ids.extend(page.rows.into_iter().map(|row| row.id));
+            pages += 1;
+            match page.next {
+                Some(next) => filter.after = Some(next),
+                None => return (ids, pages),
+            }
+        }
+    };
+    let whole = world.dead_ids(Filter::default());
+    assert_eq!(whole.len(), 9);
+    assert_eq!(pages(None, 2), (whole.clone(), 5));
+    assert_eq!(pages(None, 100), (whole, 1));
+    assert_eq!(
+        pages(Some("refused: 404"), 1).0,
+        ["order-3", "order-6", "order-9"]
+    );
+    let wrong = Filter {
+        after: Some("7".into()),
+        ..Filter::default()
+    };
+    let asked = world.desk.ask(&world.state, &Query::Dead { filter: wrong }, NOW);
+    assert!(matches!(asked, Err(ApiError::Invalid(_))), "{asked:?}");
 }

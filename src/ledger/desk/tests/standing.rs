@@ -60,7 +60,7 @@ fn rules_and_pauses_are_set_and_undone() {
         world.prepare(Order::Pause {
             partner: "acne".into()
         }),
-        Err(ApiError::NotFound(_))
+        Err(ApiError::UnknownName(_))
     ));
     let route = |partner: &str| Order::ResumeRoute {
         topic: "orders".into(),
