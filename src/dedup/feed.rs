@@ -21,8 +21,9 @@ use std::time::Duration;
 const BACKLOG: usize = 2;
 /// A readable ID is cut to this.
 const READABLE: usize = 255;
-/// Bytes of readable IDs after which a table counts as full.
-const TEXT: usize = 64 << 20;
+/// Bytes of readable IDs after which a table counts as full. With the records' some 25 MB it bounds what a table takes;
+/// there are three of them at most.
+const TEXT: usize = 8 << 20;
 
 /// What the feeder owns.
 pub(super) struct Feed {

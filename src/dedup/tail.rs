@@ -25,8 +25,8 @@ use std::path::{Path, PathBuf};
 const MAGIC: u32 = u32::from_le_bytes(*b"SGT2");
 const MAGIC_1: u32 = u32::from_le_bytes(*b"SGT1");
 const HEAD: usize = 32;
-/// No frame is larger; a sync of more writes several.
-const FRAME_LIMIT: usize = 64 << 20;
+/// A sync of more writes several frames of about this size: only one of them is in memory.
+const FRAME: usize = 1 << 20;
 
 /// Which memory table a tail file belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,46 +121,53 @@ impl TailWriter {
     ) -> io::Result<()> {
         let mut frames = Frames {
             out: Vec::new(),
-            start: 0,
             entries: self.entries,
         };
+        let written = self.write(&mut frames, upto, rows);
+        match written {
+            Ok(end) => self.len = end,
+            // What was half written must not stand before a later frame: that one is written over it. A file that
+            // cannot even be cut says so by the error at hand.
+            Err(_) => _ = self.file.set_len(self.len),
+        }
+        written.map(|_| ())
+    }
+
+    /// Answers where the file's last frame ends then.
+    fn write<'a>(
+        &self,
+        frames: &mut Frames,
+        upto: Mark,
+        rows: impl Iterator<Item = (RoutePartition, Row<'a>)>,
+    ) -> io::Result<u64> {
+        use std::os::unix::fs::FileExt;
+        let mut end = self.len;
         frames.begin();
         for (at, row) in rows {
             frames.record(at, &row);
-            if frames.out.len() - frames.start > FRAME_LIMIT - (1 << 17) {
+            if frames.out.len() >= FRAME {
                 // Not yet the whole of it: a frame without progress (its position is that of nothing).
                 frames.end(Mark::default());
+                self.file.write_all_at(&frames.out, end)?;
+                end += frames.out.len() as u64;
                 frames.begin();
             }
         }
         frames.end(upto);
-        let written = self.write(&frames.out);
-        if written.is_err() {
-            // What was half written must not stand before a later frame: that one is written over it. A file that
-            // cannot even be cut says so by the error at hand.
-            let _ = self.file.set_len(self.len);
-        }
-        written
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
-        self.file.write_all_at(bytes, self.len)?;
+        self.file.write_all_at(&frames.out, end)?;
         self.file.sync_data()?;
-        self.len += bytes.len() as u64;
-        Ok(())
+        Ok(end + frames.out.len() as u64)
     }
 }
 
 struct Frames {
     out: Vec<u8>,
-    start: usize,
     entries: bool,
 }
 
 impl Frames {
     fn begin(&mut self) {
-        self.start = self.out.len();
+        self.out.clear();
         self.out
             .extend_from_slice(if self.entries { &[0; 20] } else { &[0; 16] });
     }
@@ -181,7 +188,7 @@ impl Frames {
     }
 
     fn end(&mut self, upto: Mark) {
-        let frame = &mut self.out[self.start..];
+        let frame = &mut self.out[..];
         frame[8..16].copy_from_slice(&upto.next.to_le_bytes());
         if self.entries {
             frame[16..20].copy_from_slice(&upto.entry.to_le_bytes());
@@ -332,6 +339,39 @@ mod tests {
             readable: b"order-1",
         };
         (at, row)
+    }
+
+    /// A sync of very many records is written in parts; one that breaks off in between says nothing of progress.
+    #[test]
+    fn many_records_are_written_in_parts_and_count_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = TailOf {
+            run: 4,
+            bucket: 2,
+            from: Time(1),
+            to: Time(2),
+        };
+        let mark = |next| Mark { next, entry: 1 };
+        let mut tail = TailWriter::make(dir.path(), of).unwrap();
+        tail.append(mark(100), [row(1)].into_iter()).unwrap();
+        let many = (0..50_000).map(|n| row((n % 251) as u8));
+        tail.append(mark(200), many).unwrap();
+        let file = dir.path().join("tail-4");
+        let read_all = || {
+            let mut seen = 0;
+            match read(dir.path(), 4, |_, _| seen += 1).unwrap() {
+                Found::Tail(tail) => (seen, tail.upto, tail.frames, tail.valid),
+                _ => panic!("no tail"),
+            }
+        };
+        let (seen, upto, frames, valid) = read_all();
+        assert_eq!((seen, upto, valid), (50_001, mark(200), tail.len()));
+        assert!(frames > 3, "{frames} frames");
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+        let (seen, upto, cut, _) = read_all();
+        assert!(seen > 1 && seen < 50_001 && cut == frames - 1);
+        assert_eq!(upto, mark(100));
     }
 
     #[test]
