@@ -53,8 +53,17 @@ pub struct GiveUp {
     pub bytes: u64,
 }
 
-/// The payloads that live in the ledger, in no order. Goes over all messages.
-pub fn payloads(state: &LaneState) -> Vec<Payload> {
+/// Payloads given up in one go. There may be millions, and a list of them all would take more memory than they do.
+pub const MOST: usize = 65_536;
+
+impl Payload {
+    fn age(&self) -> (Time, Offset, MessageId) {
+        (self.since, self.ledger, self.id)
+    }
+}
+
+/// The payloads in the ledger that may be given up, in no order; the oldest `most` of them. Goes over all messages.
+pub fn payloads(state: &LaneState, over: Option<&Over>, most: usize) -> Vec<Payload> {
     let kind = |state: &MessageState| match state {
         MessageState::Open { .. } | MessageState::Later { .. } => PayloadKind::Waiting,
         MessageState::Parked => PayloadKind::Parked,
@@ -71,7 +80,25 @@ pub fn payloads(state: &LaneState) -> Vec<Payload> {
             kind: kind(&m.state),
         })
     });
-    held.collect()
+    let is_over = |p: &Payload| over.is_some_and(|over| over.is(p.since));
+    let candidates = held.filter(|p| match p.kind {
+        PayloadKind::Waiting => false,
+        PayloadKind::Parked => is_over(p) && !p.dropped,
+        PayloadKind::Ended => is_over(p) || !p.dropped,
+    });
+    let mut oldest: Vec<Payload> = Vec::new();
+    for candidate in candidates {
+        oldest.push(candidate);
+        if oldest.len() >= 2 * most.max(1) {
+            oldest.select_nth_unstable_by_key(most, Payload::age);
+            oldest.truncate(most);
+        }
+    }
+    if oldest.len() > most {
+        oldest.select_nth_unstable_by_key(most, Payload::age);
+        oldest.truncate(most);
+    }
+    oldest
 }
 
 /// What has been in its state for all of the retention. Messages know the time of their state and no more, so this goes by
@@ -166,11 +193,11 @@ pub fn is_due(state: &LaneState, over: Option<&Over>, room: u64) -> bool {
     over || state.payload_bytes() > room
 }
 
-/// Decides. `over`: see [`over_since`]; `room`: most bytes of payloads.
-pub fn give_up(mut held: Vec<Payload>, over: Option<&Over>, room: u64) -> GiveUp {
-    held.sort_unstable_by_key(|p| (p.since, p.ledger, p.id));
+/// Decides. `bytes`: of all payloads; `over`: see [`over_since`]; `room`: most bytes of payloads.
+pub fn give_up(mut held: Vec<Payload>, bytes: u64, over: Option<&Over>, room: u64) -> GiveUp {
+    held.sort_unstable_by_key(Payload::age);
     let mut out = GiveUp {
-        bytes: held.iter().map(|p| u64::from(p.bytes)).sum(),
+        bytes,
         ..GiveUp::default()
     };
     let mut left = out.bytes;
@@ -194,6 +221,7 @@ pub fn give_up(mut held: Vec<Payload>, over: Option<&Over>, room: u64) -> GiveUp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::ledger::fold::Message;
     use crate::core::types::{RouteId, Tenure};
 
     const HOUR: Duration = Duration::from_secs(3_600);
@@ -268,7 +296,7 @@ mod tests {
         let over = over_since(&samples, HOUR * 24, HOUR).unwrap();
         assert!((4..=15).all(|h| over.is(hour(h))), "{over:?}");
         let held = vec![payload(1, 7, 10, PayloadKind::Ended)];
-        assert_eq!(give_up(held, Some(&over), 1_000).messages.len(), 1);
+        assert_eq!(give_up(held, 10, Some(&over), 1_000).messages.len(), 1);
     }
 
     /// A clock that was a year ahead for ten hours: what ended meanwhile goes a retention later, not in a year. What ends at
@@ -304,18 +332,65 @@ mod tests {
             payload(3, 3, 100, Ended),
             payload(5, 5, 100, Ended),
         ];
-        let out = give_up(held.clone(), None, 350);
+        let out = give_up(held.clone(), 500, None, 350);
         assert_eq!(out.payloads.iter().map(|p| p.2).collect::<Vec<_>>(), [3, 4]);
         assert_eq!((out.for_room, out.bytes, out.messages.len()), (2, 500, 0));
-        let all = give_up(held.clone(), None, 0);
+        let all = give_up(held.clone(), 500, None, 0);
         assert_eq!(all.payloads.iter().map(|p| p.2).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(
-            give_up(held, None, 500),
+            give_up(held, 500, None, 500),
             GiveUp {
                 bytes: 500,
                 ..GiveUp::default()
             }
         );
+    }
+
+    /// Whatever is kept, one go looks at so many of the oldest, and the next go at those behind them.
+    #[test]
+    fn of_millions_only_the_oldest_are_listed() {
+        let mut state = LaneState::default();
+        let message = |n: u64, state| Message {
+            state,
+            key: crate::core::types::KeyHash(n),
+            offset: n,
+            round: 1,
+            attempts: 1,
+            first_try: hour(1),
+            since: hour(n),
+            status: 422,
+            payload: Some((n, 10)),
+            dropped: false,
+            opened: 0,
+            carried: false,
+        };
+        // In an order that has nothing to do with their age, every third one in doubt.
+        for n in (0..1_000u64).map(|i| i * 389 % 1_000) {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&n.to_le_bytes());
+            let kind = match n % 3 {
+                0 => MessageState::Parked,
+                _ => MessageState::Dead,
+            };
+            let partition = state.partitions.entry(AT).or_default();
+            partition.messages.insert(MessageId(id), message(n, kind));
+        }
+        let listed = |over, most| {
+            let mut listed: Vec<_> = payloads(&state, over, most).iter().map(|p| p.ledger).collect();
+            listed.sort_unstable();
+            listed
+        };
+        assert_eq!(listed(None, 4), [1, 2, 4, 5]);
+        let over = Over {
+            before: hour(4),
+            ago: Vec::new(),
+            lately: Vec::new(),
+        };
+        assert_eq!(listed(Some(&over), 4), [0, 1, 2, 3]);
+        assert_eq!(listed(None, MOST).len(), 666);
+        let first = payloads(&state, None, 100);
+        let out = give_up(first, state.payload_bytes(), None, 9_500);
+        assert_eq!((out.bytes, out.for_room, out.payloads.len()), (10_000, 50, 50));
     }
 
     #[test]
@@ -332,11 +407,11 @@ mod tests {
             ago: Vec::new(),
             lately: Vec::new(),
         };
-        let out = give_up(held.clone(), Some(&over), 1_000);
+        let out = give_up(held.clone(), 40, Some(&over), 1_000);
         assert_eq!(out.messages, [(AT, MessageId([3; 16]))]);
         assert_eq!(out.payloads, [(AT, MessageId([2; 16]), 2)]);
         assert_eq!(out.for_room, 0);
         held[1].dropped = true;
-        assert!(give_up(held, Some(&over), 1_000).payloads.is_empty());
+        assert!(give_up(held, 40, Some(&over), 1_000).payloads.is_empty());
     }
 }

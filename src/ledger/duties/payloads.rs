@@ -7,7 +7,7 @@
 use super::{Duties, DutyError, Writer};
 use crate::core::ledger::entry::{Action, Body, Command};
 use crate::core::ledger::fold::MessageState;
-use crate::core::ledger::retention::{Over, give_up, is_due, over_since, payloads};
+use crate::core::ledger::retention::{MOST, Over, give_up, is_due, over_since, payloads};
 use crate::core::types::{MessageId, Offset, RoutePartition};
 use crate::ledger::keeper::Keeper;
 use crate::ledger::payload::{self, PayloadError};
@@ -30,12 +30,13 @@ impl Duties {
             // Whichever partition was sampled longest: each is a witness of its own.
             let over = samples.filter_map(|s| over_since(s, retention, interval));
             let over = over.max_by_key(Over::before);
-            is_due(state, over.as_ref(), self.rules.payload_bytes).then(|| (payloads(state), over))
+            let due = is_due(state, over.as_ref(), self.rules.payload_bytes);
+            due.then(|| (payloads(state, over.as_ref(), MOST), state.payload_bytes(), over))
         });
-        let Some((held, over)) = due else {
+        let Some((held, bytes, over)) = due else {
             return Ok(());
         };
-        let plan = give_up(held, over.as_ref(), self.rules.payload_bytes);
+        let plan = give_up(held, bytes, over.as_ref(), self.rules.payload_bytes);
         let (messages, for_room) = (plan.messages.len(), plan.for_room);
         let payloads = plan.payloads.len();
         for part in plan.messages.chunks(AT_ONCE) {

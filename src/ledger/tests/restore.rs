@@ -122,9 +122,9 @@ fn views_from_before_a_trim_are_built_anew() {
     };
     assert!(why.contains("before the lane's start"), "{why}");
     assert_eq!(restored.report.store, StoreFed::Rebuilt);
-    let mut kept: Vec<_> = crate::core::ledger::retention::payloads(&restored.state)
-        .iter()
-        .map(|p| (p.since, p.ledger, p.id))
+    let messages = restored.state.messages();
+    let mut kept: Vec<_> = messages
+        .filter_map(|(_, id, m)| Some((m.since, m.payload?.0, id)))
         .collect();
     kept.sort_unstable();
     assert_eq!(kept.iter().map(|k| k.2).collect::<Vec<_>>(), [id(1), id(3)]);

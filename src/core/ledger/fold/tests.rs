@@ -419,7 +419,7 @@ fn payloads_that_are_kept_are_listed() {
         lane.outcome(n, 1, 1, OutcomeKind::Dead(kept("x")));
     }
     let listed = |lane: &Lane| {
-        let mut held = crate::core::ledger::retention::payloads(&lane.state);
+        let mut held = crate::core::ledger::retention::payloads(&lane.state, None, 100);
         held.sort_by_key(|p| p.ledger);
         held.iter()
             .map(|p| (p.id, p.bytes, p.dropped))
