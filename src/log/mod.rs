@@ -170,6 +170,14 @@ pub enum LogError {
         /// What the system said.
         detail: String,
     },
+    /// Its folder is on a disk, or has rights, that allow no writing.
+    #[error("cannot write to `{0}`: {detail}; opening a log writes to it, also only to look at it: copy the node's folder to where it can be written (cp -a), and name the copy as node.data", path.display())]
+    ReadOnly {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        detail: String,
+    },
     /// No such topic.
     #[error("no topic `{0}`")]
     NoTopic(String),

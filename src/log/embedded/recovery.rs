@@ -47,16 +47,27 @@ fn corrupt(path: &Path, detail: impl Into<String>) -> LogError {
     }
 }
 
+pub(super) fn cannot_write(dir: &Path, path: &Path, e: &std::io::Error) -> LogError {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    match e.kind() {
+        ReadOnlyFilesystem | PermissionDenied => LogError::ReadOnly {
+            path: dir.to_owned(),
+            detail: e.to_string(),
+        },
+        _ => cannot_open(path, e),
+    }
+}
+
 /// Takes the folder for this process; the lock goes with the file handle, also after a kill.
 pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
-    crate::files::folder(dir).map_err(|e| cannot_open(dir, &e))?;
+    crate::files::folder(dir).map_err(|e| cannot_write(dir, dir, &e))?;
     let path = dir.join("lock");
     let file = crate::files::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)
-        .map_err(|e| cannot_open(&path, &e))?;
+        .map_err(|e| cannot_write(dir, &path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(LogError::Locked { path: dir.to_owned() }),

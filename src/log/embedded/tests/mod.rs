@@ -157,6 +157,30 @@ fn a_second_opening_is_refused_while_the_first_lasts() {
     open(dir.path(), &tiny()).expect("opens once the first is closed");
 }
 
+/// A folder on read-only media, or of another user: the error says why looking at it writes, and what to do.
+#[test]
+fn a_folder_that_cannot_be_written_to_is_told_with_a_way_out() {
+    use std::io::ErrorKind::{ReadOnlyFilesystem, StorageFull};
+    use std::os::unix::fs::PermissionsExt;
+    let dir = folder();
+    let lock = dir.path().join("lock");
+    let told = super::recovery::cannot_write(dir.path(), &lock, &ReadOnlyFilesystem.into());
+    assert!(matches!(told, LogError::ReadOnly { .. }) && told.to_string().contains("cp -a"));
+    let full = super::recovery::cannot_write(dir.path(), &lock, &StorageFull.into());
+    assert!(matches!(full, LogError::Open { .. }), "{full}");
+    let log = open(dir.path(), &tiny()).expect("opens");
+    log.close().expect("closed");
+    let of_others = std::fs::Permissions::from_mode(0o400);
+    std::fs::set_permissions(&lock, of_others).expect("the owner may");
+    // No right binds root.
+    if std::fs::File::options().write(true).open(&lock).is_err() {
+        assert!(matches!(
+            open(dir.path(), &tiny()),
+            Err(LogError::ReadOnly { .. })
+        ));
+    }
+}
+
 #[test]
 fn too_large_and_too_many_is_refused() {
     let dir = folder();
