@@ -17,6 +17,9 @@ use crate::sink::idempotency_key;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Skip rules at once: every record is asked against them, and each change hands all of them to every route.
+pub(super) const SKIPS_MOST: usize = 10_000;
+
 /// The stable code of a reason: what stands before its colon. Details would make endless groups.
 pub(super) fn code(reason: &str) -> &str {
     reason.split_once(':').map_or(reason, |(code, _)| code)
@@ -431,6 +434,13 @@ impl Desk {
                 };
                 if request.why.trim().is_empty() {
                     return Err(ApiError::Invalid("a skip rule needs a reason".into()));
+                }
+                // The same rule again takes the place of the first.
+                let same = |r: &SkipRule| r.topic == *topic && r.partner == *partner && r.matches == matches;
+                if view.skips.len() >= SKIPS_MOST && !view.skips.values().any(same) {
+                    return Err(ApiError::Conflict(format!(
+                        "there are {SKIPS_MOST} skip rules, and there can be no more: `skip remove` those that are not needed (`skip list`); IDs that must never be sent can be called delivered with `dedup mark` or `dedup import`"
+                    )));
                 }
                 let expires = expires.as_deref().map(|text| ends(text, now)).transpose()?;
                 Ok(Setting::SkipAdd(SkipRule {

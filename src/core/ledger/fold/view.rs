@@ -7,6 +7,8 @@ use super::*;
 const PARTITION_BYTES: usize = 400;
 const RANGE_BYTES: usize = 26;
 const ROUND_BYTES: usize = 37;
+/// Bytes of a skip rule: names, words, its place in the tree, and its copies where it is in force.
+const SKIP_BYTES: usize = 700;
 
 impl LaneState {
     /// Messages with an attempt that is, or may be, on the wire.
@@ -42,7 +44,14 @@ impl LaneState {
                 + p.rounds.capacity() * ROUND_BYTES
                 + p.samples.capacity() * size_of::<Sampled>()
         });
-        partitions.sum::<usize>() + self.used.memory()
+        partitions.sum::<usize>() + self.used.memory() + self.skips.len() * SKIP_BYTES
+    }
+
+    /// Of each message what is known, unless it is closed or gone.
+    pub fn unfinished(&self, at: RoutePartition, ids: &[MessageId]) -> Vec<Option<Message>> {
+        let messages = self.partitions.get(&at).map(|p| &p.messages);
+        let one = |id: &MessageId| messages?.get(id).filter(|m| !m.closed());
+        ids.iter().map(one).collect()
     }
 
     /// How many messages are in which state.

@@ -2,6 +2,35 @@
 
 use super::*;
 
+/// Skip rules come from operators, and from their scripts: there is a bound, and the way out is said.
+#[test]
+fn there_are_so_many_skip_rules_and_no_more() {
+    let mut world = World::new();
+    let add = |key: String| Order::SkipAdd {
+        topic: "orders".into(),
+        partner: None,
+        key: Some(key),
+        id: None,
+        expires: None,
+    };
+    world.order(add("user-0".into()));
+    let rule = world.state.skips.values().next().cloned().unwrap();
+    for n in 1..crate::ledger::desk::prepare::SKIPS_MOST as u64 {
+        let mut rule = rule.clone();
+        (rule.rule, rule.matches) = (1_000_000 + n, SkipMatch::Key(format!("user-{n}").into()));
+        world.state.skips.insert(rule.rule, rule);
+    }
+    assert!(world.state.memory() >= 7_000_000, "and they are counted");
+    let refused = world.prepare(add("one-more".into()));
+    assert!(
+        matches!(&refused, Err(ApiError::Conflict(why)) if why.contains("`skip remove`")),
+        "{refused:?}"
+    );
+    world
+        .prepare(add("user-77".into()))
+        .expect("the same rule again is no new one");
+}
+
 #[test]
 fn rules_and_pauses_are_set_and_undone() {
     let mut world = World::new();
