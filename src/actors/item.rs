@@ -109,6 +109,11 @@ impl Item {
             && (!self.off_position || self.outcome <= folded)
     }
 
+    /// Whether all that is needed to send it again is in the ledger. `folded` as above.
+    pub fn can_rest(&self, folded: u64) -> bool {
+        matches!(self.task, Task::Send) && !self.is_unsettled() && self.off_position && self.outcome <= folded
+    }
+
     fn bytes(&self) -> usize {
         self.delivery.record.held_bytes()
     }

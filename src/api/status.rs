@@ -49,6 +49,9 @@ pub struct NodeStatus {
     /// Of these: filters of the store of finished IDs.
     #[serde(default)]
     pub memory_store: u64,
+    /// Of these: where the log's records are.
+    #[serde(default)]
+    pub memory_log: u64,
     /// Of these: entries of the ledger that are written and not folded yet.
     #[serde(default)]
     pub memory_backlog: u64,

@@ -265,10 +265,12 @@ impl NodeHooks {
     /// Notes what the fold and the store hold, against the node's bound (I6).
     pub fn count_books(&self) {
         let held = self.keeper.memory();
+        let index = self.log.stats().index_bytes;
         let mut full = self.full_of_kept.lock();
         for (partner, share) in &self.memory {
             share.set_kept(held.by_partner.get(partner).copied().unwrap_or(0));
             share.books().set(held.ledger, held.messages, held.store);
+            share.books().set_log(index);
         }
         for (partner, share) in &self.memory {
             if !share.is_full_of_kept() {
@@ -308,6 +310,7 @@ impl Hooks for NodeHooks {
             status.node.memory_messages = memory.node_messages();
             status.node.memory_ledger = memory.books().ledger();
             status.node.memory_store = memory.books().store();
+            status.node.memory_log = memory.books().log();
             let [bytes, own, shared] = memory.books().budgets();
             status.node.memory_budgets = bytes;
             status.node.budget_values = own;

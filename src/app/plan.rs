@@ -2,7 +2,7 @@
 
 use crate::actors::context::RouteFigures;
 use crate::actors::ledger::InputFigures;
-use crate::actors::partition::PartitionSettings;
+use crate::actors::partition::{PartitionSettings, REST_AFTER};
 use crate::actors::topic::RoutePlan;
 use crate::config::{Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, TopicConfig};
 use crate::core::ledger::entry::Used;
@@ -185,6 +185,7 @@ pub fn plans(
                     ranges: config.actors.ranges,
                     position_every: config.ledger.position_every,
                     waiting_after: config.ledger.waiting_after,
+                    rest_after: REST_AFTER,
                     backlog: BACKLOG,
                     backlog_bytes: config.node.memory / BACKLOG_SHARE,
                 },

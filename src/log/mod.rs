@@ -73,6 +73,8 @@ pub struct LogStats {
     pub segments: u64,
     /// Bytes of those segments.
     pub disk_bytes: u64,
+    /// Bytes of memory that tell where records are.
+    pub index_bytes: u64,
 }
 
 /// Partitioned, durable topics. All methods may be called from any thread.

@@ -39,6 +39,9 @@ pub struct Scenario {
     pub forgets: bool,
     /// The wall clock is set back at each restart, by at most so much.
     pub clock_set_back: Duration,
+    /// What the node may hold: much, or so little that what waits is left outside.
+    pub memory: u64,
+    pub rest_after: Duration,
     /// The partners do nothing but hang for so long.
     pub hangs: Option<Duration>,
 }
@@ -71,6 +74,8 @@ impl Scenario {
             } else {
                 Duration::ZERO
             },
+            memory: [1 << 20, 20 << 10][rng.usize(0..2)],
+            rest_after: ms(rng.u64(20..400)),
             hangs: None,
         }
     }

@@ -22,7 +22,7 @@ use crate::core::flood::FloodGuard;
 use crate::core::hosts::Hosts;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, BudgetDraw, Entry, Genesis};
-use crate::core::ledger::fold::{FinishedState, LaneState, MessageState};
+use crate::core::ledger::fold::{self, FinishedState, LaneState, MessageState};
 use crate::core::limiter::BudgetTable;
 use crate::core::message_id::{IdScope, budget_by};
 use crate::core::ranges::RangeSet;
@@ -133,6 +133,10 @@ impl Remembered for Memory {
     fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
         let state = self.state.lock();
         state.partitions.get(&at).map_or(1, |p| p.next_round(&id))
+    }
+
+    fn unfinished(&self, at: RoutePartition, ids: &[MessageId]) -> Vec<Option<fold::Message>> {
+        self.state.lock().unfinished(at, ids)
     }
 }
 
@@ -422,7 +426,7 @@ impl World {
         let port = LanePort::open(lane.clone());
         let budgets = Rc::new(RefCell::new(BudgetTable::new()));
         let cap = NodeCap::new(scenario.node_cap);
-        let shares = MemoryShare::divide(1 << 20, scenario.partners.len());
+        let shares = MemoryShare::divide(scenario.memory, scenario.partners.len());
         let mut tree = Tree {
             lane,
             port: port.clone(),
@@ -533,6 +537,7 @@ impl World {
                         ranges: scenario.ranges,
                         position_every: Duration::from_millis(50),
                         waiting_after: scenario.waiting_after,
+                        rest_after: scenario.rest_after,
                         backlog: 10_000,
                         backlog_bytes: 64 << 20,
                     },

@@ -6,9 +6,10 @@ use super::super::{
     context::{Bar, RouteContext},
     lines,
 };
+use super::look_ups::NoAnswer;
 use super::{PartitionActor, start};
 use crate::core::ledger::entry::{Action, Body, Command, Outcome, OutcomeKind};
-use crate::core::ledger::fold::FinishedState;
+use crate::core::ledger::fold::{FinishedState, Message};
 use crate::core::record::Record;
 use crate::core::resolve::{Known, Resolved, Resolver};
 use crate::core::turnstile::Draws;
@@ -57,6 +58,9 @@ pub trait Remembered: Send + Sync {
     /// The round that begins with a record of a message of which no more is known. Asked only where rounds of such
     /// messages are known at all.
     fn next_round(&self, at: RoutePartition, id: MessageId) -> u32;
+
+    /// What is known of messages that are not finished; none of those that are.
+    fn unfinished(&self, at: RoutePartition, ids: &[MessageId]) -> Vec<Option<Message>>;
 }
 
 /// Before a message is looked at again that an order is about: its entry is being written.
@@ -80,6 +84,10 @@ impl Remembered for Keeper {
 
     fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
         self.with_state(|state| state.partitions.get(&at).map_or(1, |p| p.next_round(&id)))
+    }
+
+    fn unfinished(&self, at: RoutePartition, ids: &[MessageId]) -> Vec<Option<Message>> {
+        self.with_state(|state| state.unfinished(at, ids))
     }
 }
 
@@ -222,33 +230,14 @@ impl<S: Sink> PartitionActor<S> {
         ctx.stop();
     }
 
-    /// Asks what became of records that were read, away from the arbiter: a look-up may read from the disk, and open
-    /// what is closed. Then takes them up.
+    /// Asks what became of records that were read. Then takes them up.
     fn look_up(&mut self, from: Offset, records: Vec<Record>, next: Offset, ctx: &mut Context<Self>) {
-        self.forget_folded();
         let (ids, sorted) = self.sort_out(from, records);
-        if ids.is_empty() {
-            return self.looked_up(sorted, Vec::new(), next, ctx);
-        }
-        // What is finished meanwhile the look-up may not know yet: it stays in flight until the answer is here.
-        self.looking = true;
-        let (remembered, at) = (self.remembered.clone(), self.route.at);
-        let look = async move {
-            let look = blocking::off(move || {
-                let mut found = Vec::with_capacity(ids.len());
-                remembered.look_up(at, &ids, &mut found).map(|()| found)
-            });
-            look.await
-        };
-        let taken = look.into_actor(self).map(move |result, act, ctx| {
-            act.looking = false;
-            match result {
-                Ok(Ok(found)) => act.looked_up(sorted, found, next, ctx),
-                Ok(Err(why)) => act.read_again(&why, ctx),
-                Err(error) => act.give_up(error, ctx),
-            }
+        self.ask(ids, ctx, move |act, found, ctx| match found {
+            Ok(found) => act.looked_up(sorted, found, next, ctx),
+            Err(NoAnswer::Refused(why)) => act.read_again(&why, ctx),
+            Err(NoAnswer::Ended(error)) => act.give_up(error, ctx),
         });
-        ctx.spawn(taken);
     }
 
     fn looked_up(
@@ -345,8 +334,12 @@ impl<S: Sink> PartitionActor<S> {
         self.route.orders.bar_of(id) == Some(Bar::Claimed) && !self.in_flight.contains(id)
     }
 
-    /// What an order called delivered while records were read stands in no queue.
+    /// What an order called delivered while records were looked up stands in no queue. Not while a look-up is being
+    /// made: it may have been answered before.
     pub(super) fn forget_marks(&self) {
+        if !self.look_ups.is_empty() {
+            return;
+        }
         let in_flight = &self.in_flight;
         self.route.orders.keep_marked(|id| in_flight.contains(id));
     }

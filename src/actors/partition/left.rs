@@ -19,7 +19,7 @@ use super::super::item::{ITEM_OVERHEAD, Item, Task};
 use super::start::LeftBehind;
 use super::{PartitionActor, Resolved, SHED_AFTER};
 use crate::core::key_queues::left::Place;
-use crate::core::ledger::fold::{Message, MessageState};
+use crate::core::ledger::fold::{FinishedState, Message, MessageState};
 use crate::core::record::Record;
 use crate::core::types::{KeyHash, MessageId, Offset, Time};
 use crate::log::{Log, PartitionId};
@@ -43,7 +43,7 @@ const ENOUGH: (usize, usize) = (32, 64);
 /// The same where memory is tight.
 const TIGHT: (usize, usize) = (4, 8);
 /// Messages that can start while there is no room at all.
-const AT_LEAST: usize = 64;
+pub(super) const AT_LEAST: usize = 64;
 /// Bytes of bookkeeping of what is known of a message that was left after an attempt.
 const TRIED_BYTES: usize = size_of::<(MessageId, LeftBehind)>() * 8 / 7 + 1;
 /// Before what cannot be read is tried again. Nothing is lost by waiting: it stays unfinished.
@@ -54,7 +54,7 @@ pub(super) type Back = (KeyHash, Result<Vec<Record>, String>);
 
 impl<S: Sink> PartitionActor<S> {
     /// Whether at most half of the partner's share is free.
-    fn is_tight(&self) -> bool {
+    pub(super) fn is_tight(&self) -> bool {
         let memory = &self.route.partner.memory;
         memory.room() <= memory.bound() / 2
     }
@@ -64,7 +64,9 @@ impl<S: Sink> PartitionActor<S> {
         let memory = &self.route.partner.memory;
         let room = memory.room() > (CHUNK_LEAST + ITEM_OVERHEAD) as u64 || self.is_on_the_floor();
         let full = memory.is_full_of_kept();
-        room && !full && self.left_counted as u64 <= (memory.bound() / 2).max(LEFT_LEAST)
+        // What earlier lives left of records that have not come by grows less only by reading.
+        let left = self.left_counted.saturating_sub(self.left_at.len() * TRIED_BYTES);
+        room && !full && left as u64 <= (memory.bound() / 2).max(LEFT_LEAST)
     }
 
     /// Whether one more message may be queued.
@@ -86,7 +88,7 @@ impl<S: Sink> PartitionActor<S> {
     /// Whether a record of this key that was read now is left where it is.
     pub(super) fn stays_behind(&self, key: Option<KeyHash>) -> bool {
         let Some(key) = key else { return false };
-        if self.left.has(key) {
+        if self.left.has(key) || self.resting.has(key) {
             return true;
         }
         if self.queues.stuck() == 0 {
@@ -106,7 +108,9 @@ impl<S: Sink> PartitionActor<S> {
     /// Whether this message of an earlier life is one of many behind its key.
     pub(super) fn is_far_behind(&self, message: &Message) -> bool {
         let first_round = message.round == 1 && message.opened == 0;
-        first_round && (self.left.has(message.key) || self.queues.standing(message.key).0 >= BEHIND)
+        let key = message.key;
+        let behind = self.left.has(key) || self.resting.has(key);
+        first_round && (behind || self.queues.standing(key).0 >= BEHIND)
     }
 
     /// Leaves a message of an earlier life in the ledger.
@@ -138,19 +142,35 @@ impl<S: Sink> PartitionActor<S> {
         self.uncount(before);
     }
 
-    /// Where memory is tight: takes what cannot start out of the queues, and leaves it.
-    pub(super) fn leave_stuck(&mut self) {
-        // A look-up that is being made may not know yet what the ledger has: it stays in flight until the answer is here.
-        if self.looking || self.queues.stuck() <= self.stuck_kept || !self.is_tight() {
+    /// Where memory is tight: takes what cannot start out of the queues, and leaves it, or lets it rest.
+    pub(super) fn leave_stuck(&mut self, ctx: &mut Context<Self>) {
+        if self
+            .copied
+            .is_some_and(|number| self.known_to_look_ups() >= number)
+        {
+            self.copied = None;
+            self.stuck_kept = 0;
+        }
+        // Looks at all that is stuck: not again for a few more.
+        let kept = self.stuck_kept + self.stuck_kept / 16;
+        if self.queues.stuck() <= kept || !self.is_tight() {
             return;
         }
-        let (now, folded) = (self.now(), self.route.partner.port.folded());
+        // What a look-up that is being made does not know yet stays in flight until its answer is here.
+        let (now, folded) = (self.now(), self.known_to_look_ups());
+        let (may_rest, rest_after) = (self.route.partner.memory.may_rest(), self.settings.rest_after);
+        if may_rest {
+            self.rest_waiting();
+        }
         let mut taken = Vec::new();
         self.queues.take_stuck(
             |item| {
-                // What is tried again at once is not worth reading twice.
-                let soon = item.not_before > now && item.not_before.since(now) <= SHED_AFTER;
-                item.can_be_left(folded) && !soon
+                // What is tried again at once is not worth reading twice; what waits for long goes into the ledger, and
+                // rests.
+                let wait = item.not_before.since(now);
+                let soon = item.not_before > now && wait <= SHED_AFTER;
+                let rests = may_rest && wait > rest_after;
+                item.can_be_left(folded) && !soon && !rests
             },
             |key, items| taken.push((key, items)),
         );
@@ -168,6 +188,9 @@ impl<S: Sink> PartitionActor<S> {
         }
         self.stuck_kept = self.queues.stuck();
         self.count_left();
+        if may_rest && self.is_tight() {
+            self.copy_waiting(ctx);
+        }
     }
 
     fn leave_item(&mut self, key: KeyHash, item: &Item) {
@@ -194,20 +217,25 @@ impl<S: Sink> PartitionActor<S> {
         }
     }
 
+    /// Whether more of what is outside memory may be queued.
+    pub(super) fn wants_work(&self) -> bool {
+        let at_work = self.queues.len().saturating_sub(self.queues.stuck());
+        at_work < AT_LEAST || (self.may_take() && at_work < self.settings.window)
+    }
+
     /// Reads back what was left behind keys that can go on.
     pub(super) fn read_back(&mut self, ctx: &mut Context<Self>) {
         if self.left.is_empty() || self.reading_back || self.stands() {
             return;
         }
-        let at_work = self.queues.len().saturating_sub(self.queues.stuck());
-        if at_work >= AT_LEAST && (!self.may_take() || at_work >= self.settings.window) {
+        if !self.wants_work() {
             return;
         }
         let (keys, most) = if self.is_tight() { TIGHT } else { ENOUGH };
-        let queues = &self.queues;
+        let (queues, resting) = (&self.queues, &self.resting);
         let keys = self.left.turn(LOOK, keys, |key| {
             let (queued, stuck) = queues.standing(key);
-            !stuck && queued <= LOW
+            !stuck && queued <= LOW && !resting.has(key)
         });
         let mut wanted = Vec::new();
         for key in keys {
@@ -242,7 +270,6 @@ impl<S: Sink> PartitionActor<S> {
         let read =
             async move { blocking::off(move || read_places(log.as_ref(), input, &wanted, bytes)).await };
         let taken = read.into_actor(self).map(move |read, act, ctx| {
-            act.reading_back = false;
             let read = match read {
                 Ok(read) => read,
                 Err(error) => {
@@ -250,11 +277,7 @@ impl<S: Sink> PartitionActor<S> {
                     keys.iter().map(failed).collect()
                 }
             };
-            for (key, records) in read {
-                act.take_back(key, records, ctx);
-            }
-            act.count_left();
-            act.start_work(ctx);
+            act.look_up_back(read, ctx);
         });
         ctx.spawn(taken);
     }
@@ -284,62 +307,107 @@ impl<S: Sink> PartitionActor<S> {
         self.queue(item, until);
     }
 
-    /// Takes up what was read back of a key.
-    fn take_back(&mut self, key: KeyHash, records: Result<Vec<Record>, String>, ctx: &mut Context<Self>) {
-        let taken = records.and_then(|records| self.take_up_again(key, records));
-        match taken {
-            Ok(()) => self.left.reading(key, false),
-            Err(why) => {
-                tracing::error!(
-                    event = "payload_missing", topic = %self.route.topic, why, "cannot read records again that were left behind a waiting key"
-                );
-                ctx.run_later(READ_AGAIN, move |act, _| act.left.reading(key, false));
+    /// Asks what became of records that were read back, and takes up those of each key.
+    fn look_up_back(&mut self, read: Vec<Back>, ctx: &mut Context<Self>) {
+        let mut known = Vec::with_capacity(read.len());
+        for (key, records) in read {
+            match records {
+                Ok(records) => known.push((key, self.resolve_all(records))),
+                Err(why) => self.not_read_back(key, &why, ctx),
             }
         }
+        let ids = ids_of(known.iter().map(|(_, records)| records.as_slice()));
+        self.ask(ids, ctx, move |act, found, ctx| {
+            act.reading_back = false;
+            match found {
+                Ok(found) => {
+                    let mut found = found.into_iter();
+                    for (key, records) in known {
+                        act.take_up_again(key, records, &mut found);
+                        act.left.reading(key, false);
+                    }
+                    act.forget_marks();
+                }
+                Err(why) => {
+                    let why = why.to_string();
+                    known
+                        .iter()
+                        .for_each(|(key, _)| act.not_read_back(*key, &why, ctx));
+                }
+            }
+            act.count_left();
+            act.start_work(ctx);
+        });
     }
 
-    fn take_up_again(&mut self, key: KeyHash, records: Vec<Record>) -> Result<(), String> {
-        self.forget_folded();
-        let mut messages = Vec::with_capacity(records.len());
-        let mut ids = Vec::with_capacity(records.len());
-        for record in records {
-            let known = match self.resolve.resolve(&record) {
-                Resolved::Filtered => None,
-                Resolved::Message(known) => Some((known, None)),
-                Resolved::Invalid(known, reason) => Some((known, Some(reason))),
-            };
-            ids.extend(known.as_ref().map(|(known, _)| known.id));
-            messages.push((record, known));
-        }
-        let mut found = Vec::with_capacity(ids.len());
-        self.remembered.look_up(self.route.at, &ids, &mut found)?;
-        let mut found = found.into_iter();
-        for (record, known) in messages {
+    fn not_read_back(&mut self, key: KeyHash, why: &str, ctx: &mut Context<Self>) {
+        tracing::error!(
+            event = "payload_missing", topic = %self.route.topic, why, "cannot read records again that were left behind a waiting key"
+        );
+        ctx.run_later(READ_AGAIN, move |act, _| act.left.reading(key, false));
+    }
+
+    /// What these records are.
+    pub(super) fn resolve_all(&mut self, records: Vec<Record>) -> Vec<(Record, Resolved)> {
+        let resolved = records.into_iter().map(|record| {
+            let resolved = self.resolve.resolve(&record);
+            (record, resolved)
+        });
+        resolved.collect()
+    }
+
+    /// `found`: what became of each that is a message; those of the next key follow.
+    fn take_up_again(
+        &mut self,
+        key: KeyHash,
+        records: Vec<(Record, Resolved)>,
+        found: &mut impl Iterator<Item = Option<FinishedState>>,
+    ) {
+        let mut goes_on = true;
+        for (record, resolved) in records {
             let offset = record.offset;
-            // Whether it is called delivered may be being decided: it is read again then.
-            let claimed = known
-                .as_ref()
-                .is_some_and(|(known, _)| self.is_claimed(&known.id));
-            if claimed || self.stands() || self.left.first(key, 1) != [Place::Topic(offset)] {
-                break;
-            }
-            self.left.pop(key);
-            let Some((known, invalid)) = known else {
-                self.window.finish_silently(offset, offset + 1);
-                continue;
+            let (known, invalid) = match resolved {
+                Resolved::Filtered => {
+                    goes_on = goes_on && self.is_next(key, offset);
+                    if goes_on {
+                        self.left.pop(key);
+                        self.window.finish_silently(offset, offset + 1);
+                    }
+                    continue;
+                }
+                Resolved::Message(known) => (known, None),
+                Resolved::Invalid(known, reason) => {
+                    let reason = self.route.partner.sink.masker().text(&reason);
+                    (known, Some(reason))
+                }
             };
             let finished = found.next().flatten().is_some();
+            // Whether it is called delivered may be being decided: it is read again then.
+            goes_on = goes_on && self.is_next(key, offset) && !self.is_claimed(&known.id);
+            if !goes_on {
+                continue;
+            }
+            self.left.pop(key);
             if self.window.is_finished(offset) || self.is_duplicate(offset, &known, finished) {
                 continue;
             }
             self.admit(record, known, invalid);
         }
-        // What is being read beside this may have been looked up before it was called delivered.
-        if !self.reading {
-            self.forget_marks();
-        }
-        Ok(())
     }
+
+    /// Whether this record is the next one of its key, and may be taken up.
+    fn is_next(&self, key: KeyHash, offset: Offset) -> bool {
+        !self.stands() && self.left.first(key, 1) == [Place::Topic(offset)]
+    }
+}
+
+/// IDs of all that are messages, in order.
+pub(super) fn ids_of<'a>(of: impl Iterator<Item = &'a [(Record, Resolved)]>) -> Vec<MessageId> {
+    let id = |(_, resolved): &(Record, Resolved)| match resolved {
+        Resolved::Filtered => None,
+        Resolved::Message(known) | Resolved::Invalid(known, _) => Some(known.id),
+    };
+    of.flat_map(|records| records.iter().filter_map(id)).collect()
 }
 
 /// Reads records of keys, the offsets of each rising. At least one record of the first key; of what follows as much as

@@ -15,7 +15,9 @@ pub mod crew;
 mod intake;
 mod left;
 mod load;
+mod look_ups;
 mod orders;
+mod rest;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ use intake::Passed;
 pub use intake::{Remembered, Resolve};
 pub use load::{LoadError, Loaded, NodePayloads, Payloads, from_topic};
 pub use orders::Follow;
+pub use rest::REST_AFTER;
 pub use start::Start;
 
 use super::attempt::After;
@@ -38,6 +41,7 @@ use super::subpartition::{Work, WorkEnd, WorkEnded};
 use crate::core::doubt::Doubt;
 use crate::core::key_queues::KeyQueues;
 use crate::core::key_queues::left::Left;
+use crate::core::key_queues::resting::Resting;
 use crate::core::ledger::entry::{Action, Body, Command, Position};
 use crate::core::types::{KeyHash, MessageId, Offset, Time};
 use crate::log::{Log, PartitionId};
@@ -45,6 +49,7 @@ use crate::sink::{DoubtCause, Sink};
 use actix::prelude::*;
 use crew::Crew;
 use hashbrown::{HashMap, HashSet};
+use look_ups::LookUps;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,6 +77,8 @@ pub struct PartitionSettings {
     pub position_every: Duration,
     /// What waits longer than this is copied into the ledger.
     pub waiting_after: Duration,
+    /// What waits longer than this, and is in the ledger, can rest outside memory.
+    pub rest_after: Duration,
     /// Entries of the lane that may be durable and not folded before reading pauses.
     pub backlog: u64,
     /// Bytes that they may hold.
@@ -124,7 +131,14 @@ pub struct PartitionActor<S: Sink> {
     left: Left,
     /// Bytes counted for `left` and `left_behind`.
     left_counted: usize,
-    /// What was left is being read.
+    /// What waits for long in the ledger, to be woken.
+    resting: Resting,
+    /// Bytes counted for it, and for keys that are held and what earlier lives left.
+    rest_counted: usize,
+    beside_counted: usize,
+    /// The number of the last outcome by which something was copied into the ledger, until it is folded.
+    copied: Option<u64>,
+    /// What was left is being read, or looked up.
     reading_back: bool,
     /// What was left is being copied into the ledger.
     relieving: bool,
@@ -149,8 +163,8 @@ pub struct PartitionActor<S: Sink> {
     /// The topic begins here, behind what was not finished: an operator must say that it may go on.
     lost: Option<Offset>,
     reading: bool,
-    /// What was read is being looked up.
-    looking: bool,
+    /// Look-ups that are being made.
+    look_ups: LookUps,
     /// Records that the last read brought.
     expected: usize,
     /// Payloads of what waits long are being read.
@@ -199,6 +213,10 @@ impl<S: Sink> PartitionActor<S> {
             left_behind: HashMap::new(),
             left: Left::default(),
             left_counted: 0,
+            resting: Resting::default(),
+            rest_counted: 0,
+            beside_counted: 0,
+            copied: None,
             reading_back: false,
             relieving: false,
             stuck_kept: 0,
@@ -213,7 +231,7 @@ impl<S: Sink> PartitionActor<S> {
             holding: HashMap::new(),
             start: Some(start),
             reading: false,
-            looking: false,
+            look_ups: LookUps::default(),
             expected: 0,
             copying: false,
             draining: false,
@@ -435,13 +453,9 @@ impl<S: Sink> PartitionActor<S> {
         self.queues.wait_until(item.place, item, at, now);
     }
 
-    /// Forgets which messages are in flight once the look-up knows them. Not while one is being made: it may have been
-    /// answered before they were folded.
+    /// Forgets which messages are in flight once every look-up knows them, also one that is being made.
     fn forget_folded(&mut self) {
-        if self.looking {
-            return;
-        }
-        let folded = self.route.partner.port.folded();
+        let folded = self.known_to_look_ups();
         while let Some((number, _)) = self.unfolded.front() {
             if *number > folded {
                 break;
@@ -499,12 +513,13 @@ impl<S: Sink> PartitionActor<S> {
         figures.position.store(self.window.position(), Ordering::Relaxed);
         figures.read.store(self.next_read, Ordering::Relaxed);
         figures.queued.store(
-            (self.queues.len() + self.left.len() + self.in_hand) as u64,
+            (self.queues.len() + self.left.len() + self.resting.len() + self.in_hand) as u64,
             Ordering::Relaxed,
         );
-        figures
-            .waiting
-            .store(self.queues.waiting() as u64, Ordering::Relaxed);
+        figures.waiting.store(
+            (self.queues.waiting() + self.resting.len()) as u64,
+            Ordering::Relaxed,
+        );
         figures
             .busy_keys
             .store(self.queues.busy() as u64, Ordering::Relaxed);
@@ -526,6 +541,7 @@ impl<S: Sink> PartitionActor<S> {
             && self.in_hand == 0
             && self.queues.is_empty()
             && self.left.is_empty()
+            && self.resting.is_empty()
             && self.left_behind.is_empty()
     }
 }
@@ -551,6 +567,7 @@ impl<S: Sink> Actor for PartitionActor<S> {
         ctx.run_interval(self.settings.position_every, |act, ctx| {
             act.queues.set_busy_keys(act.places());
             act.stuck_kept = 0;
+            act.count_rested();
             act.copy_waiting(ctx);
             act.copy_left(ctx);
             act.write_position();
@@ -569,7 +586,8 @@ impl<S: Sink> PartitionActor<S> {
             self.queues.due(now);
             self.start_work(ctx);
         }
-        self.leave_stuck();
+        self.leave_stuck(ctx);
+        self.wake(ctx);
         self.read_back(ctx);
         self.read_on(ctx);
         self.tell_figures();
@@ -699,5 +717,7 @@ impl<S: Sink> Drop for PartitionActor<S> {
     fn drop(&mut self) {
         // What it held is given up with it; what its keys' actors have in hand is not counted any more.
         self.route.partner.memory.give_back(self.held);
+        self.route.partner.memory.rest(self.rest_counted, 0);
+        self.route.partner.memory.keep_beside(self.beside_counted, 0);
     }
 }

@@ -36,8 +36,8 @@ impl<S: Sink> Handler<Follow> for PartitionActor<S> {
             Effect::Settled { id, .. } => self.let_go(id),
             Effect::Marked { id, .. } => {
                 self.forget_folded();
-                // What is being read may hold a record of it that was looked up before.
-                if !self.in_flight.contains(&id) && !self.reading {
+                // What is being looked up may have been answered before.
+                if !self.in_flight.contains(&id) && self.look_ups.is_empty() {
                     self.route.orders.lift(id);
                 }
             }

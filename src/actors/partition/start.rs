@@ -7,7 +7,7 @@ use crate::config::OnDoubt;
 use crate::core::backoff::believed;
 use crate::core::doubt::Doubt;
 use crate::core::ledger::entry::{Kept, OutcomeKind};
-use crate::core::ledger::fold::{LaneState, Message, MessageState};
+use crate::core::ledger::fold::{LaneState, Message, MessageState, Messages};
 use crate::core::ranges::RangeSet;
 use crate::core::record::Record;
 use crate::core::resolve::Resolved;
@@ -25,8 +25,8 @@ pub struct Start {
     pub finished: RangeSet,
     /// One past the highest record ever taken up.
     pub high_water: Offset,
-    /// Messages that are open or waiting.
-    pub messages: Vec<(MessageId, Message)>,
+    /// The partition's messages. A copy shares what may be millions with the fold.
+    pub messages: Messages,
     /// Parked messages and their keys, where these hold their keys.
     pub held: Vec<(MessageId, KeyHash)>,
     /// The fold knows rounds of messages that it knows nothing else of.
@@ -54,7 +54,7 @@ impl Start {
             position: state.position,
             finished: state.finished.clone(),
             high_water: state.high_water,
-            messages: state.messages.unsettled().collect(),
+            messages: state.messages.clone(),
             held,
             has_rounds: !state.rounds.is_empty(),
             folded: lane.next,
@@ -92,11 +92,15 @@ impl<S: Sink> PartitionActor<S> {
         start.held.iter().for_each(|(id, key)| self.hold(*id, *key));
         let config = self.route.partner.config.clone();
         let retry = &config.retry;
-        let mut messages = start.messages;
-        messages.sort_by_key(|(_, m)| m.offset);
+        let messages = start.messages;
+        let mut order: Vec<_> = messages.unsettled().map(|(id, m)| (m.offset, id)).collect();
+        order.sort_unstable();
         // Keys that something stands in front of already: what comes after it stands behind it, whatever its time.
         let mut begun = HashSet::new();
-        for (id, message) in messages {
+        for (_, id) in order {
+            let Some(message) = messages.get(&id) else {
+                continue;
+            };
             match message.state {
                 MessageState::Parked | MessageState::Dead | MessageState::Skipped => {}
                 MessageState::Open {
@@ -132,9 +136,14 @@ impl<S: Sink> PartitionActor<S> {
                 }
                 MessageState::Later { not_before } if message.payload.is_some() => {
                     let not_before = believed(not_before, now, retry);
+                    let first = begun.insert(message.key);
+                    if first && self.rests_on(id, &message, not_before) {
+                        continue;
+                    }
                     let mut item = self.restored(id, &message, Task::Send);
                     item.not_before = not_before;
-                    let until = begun.insert(message.key).then_some(not_before);
+                    // Beside one that rests a later round goes at its own time.
+                    let until = (first || self.resting.has(message.key)).then_some(not_before);
                     self.queue(item, until);
                 }
                 MessageState::Later { not_before } => {
@@ -159,6 +168,7 @@ impl<S: Sink> PartitionActor<S> {
             }
         }
         self.count_left();
+        self.count_rested();
     }
 
     pub(super) fn outage(&self) -> Duration {

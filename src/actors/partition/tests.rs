@@ -306,13 +306,15 @@ impl Resolve for ByKey {
     }
 }
 
+type Slow = (fn(&[MessageId]) -> bool, Box<dyn FnOnce() + Send>);
+
 /// The fold of the lane and the IDs it has finished, as the `LedgerActor` keeps them.
 #[derive(Default)]
 struct Memory {
     state: Mutex<LaneState>,
     finished: Mutex<std::collections::HashMap<MessageId, FinishedState>>,
-    /// What the next look-up does once it has its answer, and before it gives it.
-    slow: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// What the next look-up of IDs like these does once it has its answer, and before it gives it.
+    slow: Mutex<Option<Slow>>,
 }
 
 impl Remembered for Memory {
@@ -325,7 +327,8 @@ impl Remembered for Memory {
         let finished = self.finished.lock();
         out.extend(ids.iter().map(|id| finished.get(id).copied()));
         drop(finished);
-        if let Some(slow) = self.slow.lock().take() {
+        let slow = self.slow.lock().take_if(|(whose, _)| whose(ids));
+        if let Some((_, slow)) = slow {
             slow();
         }
         Ok(())
@@ -334,6 +337,10 @@ impl Remembered for Memory {
     fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
         let state = self.state.lock();
         state.partitions.get(&at).map_or(1, |p| p.next_round(&id))
+    }
+
+    fn unfinished(&self, at: RoutePartition, ids: &[MessageId]) -> Vec<Option<Message>> {
+        self.state.lock().unfinished(at, ids)
     }
 }
 
@@ -384,6 +391,11 @@ impl Living {
         while !self.is_idle().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    fn delivered(&self) -> u64 {
+        let state = self.memory.state.lock();
+        state.partitions.get(&AT).map_or(0, |p| p.counts.delivered)
     }
 
     fn pause(&self, pause: bool) {
@@ -460,9 +472,13 @@ struct World {
     partner: Arc<Mutex<Partner>>,
     lives: u64,
     waiting_after: Duration,
+    rest_after: Duration,
     ranges: usize,
-    /// The partner's share.
+    /// The partner's share, and how many such shares the node has.
     share: u64,
+    shares: usize,
+    /// Numbers have sixteen digits, so that the tails of their IDs differ, as those of real ones do.
+    long: bool,
     changed: Changed,
     fresh: bool,
     gone: Option<Offset>,
@@ -503,8 +519,11 @@ impl World {
             partner: Arc::default(),
             lives: 0,
             waiting_after: Duration::from_secs(600),
+            rest_after: REST_AFTER,
             ranges: 1_000,
             share: 64 << 20,
+            shares: 1,
+            long: false,
             changed: Changed::No,
             fresh: false,
             gone: None,
@@ -522,7 +541,14 @@ impl World {
         let mut batch = Batch::new();
         for (key, number) in records {
             let key = key.as_ref().map(|k| k.as_bytes());
-            batch.push(self.input, Time(1), key, number.to_string().as_bytes(), &[]);
+            let width = if self.long { 16 } else { 0 };
+            batch.push(
+                self.input,
+                Time(1),
+                key,
+                format!("{number:0width$}").as_bytes(),
+                &[],
+            );
         }
         self.log.append(batch, Box::new(|r| drop(r.expect("appended"))));
     }
@@ -607,7 +633,7 @@ impl World {
             256,
             NodeCap::new(100),
         );
-        let memory_share = MemoryShare::divide(self.share, 1).remove(0);
+        let memory_share = MemoryShare::divide(self.share * self.shares as u64, self.shares).remove(0);
         let sink = FakeSink {
             partner: self.partner.clone(),
             plan: Arc::new(plan),
@@ -667,6 +693,7 @@ impl World {
             ranges: self.ranges,
             position_every: Duration::from_millis(20),
             waiting_after: self.waiting_after,
+            rest_after: self.rest_after,
             backlog: 100_000,
             backlog_bytes: 64 << 20,
         };
@@ -700,13 +727,15 @@ impl World {
 
     /// Every wait of a key is over: time does not pass in a test, so the ledger says so.
     fn make_due(&self, key: KeyHash) {
+        self.make_due_where(|m| m.key == key);
+    }
+
+    fn make_due_where(&self, which: impl Fn(&Message) -> bool) {
         let waiting: Vec<_> = {
             let state = self.memory.state.lock();
-            let of_key = |m: &crate::core::ledger::fold::Message| {
-                m.key == key && matches!(m.state, MessageState::Later { .. })
-            };
             let messages = state.partitions[&AT].messages.iter();
-            messages.filter(|(_, m)| of_key(m)).collect()
+            let waits = |m: &Message| which(m) && matches!(m.state, MessageState::Later { .. });
+            messages.filter(|(_, m)| waits(m)).collect()
         };
         for (id, m) in waiting {
             let later = crate::core::ledger::entry::Outcome {
@@ -721,7 +750,7 @@ impl World {
                 kind: crate::core::ledger::entry::OutcomeKind::Later {
                     not_before: Time(3),
                     first_try: m.first_try,
-                    key,
+                    key: m.key,
                     reason: String::new(),
                     counted: true,
                 },
@@ -916,13 +945,14 @@ async fn a_slow_look_up_holds_nobody_back_and_misses_nothing() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let (began, stood) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (tell, timed_out) = (began.clone(), stood.clone());
-    *living.memory.slow.lock() = Some(Box::new(move || {
+    let slow = Box::new(move || {
         tell.store(true, Ordering::Release);
         timed_out.store(
             wait.recv_timeout(Duration::from_secs(20)).is_err(),
             Ordering::Release,
         );
-    }));
+    });
+    *living.memory.slow.lock() = Some((|_| true, slow));
     world.append([(None, 1)]);
     living.until(|_| began.load(Ordering::Acquire)).await;
     // It is delivered and folded while the look-up still waits, and an order has the actor forget what is folded.
@@ -1749,6 +1779,199 @@ async fn a_message_that_goes_on_by_another_record_of_it_is_not_lost() {
     let taken = seen.iter().filter(|s| s.1 == 77 && s.2 == Reply::Take).count();
     assert_eq!((taken, world.position()), (1, 43));
     assert_eq!(world.memory.state.lock().partitions[&AT].counts.skipped, 0);
+}
+
+/// Whether all these are of the slow key of [`every_other_slow`], and were read together: in a test the intake reads one by one.
+fn all_slow(ids: &[MessageId]) -> bool {
+    let number = |id: &MessageId| {
+        String::from_utf8_lossy(&id.0)
+            .trim_end_matches('\0')
+            .parse::<u64>()
+    };
+    ids.len() > 1 && ids.iter().all(|id| number(id).is_ok_and(|n| n % 2 == 0))
+}
+
+/// What was left behind a key is looked up away from the arbiter, when it is read back and when it is copied: a look-up
+/// that waits for the disk holds nobody back, and what is called delivered meanwhile is not sent.
+#[actix_rt::test]
+async fn a_slow_look_up_of_what_was_left_holds_nobody_back() {
+    use std::sync::atomic::AtomicBool;
+    for copied in [false, true] {
+        let mut world = World::new();
+        world.share = 33 << 10;
+        if copied {
+            // More gaps than the position may have above it: what is left goes into the ledger.
+            world.ranges = 20;
+            world.waiting_after = Duration::from_millis(100);
+        } else {
+            world.ranges = 5_000;
+        }
+        world.append(every_other_slow(1_000));
+        let mut config = partner();
+        let wait = if copied { 3_600_000 } else { 300 };
+        config.retry.first = Duration::from_millis(wait);
+        config.retry.longest = Duration::from_millis(wait);
+        let (began, stood) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (go, waits) = std::sync::mpsc::channel::<()>();
+        let (tell, timed_out) = (began.clone(), stood.clone());
+        *world.memory.slow.lock() = Some((
+            all_slow,
+            Box::new(move || {
+                tell.store(true, Ordering::Release);
+                let waited = waits.recv_timeout(Duration::from_secs(20));
+                timed_out.store(waited.is_err(), Ordering::Release);
+            }),
+        ));
+        // The backoff has jitter: as many attempts as it takes until much is left.
+        let plan = move |n, attempt| match (n, copied) {
+            (0, true) => Reply::TryLater,
+            (0, false) if attempt < 8 => Reply::TryLater,
+            _ => Reply::Take,
+        };
+        let living = world.begin(config, plan);
+        living.until(|_| began.load(Ordering::Acquire)).await;
+        let (before, last) = (living.delivered(), id_of(998));
+        let mark = Action::Mark {
+            at: AT,
+            id: last,
+            offset: 998,
+        };
+        assert!(living.command(mark).await);
+        world.append([(Some("new".to_owned()), 5_001)]);
+        if !copied {
+            living.until(|l| l.delivered() > before).await;
+        }
+        go.send(()).expect("the look-up waits");
+        let all = if copied { 501 } else { 1_000 };
+        living.until(|l| l.delivered() == all).await;
+        assert!(
+            !stood.load(Ordering::Acquire),
+            "the look-up held the arbiter back"
+        );
+        living.stop().await;
+        let seen = world.partner.lock();
+        assert_order(&seen.seen);
+        assert!(seen.seen.iter().all(|s| s.1 != 998), "it was called delivered");
+    }
+}
+
+/// Every other record waits for long: without key, or each with a key of its own.
+fn every_other_waits(n: u64, keyed: bool) -> impl Iterator<Item = (Option<String>, u64)> {
+    (0..n).map(move |i| match i % 2 {
+        0 => (keyed.then(|| format!("w{i}")), i),
+        _ => (Some(format!("k{}", i / 2 % 50)), i),
+    })
+}
+
+/// Thousands of messages that the partner wants in an hour, one by one, rest in the ledger and starve nobody; a restart
+/// lets them rest on, at some bytes each, and sends them when they are due.
+#[actix_rt::test]
+async fn messages_that_wait_one_by_one_rest_in_the_ledger() {
+    for keyed in [false, true] {
+        let mut world = World::new();
+        (world.share, world.shares, world.ranges) = (256 << 10, 32, 20_000);
+        world.long = true;
+        world.append(every_other_waits(8_000, keyed));
+        let plan = |n, _| match n % 2 {
+            0 => Reply::Wait(Some(Concerns::Message)),
+            _ => Reply::Take,
+        };
+        let living = world.begin(partner(), plan);
+        living.until(|l| l.delivered() == 4_000).await;
+        let memory = living.route.partner.memory.clone();
+        // All but what there is room for.
+        living.until(|_| memory.held() <= 140 << 10).await;
+        let rested = memory.books().ledger();
+        // The waits have jitter: times of their own for many of them.
+        assert!(rested > 3_500 * 20 && rested < 4_000 * 100, "{rested} bytes");
+        let held = living.stop().await;
+        assert!(held <= 140 << 10, "{held} bytes");
+        assert_eq!(memory.books().ledger(), 0, "given back");
+        assert_eq!(world.partner.lock().seen.len(), 8_000);
+
+        // What is in the ledger rests from the beginning.
+        let living = world.begin(partner(), plan);
+        let memory = living.route.partner.memory.clone();
+        living.until(|_| memory.books().ledger() > 3_500 * 20).await;
+        living.stop().await;
+        let waiting: Vec<_> = {
+            let state = world.memory.state.lock();
+            state.partitions[&AT].messages.unsettled().collect()
+        };
+        assert_eq!(waiting.len(), 4_000);
+        world.make_due_where(|_| true);
+        world.partner.lock().seen.clear();
+        world.live(partner(), |_, _| Reply::Take).await;
+        let mut sent: Vec<_> = world.partner.lock().seen.iter().map(|s| s.1).collect();
+        sent.sort_unstable();
+        assert_eq!(sent, (0..8_000).step_by(2).collect::<Vec<_>>());
+        assert_eq!(world.position(), 8_000);
+    }
+}
+
+/// What rests is woken when it is due, and what came behind it on its key follows it; a second record of it is a
+/// duplicate, also while it rests.
+#[actix_rt::test]
+async fn what_rests_is_woken_in_time_and_its_key_follows() {
+    let mut world = World::new();
+    (world.share, world.ranges) = (64 << 10, 20_000);
+    world.rest_after = Duration::from_millis(100);
+    // Each key twice, the second record behind all first ones; and all of it once more.
+    let records = || (0..2_000u64).map(|i| ((i % 4 != 0).then(|| format!("k{}", i % 1_000)), i));
+    world.append(records().chain(records()));
+    let mut config = partner();
+    config.retry.first = Duration::from_millis(3_000);
+    config.retry.longest = Duration::from_millis(3_000);
+    let plan = |n, attempt| match (n, attempt) {
+        (0..1_000, 1) => Reply::TryLater,
+        _ => Reply::Take,
+    };
+    let living = world.begin(config, plan);
+    let memory = living.route.partner.memory.clone();
+    living.until(|_| memory.books().ledger() > 100 * 20).await;
+    living.idle().await;
+    assert_eq!((living.stop().await, memory.books().ledger()), (0, 0));
+    let seen = world.partner.lock();
+    let keyed: Vec<_> = seen.seen.iter().filter(|s| !s.0.is_empty()).cloned().collect();
+    assert_order(&keyed);
+    assert_eq!(seen.seen.iter().filter(|s| s.2 == Reply::Take).count(), 2_000);
+    drop(seen);
+    assert_eq!(world.position(), 4_000);
+}
+
+/// An earlier life with more memory has tried thousands of messages whose records are still in the topic: what is known of
+/// them may be more than the share, and they are read all the same.
+#[actix_rt::test]
+async fn what_a_larger_share_left_keeps_a_smaller_one_from_nothing() {
+    let mut world = World::new();
+    (world.share, world.ranges) = (64 << 10, 5_000);
+    world.append(apart(2_000));
+    let first_try = Clock::start().now();
+    for offset in 0..2_000 {
+        let later = crate::core::ledger::entry::Outcome {
+            at: AT,
+            id: id_of(offset),
+            offset,
+            round: 1,
+            attempts: 1,
+            when: Time(2),
+            life: LifeId(1),
+            status: 429,
+            kind: crate::core::ledger::entry::OutcomeKind::Later {
+                not_before: Time(3),
+                first_try,
+                key: crate::core::message_id::key_hash(format!("k{offset}").as_bytes()),
+                reason: String::new(),
+                counted: true,
+            },
+        };
+        append_entry(&world.log, world.lane, &world.memory, Body::Outcome(later));
+    }
+    let life = world.live(partner(), |_, _| Reply::Take);
+    let held = tokio::time::timeout(Duration::from_secs(60), life).await;
+    assert_eq!(held.expect("it does not stand"), 0);
+    assert_eq!(world.partner.lock().seen.len(), 2_000);
+    assert_eq!(world.position(), 2_000);
 }
 
 /// What waits in the ledger behind one key is left there by a restart, and goes in order from there.

@@ -12,9 +12,11 @@
 use super::super::context::Bar;
 use super::super::item::Item;
 use super::super::{attempt, blocking};
-use super::left::read_places;
+use super::left::{ids_of, read_places};
 use super::{PartitionActor, Resolved};
+use crate::core::key_queues::Visit;
 use crate::core::ledger::entry::{Body, Kept, Waiting};
+use crate::core::ledger::fold::FinishedState;
 use crate::core::record::Record;
 use crate::core::types::{KeyHash, MessageId, Offset, RoutePartition, Time};
 use crate::sink::{AnswerDetail, Sink};
@@ -24,6 +26,8 @@ use std::time::Duration;
 
 /// Messages copied in one go: the arbiter has other work.
 const AT_ONCE: usize = 512;
+/// When the next ones are copied, if there are more.
+const COPY_ON: Duration = Duration::from_millis(50);
 
 /// Whether a message is to be copied: it waits for longer than this, or has been tried for so long.
 fn waits_long(first_try: Time, not_before: Time, now: Time, after: Duration) -> bool {
@@ -32,13 +36,17 @@ fn waits_long(first_try: Time, not_before: Time, now: Time, after: Duration) -> 
 }
 
 impl<S: Sink> PartitionActor<S> {
-    /// Copies what waits for long; what has given its payload up is read again first.
+    /// Copies what waits for long; what has given its payload up is read again first. Where memory is tight less is
+    /// long: what is in the ledger can rest outside memory.
     pub(super) fn copy_waiting(&mut self, ctx: &mut Context<Self>) {
         if self.copying || self.draining {
             return;
         }
-        let wanted = self.copy(HashMap::new());
+        let (wanted, more) = self.copy(HashMap::new());
         if wanted.is_empty() {
+            if more {
+                ctx.run_later(COPY_ON, Self::copy_waiting);
+            }
             return;
         }
         self.copying = true;
@@ -51,37 +59,47 @@ impl<S: Sink> PartitionActor<S> {
             });
             read.await.unwrap_or_default()
         };
-        let loaded = load.into_actor(self).map(|loaded, act, _| {
+        let loaded = load.into_actor(self).map(move |loaded, act, ctx| {
             act.copying = false;
             act.copy(loaded);
+            if more {
+                ctx.run_later(COPY_ON, Self::copy_waiting);
+            }
         });
         ctx.spawn(loaded);
     }
 
-    /// Copies what is at hand; returns what must be read before.
-    fn copy(&mut self, mut loaded: HashMap<MessageId, Record>) -> Vec<(MessageId, Offset)> {
+    /// Copies what is at hand; returns what must be read before, and whether there is more than was looked at.
+    fn copy(&mut self, mut loaded: HashMap<MessageId, Record>) -> (Vec<(MessageId, Offset)>, bool) {
         let now = self.now();
         let after = self.settings.waiting_after;
+        let tight = self.is_tight() && self.route.partner.memory.may_rest();
+        let rest_after = self.settings.rest_after;
+        let mut more = false;
         let (at, port) = (self.route.at, self.route.partner.port.clone());
         let (mut wanted, mut finished, mut marked) = (Vec::new(), Vec::new(), Vec::new());
         let orders = self.route.orders.clone();
+        let mut last = None;
         self.queues.visit_stuck(|item, behind| {
             if item.off_position {
-                return true;
+                return Visit::Next;
             }
-            if finished.len() + wanted.len() >= AT_ONCE
-                || !(behind || waits_long(item.first_try, item.not_before, now, after))
-            {
-                return false;
+            if finished.len() + wanted.len() >= AT_ONCE {
+                more = true;
+                return Visit::End;
+            }
+            let rests = tight && item.not_before.since(now) > rest_after;
+            if !(behind || rests || waits_long(item.first_try, item.not_before, now, after)) {
+                return Visit::OtherKey;
             }
             let (id, offset) = (item.delivery.id, item.delivery.record.offset);
             match orders.bar_of(&id) {
                 // An entry behind the one that calls it delivered would have it wait again.
-                Some(Bar::Claimed) => return false,
+                Some(Bar::Claimed) => return Visit::OtherKey,
                 Some(Bar::Marked) => {
                     item.off_position = true;
                     marked.push(offset);
-                    return true;
+                    return Visit::Next;
                 }
                 None => {}
             }
@@ -89,7 +107,7 @@ impl<S: Sink> PartitionActor<S> {
                 let Some(record) = loaded.remove(&id) else {
                     wanted.push((id, offset));
                     // Those behind it on its key come after it.
-                    return false;
+                    return Visit::OtherKey;
                 };
                 let held = std::mem::replace(&mut item.delivery.record, record);
                 let kept = attempt::kept(item, AnswerDetail::default());
@@ -99,17 +117,21 @@ impl<S: Sink> PartitionActor<S> {
                 attempt::kept(item, AnswerDetail::default())
             };
             item.outcome = port.outcome(waiting_entry(at, item, now, kept));
+            last = Some(item.outcome);
             item.off_position = true;
             finished.push(offset);
-            true
+            Visit::Next
         });
+        if last.is_some() {
+            self.copied = last;
+        }
         for offset in finished {
             self.window.finish(offset);
         }
         for offset in marked {
             self.window.finish_silently(offset, offset + 1);
         }
-        wanted
+        (wanted, more)
     }
 }
 
@@ -125,11 +147,11 @@ impl<S: Sink> PartitionActor<S> {
             return;
         }
         let after = self.settings.waiting_after;
-        let queues = &self.queues;
+        let (queues, resting) = (&self.queues, &self.resting);
         let keys = self.left.turn(usize::MAX, KEYS, |key| {
             // What stands before it is in the ledger already: a restart queues that first (I4).
             let copied = || queues.queued(key).all(|item| item.off_position);
-            queues.standing(key).1 && copied()
+            (queues.standing(key).1 || resting.has(key)) && copied()
         });
         let mut wanted = Vec::new();
         let most = AT_ONCE / keys.len().max(1);
@@ -149,59 +171,60 @@ impl<S: Sink> PartitionActor<S> {
         let read =
             async move { blocking::off(move || read_places(log.as_ref(), input, &wanted, bytes)).await };
         let copied = read.into_actor(self).map(move |read, act, ctx| {
-            act.relieving = false;
-            let before = act.window.ranges();
-            for (key, records) in read.unwrap_or_default() {
-                // What cannot be read is tried again at the next turn, and holds its position so long.
-                if let Ok(records) = records {
-                    act.copy_records(key, records, after);
+            // What cannot be read is tried again at the next turn, and holds its position so long.
+            let read = read.unwrap_or_default().into_iter();
+            let read: Vec<_> = read
+                .filter_map(|(key, records)| Some((key, act.resolve_all(records.ok()?))))
+                .collect();
+            let ids = ids_of(read.iter().map(|(_, records)| records.as_slice()));
+            act.ask(ids, ctx, move |act, found, ctx| {
+                act.relieving = false;
+                let before = act.window.ranges();
+                // The same where nothing may be taken for absent.
+                let mut found = found.unwrap_or_default().into_iter();
+                for (key, records) in read {
+                    act.copy_records(key, records, &mut found, after);
                 }
-            }
-            keys.into_iter().for_each(|key| act.left.reading(key, false));
-            act.count_left();
-            if act.window.ranges() < before {
-                act.copy_left(ctx);
-            }
+                keys.into_iter().for_each(|key| act.left.reading(key, false));
+                act.count_left();
+                if act.window.ranges() < before {
+                    act.copy_left(ctx);
+                }
+            });
         });
         ctx.spawn(copied);
     }
 
-    fn copy_records(&mut self, key: KeyHash, records: Vec<Record>, after: Duration) {
-        self.forget_folded();
+    /// `found`: what became of each that is a message; those of the next key follow. Where it ends nothing is known.
+    fn copy_records(
+        &mut self,
+        key: KeyHash,
+        records: Vec<(Record, Resolved)>,
+        found: &mut impl Iterator<Item = Option<FinishedState>>,
+        after: Duration,
+    ) {
         let now = self.now();
-        let resolved: Vec<_> = records
-            .iter()
-            .map(|record| self.resolve.resolve(record))
-            .collect();
-        let ids: Vec<MessageId> = resolved
-            .iter()
-            .filter_map(|resolved| match resolved {
-                Resolved::Filtered => None,
-                Resolved::Message(known) | Resolved::Invalid(known, _) => Some(known.id),
-            })
-            .collect();
-        let mut found = Vec::with_capacity(ids.len());
-        if self.remembered.look_up(self.route.at, &ids, &mut found).is_err() {
-            return;
-        }
-        let mut found = found.into_iter();
         let mut copied = Vec::with_capacity(records.len());
-        for (record, resolved) in records.into_iter().zip(resolved) {
+        let mut goes_on = true;
+        for (record, resolved) in records {
             let offset = record.offset;
-            let known = match resolved {
-                Resolved::Filtered => {
+            let (known, invalid) = match resolved {
+                Resolved::Filtered if goes_on => {
                     self.window.finish_silently(offset, offset + 1);
                     copied.push(None);
                     continue;
                 }
-                Resolved::Message(known) => known,
+                Resolved::Filtered => continue,
+                Resolved::Message(known) => (known, false),
                 // It becomes a dead letter when its key goes on.
-                Resolved::Invalid(..) => break,
+                Resolved::Invalid(known, _) => (known, true),
             };
-            let finished = found.next().flatten().is_some();
-            if self.is_claimed(&known.id) {
-                break;
+            let Some(found) = found.next() else { break };
+            goes_on = goes_on && !invalid && !self.is_claimed(&known.id);
+            if !goes_on {
+                continue;
             }
+            let finished = found.is_some();
             if self.window.is_finished(offset) || self.is_duplicate(offset, &known, finished) {
                 copied.push(None);
                 continue;
@@ -210,11 +233,13 @@ impl<S: Sink> PartitionActor<S> {
             let id = item.delivery.id;
             if self.has_rounds && self.remembered.next_round(self.route.at, id) > 1 {
                 // It begins a later round, and is queued for that when its key goes on.
-                break;
+                goes_on = false;
+                continue;
             }
             if let Some(tried) = self.left_behind.get(&id) {
                 if !waits_long(tried.first_try, tried.not_before, now, after) {
-                    break;
+                    goes_on = false;
+                    continue;
                 }
                 item.resume(*tried);
             }

@@ -54,8 +54,9 @@ struct Row {
     reading: bool,
 }
 
-/// Bytes of a key here beside its places: the row, its share of the table, and its place in the turns.
-const KEY_BYTES: usize = size_of::<(KeyHash, Row)>() * 8 / 7 + 16;
+/// Bytes of a key here beside its places: the row, its share of the table, its place in the turns, and what the queues
+/// know of a key that waits with nothing queued.
+const KEY_BYTES: usize = size_of::<(KeyHash, Row)>() * 8 / 7 + 16 + 40;
 
 impl Left {
     /// Messages left.

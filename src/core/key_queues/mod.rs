@@ -16,12 +16,14 @@
 //!
 //! Invariants: I4 (per key, in the order of `push`, the next item only after `done` or `wait_until` of the one
 //! before), I6 (the owner counts what it pushes; what no free place could start can be taken out again,
-//! [`KeyQueues::take_stuck`], and be left outside memory, [`left`]), I8 (keys take turns: after [`TURN`] items a key
+//! [`KeyQueues::take_stuck`], and be left outside memory, [`left`]; what waits for long by itself can rest there,
+//! [`KeyQueues::take_waiting`], [`resting`]), I8 (keys take turns: after [`TURN`] items a key
 //! goes behind the others).
 //! Neighbours: `PartitionActor` owns one, its `SubpartitionActor`s are the places. A restart begins with an empty
 //! one: what waits is restored from the ledger by [`KeyQueues::wait_until`], the rest is read again.
 
 pub mod left;
+pub mod resting;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,17 @@ pub trait Queued {
     fn is_urgent(&self) -> bool {
         false
     }
+}
+
+/// What [`KeyQueues::visit_stuck`] goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// The next item.
+    Next,
+    /// Nothing more of this key.
+    OtherKey,
+    /// Nothing more.
+    End,
 }
 
 /// Queues per key with a bounded number of busy keys.
@@ -484,6 +497,49 @@ impl<T: Queued> KeyQueues<T> {
         }
     }
 
+    /// Takes out what waits for a time by itself: items without key, and the only item of a key that nothing holds.
+    /// Such a key is forgotten. `taken` is told the key, the item, and when that would have been due.
+    pub fn take_waiting(
+        &mut self,
+        may_go: impl Fn(Option<KeyHash>, &T) -> bool,
+        mut taken: impl FnMut(Option<KeyHash>, T, Time),
+    ) {
+        for (due, list) in std::mem::take(&mut self.timers) {
+            let (mut stay, mut at) = (List::EMPTY, list.head);
+            while at != NIL {
+                let next = self.link(at);
+                let going = if at & UNORDERED != 0 {
+                    let goes = may_go(None, self.items.get(at & !UNORDERED));
+                    goes.then(|| (None, self.unstore(at & !UNORDERED)))
+                } else {
+                    let key = self.keys.get(at);
+                    let (hash, head) = (key.hash, key.head);
+                    let single = key.len == 1 && key.holds == 0;
+                    let goes = single && may_go(Some(hash), self.items.get(head));
+                    goes.then(|| {
+                        let key = self.keys.get_mut(at);
+                        (key.head, key.tail, key.len) = (NIL, NIL, 0);
+                        key.state = State::Idle;
+                        self.forget_if_empty(at);
+                        (Some(hash), self.unstore(head))
+                    })
+                };
+                match going {
+                    Some((hash, item)) => {
+                        self.stuck -= 1;
+                        self.waiting -= 1;
+                        taken(hash, item, due);
+                    }
+                    None => self.append(&mut stay, at),
+                }
+                at = next;
+            }
+            if stay.len > 0 {
+                self.timers.insert(due, stay);
+            }
+        }
+    }
+
     /// Keys that wait for a time or are held, and items without key that wait.
     fn stuck_keys(&self) -> impl Iterator<Item = u32> + '_ {
         let waiting = self.timers.values().flat_map(|list| {
@@ -501,18 +557,24 @@ impl<T: Queued> KeyQueues<T> {
 
     /// Goes over what cannot start now, whatever places are free: items without key that wait for a time, and of keys
     /// that wait for one, or are held, the queued items in order. `visit` is told whether an item stands behind
-    /// another one, or a hold; false: nothing more of this key.
-    pub fn visit_stuck(&mut self, mut visit: impl FnMut(&mut T, bool) -> bool) {
+    /// another one, or a hold, and says what comes next.
+    pub fn visit_stuck(&mut self, mut visit: impl FnMut(&mut T, bool) -> Visit) {
         let stuck: Vec<u32> = self.stuck_keys().collect();
         for at in stuck {
             if at & UNORDERED != 0 {
-                visit(self.items.get_mut(at & !UNORDERED), false);
+                if visit(self.items.get_mut(at & !UNORDERED), false) == Visit::End {
+                    return;
+                }
                 continue;
             }
             let key = self.keys.get(at);
             let (mut node, mut behind) = (key.head, key.holds > 0);
-            while node != NIL && visit(self.items.get_mut(node), behind) {
-                node = self.items.next(node);
+            while node != NIL {
+                match visit(self.items.get_mut(node), behind) {
+                    Visit::Next => node = self.items.next(node),
+                    Visit::OtherKey => break,
+                    Visit::End => return,
+                }
                 behind = true;
             }
         }

@@ -30,6 +30,7 @@ enum Step {
     Unhold(u8),
     Take(u8),
     TakeStuck(u32),
+    TakeWaiting(u32),
     Places(usize),
 }
 
@@ -45,6 +46,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u8..6).prop_map(Step::Unhold),
         1 => (0u8..6).prop_map(Step::Take),
         1 => (1u32..5).prop_map(Step::TakeStuck),
+        1 => (1u32..5).prop_map(Step::TakeWaiting),
         1 => (1usize..4).prop_map(Step::Places),
     ];
     prop::collection::vec(step, 0..200)
@@ -215,6 +217,27 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     prop_assert!(end.iter().all(|seq| seq % n == 0));
                     prop_assert!(queued.back().is_none_or(|seq| seq % n != 0), "as many as may go");
                 }
+            }
+            Step::TakeWaiting(n) => {
+                let mut taken = Vec::new();
+                queues.take_waiting(
+                    |_, item| item.seq % n == 0,
+                    |key, item, due| taken.push((key, item.seq, due)),
+                );
+                for (key, seq, due) in taken {
+                    prop_assert!(seq % n == 0 && due > now);
+                    let Some(k) = key.map(|key| key.0 as u8) else {
+                        let at = model.loose_waiting.iter().position(|w| *w == (seq, due));
+                        prop_assert!(at.map(|at| model.loose_waiting.remove(at)).is_some());
+                        continue;
+                    };
+                    prop_assert!(!queues.is_held(hash(k)) && !queues.standing(hash(k)).1);
+                    prop_assert_eq!(model.waiting.remove(&k), Some(due));
+                    let queued = model.queued.entry(k).or_default();
+                    prop_assert_eq!(queued.drain(..).collect::<Vec<_>>(), vec![seq]);
+                }
+                // As many as may go.
+                prop_assert!(model.loose_waiting.iter().all(|w| w.1 <= now || w.0 % n != 0));
             }
             Step::Places(n) => {
                 queues.set_busy_keys(n);
@@ -455,10 +478,49 @@ fn what_is_stuck_is_visited_key_by_key_in_order() {
     let mut seen = Vec::new();
     queues.visit_stuck(|item, behind| {
         seen.push((item.seq, behind));
-        item.seq != 2
+        if item.seq == 2 {
+            Visit::OtherKey
+        } else {
+            Visit::Next
+        }
     });
     seen.sort_unstable();
     assert_eq!(seen, [(1, false), (2, true), (5, false), (6, true)]);
+    let mut visited = 0;
+    queues.visit_stuck(|_, _| {
+        visited += 1;
+        if visited == 2 { Visit::End } else { Visit::Next }
+    });
+    assert_eq!(visited, 2);
+}
+
+/// What waits by itself is taken out with the time it waits for; a key with more behind it, or held, stays.
+#[test]
+fn what_waits_by_itself_is_taken_out_and_its_key_forgotten() {
+    let mut queues = KeyQueues::new(8);
+    let now = Time::from_millis(1_000);
+    let later = now.plus(std::time::Duration::from_secs(60));
+    queues.push(None, item(0));
+    (1..5).for_each(|n| queues.push(Some(hash(n)), item(u32::from(n))));
+    queues.push(Some(hash(2)), item(20));
+    while let Some((key, item)) = queues.next_ready() {
+        queues.wait_until(key, item, later, now);
+    }
+    queues.hold(hash(3));
+    let mut taken = Vec::new();
+    queues.take_waiting(
+        |_, item| item.seq != 4,
+        |key, item, due| taken.push((key, item.seq, due)),
+    );
+    taken.sort_unstable();
+    let due = coalesced(later, now);
+    assert_eq!(taken, [(None, 0, due), (Some(hash(1)), 1, due)]);
+    assert!(queues.is_idle(hash(1)));
+    assert_eq!((queues.len(), queues.stuck(), queues.waiting()), (4, 4, 3));
+    queues.unhold(hash(3));
+    queues.due(later.plus(std::time::Duration::from_secs(1)));
+    let next = std::iter::from_fn(|| queues.next_ready().map(|(_, item)| item.seq));
+    assert_eq!(next.collect::<Vec<_>>(), [2, 3, 4]);
 }
 
 #[test]

@@ -81,6 +81,11 @@ pub(super) struct PartitionIndex {
 }
 
 impl PartitionIndex {
+    /// Bytes of memory.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.items.capacity() * size_of::<Item>()
+    }
+
     /// Puts an item in; what it overlaps gives way.
     pub(super) fn put(&mut self, item: Item) {
         if item.base >= item.end {

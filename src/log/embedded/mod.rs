@@ -371,11 +371,17 @@ impl Log for EmbeddedLog {
 
     fn stats(&self) -> LogStats {
         let counters = &self.shared.counters;
+        let index_bytes = {
+            let topics = self.shared.topics.read();
+            let indexes = topics.partitions.iter().flatten();
+            indexes.map(|p| p.index.read().memory() as u64).sum()
+        };
         let segments = self.shared.segments.read();
         let spares = self.shared.spares.lock();
         let idle = spares.ready.len() as u64 * self.shared.options.segment_bytes
             + spares.limbo.iter().map(|s| s.size).sum::<u64>();
         LogStats {
+            index_bytes,
             commits: counters.commits.load(Ordering::Relaxed),
             bytes: counters.bytes.load(Ordering::Relaxed),
             sync_us: counters.sync_us.load(Ordering::Relaxed),

@@ -514,7 +514,7 @@ impl ReadAtScrape {
                 "memory_part",
                 Some(Unit::Bytes),
                 "part",
-                "of these: messages on their way, the ledger's fold, filters of the store, entries not folded yet, values of limits with `by`",
+                "of these: messages on their way, the ledger's fold, filters of the store, where the log has its records, entries not folded yet, values of limits with `by`",
             ),
             budget_values: b.gauges(
                 "budget_values",
@@ -599,6 +599,7 @@ impl ReadAtScrape {
             ("messages", node.memory_messages),
             ("ledger", node.memory_ledger),
             ("store", node.memory_store),
+            ("log", node.memory_log),
             ("backlog", node.memory_backlog),
             ("budgets", node.memory_budgets),
         ] {

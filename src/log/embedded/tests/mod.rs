@@ -181,6 +181,23 @@ fn a_folder_that_cannot_be_written_to_is_told_with_a_way_out() {
     }
 }
 
+/// What the log knows of its records in memory grows with them, is told, and goes with them.
+#[test]
+fn the_index_in_memory_is_told() {
+    let dir = folder();
+    let log = open(dir.path(), &tiny()).expect("opens");
+    let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
+    let empty = log.stats().index_bytes;
+    for n in 0..200 {
+        append(&log, one(p, n, 3_000)).expect("appended");
+    }
+    let full = log.stats().index_bytes;
+    assert!(
+        full > empty + 30 * 72 && full < empty + 1_000 * 72,
+        "{empty}, then {full}"
+    );
+}
+
 #[test]
 fn too_large_and_too_many_is_refused() {
     let dir = folder();
