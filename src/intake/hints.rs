@@ -262,7 +262,10 @@ pub fn of_topics(log: &dyn Log, config: &Config) -> Vec<String> {
             true => hints.extend(unused_id(&topic.name, &fields)),
             false => hints.extend(lacks::ids(&section, no_id, all, &fields)),
         }
-        hints.extend(lacks::keys(&section, None, no_key, all, &fields));
+        // Some records without a key may be meant so, and an import has counted them.
+        if no_key == all {
+            hints.extend(lacks::keys(&section, None, no_key, all, &fields));
+        }
     }
     hints
 }
@@ -365,10 +368,6 @@ mod tests {
             "{told:?}"
         );
         send(&log, &topic, &spec, &[], &record(r#"{"nr":1,"custmer":"lee"}"#)).expect("sent");
-        let told = of_topics(&log, &config);
-        assert!(
-            told.len() == 1 && told[0].starts_with("3 of 4 records have no key"),
-            "{told:?}"
-        );
+        assert_eq!(of_topics(&log, &config), [""; 0], "some without may be meant so");
     }
 }

@@ -112,3 +112,22 @@ fn a_name_that_is_not_there_is_wrong_usage() {
         rig.ok(args);
     }
 }
+
+/// What a line of the log names can be looked up by that name.
+#[test]
+fn logs_and_lists_name_a_message_alike() {
+    let mock = partner(Behaviour::default());
+    let refuses = "verdict = [{ when = \"status == 200\", is = \"refused\" }]";
+    let rig = Rig::new(&config(
+        &mock,
+        refuses,
+        "id_missing = \"position\"\npartitions = 1",
+    ));
+    rig.ok(&["send", "--topic", "t", r#"{"user":"u1"}"#]);
+    let drained = rig.drain();
+    assert_eq!(drained.counts(), (0, 1, 0), "{}", drained.said);
+    let dead = rig.list(&["dead", "list"]);
+    assert_eq!(dead[0]["id"], "@0");
+    assert!(drained.said.contains("\"message_id\":\"@0\""), "{}", drained.said);
+    assert!(rig.ok(&["message", "@0"]).contains("message @0 to p: dead"));
+}
