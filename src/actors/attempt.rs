@@ -210,8 +210,6 @@ async fn look_up<S: Sink>(
                     tokio::time::sleep(NO_ROOM_WAIT).await;
                     continue 'slots;
                 }
-                // The process is ending.
-                Err(LaneError::Failed(_)) => std::future::pending().await,
             }
         }
         partner.gate.prepared_within(clock.now().since(granted));
@@ -335,14 +333,7 @@ async fn send<S: Sink>(
         if granted > item.resend_until {
             drop(permit);
             let reason = doubt::ParkReason::OutsideWindow.to_string();
-            return park(
-                route,
-                item,
-                AnswerDetail {
-                    reason,
-                    answer: String::new(),
-                },
-            );
+            return park(route, item, AnswerDetail::of(reason));
         }
         // The request tells which attempt it is.
         item.delivery.attempt += 1;
@@ -354,17 +345,9 @@ async fn send<S: Sink>(
         let request = match prepared {
             Ok(request) => request,
             Err(error) => {
-                let detail = AnswerDetail {
-                    reason: format!("invalid: {error}"),
-                    answer: String::new(),
-                };
+                let detail = AnswerDetail::of(format!("invalid: {error}"));
                 drop(permit);
-                if item.is_unsettled() || unsure {
-                    // An earlier attempt may have been taken, although no further one can be made (I3).
-                    let reason = format!("{}; {}", doubt::ParkReason::Unsettled, detail.reason);
-                    return park(route, item, AnswerDetail { reason, ..detail });
-                }
-                return dead(route, item, detail);
+                return end(route, item, detail, unsure);
             }
         };
         let connection = partner.sink.connect(&request).await;
@@ -437,8 +420,6 @@ async fn send<S: Sink>(
                 continue;
             }
             Err(LaneError::NoRoom(_)) => return After::Again(clock.now().plus(NO_ROOM_WAIT)),
-            // The process is ending; nothing may be concluded from this attempt any more.
-            Err(LaneError::Failed(_)) => std::future::pending().await,
         }
         // What stands before a start is the connect, if one was needed, and the commit.
         partner.gate.prepared_within(clock.now().since(granted));
@@ -626,15 +607,8 @@ fn away<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, at: Time) -> Afte
         return After::Again(at);
     }
     let reason = format!("{}; its host is left alone", backoff::GiveUp::TooOld { age });
-    let detail = AnswerDetail {
-        reason,
-        answer: String::new(),
-    };
-    if item.is_unsettled() {
-        let reason = format!("{}; {}", doubt::ParkReason::Unsettled, detail.reason);
-        return park(route, item, AnswerDetail { reason, ..detail });
-    }
-    dead(route, item, detail)
+    let detail = AnswerDetail::of(reason);
+    end(route, item, detail, false)
 }
 
 fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) {
@@ -809,13 +783,7 @@ fn conclude<S: Sink>(
                         reason,
                         answer: detail.answer,
                     };
-                    if item.is_unsettled() {
-                        // An earlier attempt may have been taken, whatever became of the later ones (I3).
-                        let reason = format!("{}; {}", doubt::ParkReason::Unsettled, detail.reason);
-                        park(route, item, AnswerDetail { reason, ..detail })
-                    } else {
-                        dead(route, item, detail)
-                    }
+                    end(route, item, detail, false)
                 }
             }
         }
@@ -905,6 +873,15 @@ fn settle<S: Sink>(
 /// While this life settles a doubt its cause is remembered, for a partition that is built again.
 fn note_doubt<S>(route: &RouteContext<S>, item: &Item, cause: DoubtCause) {
     route.doubts.borrow_mut().insert(item.delivery.id, cause);
+}
+
+/// Ends a message of which no further attempt is made: parked where an earlier one may have been taken (I3), else dead.
+fn end<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail, unsure: bool) -> After {
+    if !item.is_unsettled() && !unsure {
+        return dead(route, item, detail);
+    }
+    let reason = format!("{}; {}", doubt::ParkReason::Unsettled, detail.reason);
+    park(route, item, AnswerDetail { reason, ..detail })
 }
 
 fn dead<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, detail: AnswerDetail) -> After {

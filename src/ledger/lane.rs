@@ -282,7 +282,4 @@ pub enum LaneError {
     /// The disk is full: no attempt may start; outcomes still fit. Try again later.
     #[error("the ledger has no room for new intents: {0}")]
     NoRoom(LogError),
-    /// The log has failed for good; the process is ending.
-    #[error("the ledger cannot be written any more: {0}")]
-    Failed(LogError),
 }

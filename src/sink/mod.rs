@@ -131,6 +131,16 @@ pub struct AnswerDetail {
     pub answer: String,
 }
 
+impl AnswerDetail {
+    /// A reason alone: there was no answer.
+    pub fn of(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            answer: String::new(),
+        }
+    }
+}
+
 /// What the partner said about pace: applies to the message (`not_before`) and to the partner as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pace {

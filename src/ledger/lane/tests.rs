@@ -286,7 +286,6 @@ fn a_full_disk_refuses_intents_and_keeps_outcomes() {
             match port.durable(intent).await {
                 Ok(()) => assert_eq!(refused, 0, "it is full until it is not"),
                 Err(LaneError::NoRoom(_)) => refused += 1,
-                Err(other) => panic!("{other}"),
             }
         }
         // Far more than the reserve holds.

@@ -263,10 +263,7 @@ pub(super) fn unanswered(verdict: Verdict, why: &str, masker: &Masker) -> Answer
     Answer {
         verdict,
         status: 0,
-        detail: Some(Box::new(AnswerDetail {
-            reason,
-            answer: String::new(),
-        })),
+        detail: Some(Box::new(AnswerDetail::of(reason))),
         pace: None,
         concerns: None,
     }
