@@ -28,6 +28,26 @@ impl Heard {
     }
 }
 
+/// Serves on a port and a thread of its own until the test's process ends.
+pub(super) fn serve<F: Future<Output = ()>>(
+    with: impl FnOnce(tokio::net::TcpListener) -> F + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            with(listener).await;
+        });
+    });
+    address
+}
+
 /// A well-behaved server.
 pub(super) struct Polite {
     pub(super) address: SocketAddr,
@@ -37,44 +57,34 @@ pub(super) struct Polite {
 
 impl Polite {
     pub(super) fn start(answer: impl Fn(&Heard) -> Response<Full<Bytes>> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
         let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
         let connections: Arc<AtomicUsize> = Arc::default();
         let (heard_there, connections_there) = (Arc::clone(&heard), Arc::clone(&connections));
         let answer = Arc::new(answer);
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                loop {
-                    let (stream, _) = listener.accept().await.unwrap();
-                    stream.set_nodelay(true).unwrap();
-                    connections_there.fetch_add(1, Ordering::SeqCst);
-                    let (heard, answer) = (Arc::clone(&heard_there), Arc::clone(&answer));
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        let (heard, answer) = (Arc::clone(&heard), Arc::clone(&answer));
-                        async move {
-                            let (head, body) = request.into_parts();
-                            let body = body.collect().await?.to_bytes();
-                            let one = Heard {
-                                method: head.method.to_string(),
-                                uri: head.uri.to_string(),
-                                headers: head.headers,
-                                body,
-                            };
-                            let response = answer(&one);
-                            heard.lock().push(one);
-                            Ok::<_, hyper::Error>(response)
-                        }
-                    });
-                    tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-                }
-            });
+        let address = serve(move |listener| async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                connections_there.fetch_add(1, Ordering::SeqCst);
+                let (heard, answer) = (Arc::clone(&heard_there), Arc::clone(&answer));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (heard, answer) = (Arc::clone(&heard), Arc::clone(&answer));
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await?.to_bytes();
+                        let one = Heard {
+                            method: head.method.to_string(),
+                            uri: head.uri.to_string(),
+                            headers: head.headers,
+                            body,
+                        };
+                        let response = answer(&one);
+                        heard.lock().push(one);
+                        Ok::<_, hyper::Error>(response)
+                    }
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
         });
         Self {
             address,

@@ -1,6 +1,6 @@
 //! HTTP/2, redirects, proxies.
 
-use super::server::{OK, Polite, raw, read_request, response, say};
+use super::server::{OK, Polite, raw, read_request, response, say, serve};
 use super::tls::{certificates, server_config};
 use super::*;
 use bytes::Bytes;
@@ -496,43 +496,33 @@ fn h2_server(
     refuse: Option<h2::Reason>,
 ) -> (SocketAddr, Arc<parking_lot::Mutex<u32>>) {
     let acceptor = tokio_rustls::TlsAcceptor::from(server_config(certs, &[b"h2"]));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
     let served = shared(0);
     let there = Arc::clone(&served);
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                // A test of the connection ends here.
-                let Ok(stream) = acceptor.accept(tcp).await else {
-                    continue;
-                };
-                let Ok(mut connection) = h2::server::handshake(stream).await else {
-                    continue;
-                };
-                let served = Arc::clone(&there);
-                tokio::spawn(async move {
-                    while let Some(Ok((request, mut respond))) = connection.accept().await {
-                        assert_eq!(request.version(), http::Version::HTTP_2);
-                        if let Some(reason) = refuse {
-                            respond.send_reset(reason);
-                            continue;
-                        }
-                        *served.lock() += 1;
-                        let response = Response::builder().status(200).body(()).unwrap();
-                        let mut stream = respond.send_response(response, false).unwrap();
-                        stream.send_data(Bytes::from_static(b"ok"), true).unwrap();
+    let address = serve(move |listener| async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            // A test of the connection ends here.
+            let Ok(stream) = acceptor.accept(tcp).await else {
+                continue;
+            };
+            let Ok(mut connection) = h2::server::handshake(stream).await else {
+                continue;
+            };
+            let served = Arc::clone(&there);
+            tokio::spawn(async move {
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    assert_eq!(request.version(), http::Version::HTTP_2);
+                    if let Some(reason) = refuse {
+                        respond.send_reset(reason);
+                        continue;
                     }
-                });
-            }
-        });
+                    *served.lock() += 1;
+                    let response = Response::builder().status(200).body(()).unwrap();
+                    let mut stream = respond.send_response(response, false).unwrap();
+                    stream.send_data(Bytes::from_static(b"ok"), true).unwrap();
+                }
+            });
+        }
     });
     (address, served)
 }
@@ -584,28 +574,18 @@ fn a_refused_stream_is_no_doubt_and_a_reset_one_is() {
 #[test]
 fn http2_without_tls_is_spoken_at_once() {
     run(async {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let (tcp, _) = listener.accept().await.unwrap();
-                let service =
-                    hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-                        assert_eq!(request.version(), http::Version::HTTP_2);
-                        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
-                    });
-                let executor = hyper_util::rt::TokioExecutor::new();
-                let served = hyper::server::conn::http2::Builder::new(executor)
-                    .serve_connection(TokioIo::new(tcp), service)
-                    .await;
-                served.unwrap_or_default();
-            });
+        let address = serve(move |listener| async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let service =
+                hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+                    assert_eq!(request.version(), http::Version::HTTP_2);
+                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+                });
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let served = hyper::server::conn::http2::Builder::new(executor)
+                .serve_connection(TokioIo::new(tcp), service)
+                .await;
+            served.unwrap_or_default();
         });
         let mut config = partner(&format!("http://{address}/"));
         config.http2 = true;
@@ -620,29 +600,19 @@ fn a_connection_that_goes_away_is_no_doubt_and_is_replaced() {
     run(async {
         let certs = certificates("localhost");
         let acceptor = tokio_rustls::TlsAcceptor::from(server_config(&certs, &[b"h2"]));
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                loop {
-                    let (tcp, _) = listener.accept().await.unwrap();
-                    let stream = acceptor.accept(tcp).await.unwrap();
-                    let mut connection = h2::server::handshake(stream).await.unwrap();
-                    tokio::spawn(async move {
-                        while let Some(Ok((_, mut respond))) = connection.accept().await {
-                            let response = Response::builder().status(200).body(()).unwrap();
-                            respond.send_response(response, true).unwrap();
-                            connection.graceful_shutdown();
-                        }
-                    });
-                }
-            });
+        let address = serve(move |listener| async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let stream = acceptor.accept(tcp).await.unwrap();
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                tokio::spawn(async move {
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        let response = Response::builder().status(200).body(()).unwrap();
+                        respond.send_response(response, true).unwrap();
+                        connection.graceful_shutdown();
+                    }
+                });
+            }
         });
         let sink = sink(&h2_config(&certs, address));
         for _ in 0..5 {
