@@ -4,8 +4,8 @@
 //! ([`crate::core::reach`]): nothing that can be written in a URL gets around it, and a name that resolves to
 //! something else the second time is asked once only. Behind a proxy that resolves names itself, that proxy decides.
 
-use super::SinkError;
 use super::connection::{Io, Socket};
+use super::error::SinkError;
 use super::origin::{Origin, Target};
 use crate::core::mask::percent_decode;
 use crate::core::reach::{self, Bounds};

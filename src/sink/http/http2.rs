@@ -8,8 +8,9 @@
 //! the last one that a GOAWAY names.
 
 use super::connection::{BodyEnd, HEAD, Io, Message, Wire, within};
+use super::failure::Failure;
 use super::origin::Origin;
-use super::{Failure, Outcome, Reply};
+use super::reply::{Outcome, Reply};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;

@@ -19,11 +19,16 @@ mod answer;
 mod body;
 mod connection;
 mod dial;
+mod error;
+mod exchange;
+mod failure;
 mod http2;
 mod odd;
 mod origin;
 mod pace;
 mod pool;
+mod redirects;
+mod reply;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -32,98 +37,39 @@ mod unacked;
 mod unsettled;
 mod verify;
 
+pub use error::SinkError;
 pub use request::Request;
 
-use self::answer::{Heard, Oddity, Reading, unanswered};
-use self::connection::{BodyEnd, Failed, within};
-use self::dial::{ConnectError, Dialer, Proxy, Resolver};
-use self::http2::Tried;
+use self::answer::{Oddity, Reading, unanswered};
+use self::dial::{Dialer, Proxy, Resolver};
+use self::failure::Failure;
 use self::origin::Target;
 use self::pace::Heed;
 use self::pool::{Leased, Pool, PoolConfig};
+use self::redirects::behind;
+use self::reply::{Outcome, Reply};
 use self::request::{PlanConfig, RequestPlan};
 use self::unsettled::Unsettled;
 use self::verify::LookUp;
 use super::secrets::Secrets;
-use super::template::TemplateError;
 use super::{
     Answer, Concerns, Delivery, DoubtCause, Gate, Moved, PrepareError, Sent, Settling, SinkStats, Verdict,
 };
 use crate::clock::Clock;
 use crate::config::model::{DoubtPolicy, PartnerConfig, VerifyConfig};
-use crate::core::expr::ExprError;
 use crate::core::hosts::HostId;
 use crate::core::mask::{MASK, Masker, shows_literal};
 use crate::core::reach::{self, Bounds};
-use crate::core::redirect::{self, Step};
-use crate::core::stray::{Behind, Patience, Seen};
-use crate::core::verdict::{RuleError, Rules};
+use crate::core::stray::Patience;
+use crate::core::verdict::Rules;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::body::Body as _;
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-
-/// How long the rest of a body without a known length is waited for, where only a reason for people stands in it.
-const UNFRAMED: Duration = Duration::from_secs(1);
-
-/// A partner that cannot be called as it is configured.
-#[derive(Debug, thiserror::Error)]
-pub enum SinkError {
-    /// A template of URL, header or body.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    /// A request from what is the same for every record.
-    #[error("{0}")]
-    Request(String),
-    /// The method.
-    #[error("`{0}` is not a request method that can be used")]
-    Method(String),
-    /// A header.
-    #[error("header `{name}`: {why}")]
-    Header {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// A verdict rule.
-    #[error(transparent)]
-    Rule(#[from] RuleError),
-    /// An expression of the look-up.
-    #[error("verify.{part}: {source}")]
-    Verify {
-        /// `delivered` or `never_seen`.
-        part: &'static str,
-        /// What is wrong.
-        source: ExprError,
-    },
-    /// The partner's CA file.
-    #[error("cannot use the certificates in {}: {why}", path.display())]
-    Ca {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// The proxy's URL, which may hold a password and is not shown.
-    #[error("the proxy's URL cannot be used, expected http://, https:// or socks5://")]
-    Proxy,
-    /// The HTTP client.
-    #[error("cannot build the HTTP client: {why}")]
-    Client {
-        /// What is wrong.
-        why: String,
-    },
-}
 
 /// Sends to one partner over HTTP. See the module for the way of an attempt.
 pub struct HttpSink {
@@ -161,119 +107,6 @@ pub struct RenderedMasked {
     pub headers: Vec<(String, String)>,
     /// The body, as text.
     pub body: String,
-}
-
-/// An answer as it was heard.
-struct Reply {
-    status: u16,
-    headers: HeaderMap,
-    /// Empty where nobody needs it.
-    body: Vec<u8>,
-    end: BodyEnd,
-    odd: Option<Oddity>,
-}
-
-/// What came of an exchange.
-enum Outcome {
-    Heard(Reply),
-    /// Heard; whether it answers this request is known a little later.
-    Unsettled(Reply, Box<Unsettled>),
-    Stopped,
-    NeverWritten(Failure),
-    Failed(Failure),
-}
-
-/// Why there is no answer. The first word is a stable code.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("connect: {0}")]
-    Connect(String),
-    /// The message's own failure.
-    #[error("refused: address not allowed: {0}")]
-    Forbidden(String),
-    /// No connection, for this node lacks something: the partner has nothing to do with it.
-    #[error("this node is short of descriptors, ports or memory: {0}")]
-    Shortage(String),
-    #[error("timeout: no answer within {0:?}")]
-    Timeout(Duration),
-    #[error("reset: {0}")]
-    Reset(String),
-    #[error("bad answer: {0}")]
-    BadAnswer(String),
-}
-
-impl From<ConnectError> for Failure {
-    fn from(e: ConnectError) -> Self {
-        if let ConnectError::Forbidden { .. } = e {
-            return Failure::Forbidden(e.to_string());
-        }
-        let short = match &e {
-            // A machine without IPv6 says the same of every such address, and it will not pass.
-            ConnectError::Tcp { address, source } if address.is_ipv6() => {
-                source.kind() != std::io::ErrorKind::AddrNotAvailable && is_shortage(&e)
-            }
-            // The resolver needs descriptors too, and does not always say that it got none.
-            ConnectError::Dns { .. } => {
-                is_shortage(&e) || std::fs::File::open("/dev/null").is_err_and(|e| is_shortage(&e))
-            }
-            _ => is_shortage(&e),
-        };
-        match short {
-            true => Failure::Shortage(e.to_string()),
-            false => Failure::Connect(e.to_string()),
-        }
-    }
-}
-
-/// Whether somewhere in the chain of causes the system says that this node lacks something: descriptors, buffers,
-/// memory, or ports of its own.
-pub(super) fn is_shortage(error: &(dyn std::error::Error + 'static)) -> bool {
-    // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL.
-    use rustix::io::Errno;
-    let short = [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOBUFS,
-        Errno::NOMEM,
-        Errno::ADDRNOTAVAIL,
-    ]
-    .map(Errno::raw_os_error);
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            if io.raw_os_error().is_some_and(|code| short.contains(&code)) {
-                return true;
-            }
-            // What it was made of is its own source, which `source` passes over.
-            if io.get_ref().is_some_and(|inner| is_shortage(inner)) {
-                return true;
-            }
-        }
-        cause = error.source();
-    }
-    false
-}
-
-impl Failure {
-    /// What it means where nothing was written.
-    fn unwritten(&self) -> Verdict {
-        match self {
-            Failure::Forbidden(_) => Verdict::Refused,
-            _ => Verdict::TryLater,
-        }
-    }
-
-    /// Of a request that was written.
-    fn from_hyper(e: &hyper::Error) -> Self {
-        if e.is_parse() || e.is_parse_too_large() || e.is_parse_status() {
-            Failure::BadAnswer(e.to_string())
-        } else if e.is_incomplete_message() {
-            Failure::Reset("the connection was closed before the answer".to_owned())
-        } else {
-            let cause = std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string);
-            Failure::Reset(cause)
-        }
-    }
 }
 
 impl HttpSink {
@@ -388,39 +221,6 @@ impl HttpSink {
             .map_err(|e| PrepareError(self.masker().text(&e.0)))
     }
 
-    /// Makes the request of an attempt that the partner sent on to another address.
-    ///
-    /// To another origin than the configuration names nothing goes along that tells who is asking: no header of the
-    /// configuration, no user of the URL.
-    ///
-    /// # Errors
-    /// As [`HttpSink::prepare`].
-    pub fn prepare_moved(&self, d: &Delivery, moved: &Moved) -> Result<Request, PrepareError> {
-        static EVERYWHERE: [HeaderName; 6] = [
-            header::CONTENT_TYPE,
-            header::CONTENT_LENGTH,
-            header::USER_AGENT,
-            header::ACCEPT_ENCODING,
-            request::IDEMPOTENCY_KEY,
-            request::TRACEPARENT,
-        ];
-        let mut request = self.prepare(d)?;
-        let target = Target::parse(&moved.to)
-            .map_err(|e| PrepareError(self.masker().text(&format!("redirect: {e}"))))?;
-        if target.origin != request.origin {
-            let all = std::mem::take(request.message.headers_mut());
-            let kept = EVERYWHERE
-                .iter()
-                .filter_map(|name| Some((name.clone(), all.get(name)?.clone())));
-            request.message.headers_mut().extend(kept.collect::<Vec<_>>());
-            request.message.headers_mut().insert(header::HOST, target.host);
-            request.origin = target.origin;
-        }
-        *request.message.uri_mut() = target.path;
-        request.moved = Some(Box::new(moved.clone()));
-        Ok(request)
-    }
-
     /// Gets a connection for a request: one that waits, else a new one.
     ///
     /// # Errors
@@ -523,240 +323,6 @@ impl HttpSink {
         }
     }
 
-    /// Where a redirect leads, if it is to be followed; none where a verdict rule says what it means.
-    ///
-    /// # Errors
-    /// Why it is not followed.
-    fn step(
-        &self,
-        reply: &Reply,
-        from: &str,
-        origin: &origin::Origin,
-        safe: bool,
-        moved: Option<&Moved>,
-    ) -> Result<Option<Moved>, &'static str> {
-        if reply.odd.is_some() || !self.reading.is_silent(&reply.heard()) {
-            return Ok(None);
-        }
-        let location = reply
-            .headers
-            .get(header::LOCATION)
-            .and_then(|l| std::str::from_utf8(l.as_bytes()).ok());
-        let to = location.and_then(|l| url::Url::parse(from).ok()?.join(l.trim()).ok());
-        let target = to.as_ref().and_then(|to| Target::parse(to.as_str()).ok());
-        let (Some(mut to), Some(target)) = (to, target) else {
-            return Err("its location is no URL that can be requested");
-        };
-        let may_go = *target.origin == *origin || self.redirect_to.contains(&target.origin);
-        let followed = moved.map_or(0, |m| m.followed);
-        let unsure = match redirect::step(reply.status, safe, followed, self.redirects, may_go) {
-            Step::Follow => moved.and_then(|m| m.unsure),
-            Step::FollowUnsure => moved.and_then(|m| m.unsure).or(Some(reply.status)),
-            Step::Stay(why) => return Err(why),
-        };
-        // A user that the answer names is not ours.
-        if to.set_username("").is_err() || to.set_password(None).is_err() {
-            return Err("its location is no URL that can be requested");
-        }
-        to.set_fragment(None);
-        Ok(Some(Moved {
-            to: to.into(),
-            followed: followed + 1,
-            unsure,
-        }))
-    }
-
-    fn sent_on(&self, reply: &Reply, moved: Moved) -> Sent {
-        let mut answer = self
-            .reading
-            .answer(&reply.heard(), || self.clock.now(), &self.masker());
-        let (verdict, word) = match moved.unsure {
-            Some(_) => (Verdict::Unknown(DoubtCause::Gateway), "unknown"),
-            None => (Verdict::TryLater, "later"),
-        };
-        answer.verdict = verdict;
-        if let Some(detail) = &mut answer.detail {
-            let why = format!("{word}: {} sent on to {}", reply.status, moved.to);
-            detail.reason = unanswered(verdict, &why, &self.masker())
-                .detail
-                .unwrap_or_default()
-                .reason;
-        }
-        Sent::Moved(answer, Box::new(moved))
-    }
-
-    async fn exchange(
-        &self,
-        connection: Connection,
-        request: Request,
-        gate: Gate<'_>,
-        timeout: Duration,
-        needs_body: impl Fn(u16) -> bool,
-    ) -> Outcome {
-        let Request {
-            origin, mut message, ..
-        } = request;
-        if let Some(proxy) = self.pool.dialer().told_to(&origin) {
-            tell_proxy(proxy, &mut message);
-        }
-        let mut leased = connection.0;
-        let (mut renewed, mut gave_back) = (false, false);
-        loop {
-            let now = Instant::now();
-            let usable = match &mut leased {
-                Leased::Alone(alone) => !gave_back && alone.is_usable(now),
-                Leased::Shared(stream) => {
-                    match stream
-                        .exchange(&origin, message, &mut *gate, timeout, self.answer_limit)
-                        .await
-                    {
-                        Tried::Over(outcome) => return outcome,
-                        Tried::Elsewhere(back) => message = back,
-                    }
-                    false
-                }
-            };
-            if !usable {
-                self.pool.count_stale();
-                if renewed {
-                    let why = "the partner closes new connections at once";
-                    return Outcome::NeverWritten(Failure::Connect(why.to_owned()));
-                }
-                (renewed, gave_back) = (true, false);
-                leased = match self.pool.get_new(&origin).await {
-                    Ok(leased) => leased,
-                    Err(e) => return Outcome::NeverWritten(e.into()),
-                };
-                continue;
-            }
-            let Leased::Alone(alone) = &mut leased else {
-                continue;
-            };
-            if !gate() {
-                return Outcome::Stopped;
-            }
-            let deadline = now + timeout;
-            let http1 = alone.begin(now);
-            let before = http1.written();
-            let answered = within(deadline, pin!(http1.exchange(message))).await;
-            let nothing_written = http1.written() == before;
-            let response = match answered {
-                // It is not this request's: that lies in hyper still, or was thrown away behind a failed write.
-                Some(Ok(_)) if nothing_written => {
-                    let why = "an answer came before anything was written";
-                    return Outcome::NeverWritten(Failure::Connect(why.to_owned()));
-                }
-                Some(Ok(response)) => response,
-                Some(Err(Failed::NotWritten(back))) => {
-                    // It is closed; the next turn replaces it.
-                    message = back;
-                    gave_back = true;
-                    continue;
-                }
-                Some(Err(Failed::NothingLeft(e))) => {
-                    return Outcome::NeverWritten(Failure::Connect(format!("nothing was written: {e}")));
-                }
-                Some(Err(Failed::Broken(e))) => {
-                    let read = match e.is_parse() || e.is_parse_too_large() {
-                        // The rest of a head may be on its way still.
-                        true => http1.rest_of_head(deadline).await,
-                        false => Vec::new(),
-                    };
-                    return self.broken(&e, &read);
-                }
-                None if nothing_written => {
-                    let why = format!("nothing could be written within {timeout:?}");
-                    return Outcome::NeverWritten(Failure::Connect(why));
-                }
-                None => return Outcome::Failed(Failure::Timeout(timeout)),
-            };
-            let (head, mut body) = response.into_parts();
-            let status = head.status.as_u16();
-            http1.heed(status, &head.headers, now);
-            let mut kept = Vec::new();
-            let needed = needs_body(status);
-            let unframed = !body.is_end_stream()
-                && body.size_hint().exact().is_none()
-                && !head.headers.contains_key(header::TRANSFER_ENCODING);
-            let end = if body.is_end_stream() {
-                BodyEnd::Whole
-            } else if unframed && !needed {
-                // It lasts until the partner closes, the connection cannot be used again, and the status has said all.
-                BodyEnd::Cut
-            } else {
-                let only_told = unframed && !self.reading.decides_by_body(status);
-                let until = if only_told {
-                    deadline.min(Instant::now() + UNFRAMED)
-                } else {
-                    deadline
-                };
-                let keep = needed.then_some(&mut kept);
-                let read = within(until, pin!(http1.read_body(&mut body, self.answer_limit, keep))).await;
-                read.unwrap_or(BodyEnd::Cut)
-            };
-            let written = http1.written() - before;
-            let ended = Instant::now();
-            let since_last = ended.duration_since(http1.answered);
-            http1.answered = ended;
-            http1.slowest = http1.slowest.max(ended.duration_since(now));
-            let mut reply = Reply {
-                status,
-                headers: head.headers,
-                body: kept,
-                end,
-                odd: None,
-            };
-            if (200..300).contains(&status) || http1.served == 1 {
-                if end == BodyEnd::Whole {
-                    alone.done();
-                }
-                return Outcome::Heard(reply);
-            }
-            let seen = Seen {
-                status,
-                unacknowledged: http1.came_unasked(),
-                behind: Behind::End,
-                closes: false,
-                written,
-                since_last,
-                slowest: http1.slowest,
-            };
-            let Leased::Alone(alone) = leased else {
-                return Outcome::Heard(reply);
-            };
-            return match Unsettled::begin(alone, seen, end == BodyEnd::Whole, self.strays) {
-                Ok(why) => {
-                    reply.odd = why.map(Oddity::Stray);
-                    Outcome::Heard(reply)
-                }
-                Err(unsettled) => Outcome::Unsettled(reply, unsettled),
-            };
-        }
-    }
-
-    /// What is made of a request that was written, and of an answer that hyper could not read, if there was one.
-    fn broken(&self, e: &hyper::Error, read: &[u8]) -> Outcome {
-        if !e.is_parse() && !e.is_parse_too_large() {
-            return Outcome::Failed(Failure::from_hyper(e));
-        }
-        if e.is_parse_too_large() {
-            self.pool.allow_many_fields();
-        }
-        match odd::read(read) {
-            // A protocol that nobody asked to switch to.
-            Ok(odd) if odd.status == 101 => Outcome::Failed(Failure::BadAnswer(odd.why)),
-            Ok(odd) => Outcome::Heard(Reply {
-                status: odd.status,
-                headers: odd.headers,
-                body: Vec::new(),
-                end: BodyEnd::Cut,
-                odd: Some(Oddity::Head(odd.why)),
-            }),
-            Err(_) if read.is_empty() => Outcome::Failed(Failure::BadAnswer(e.to_string())),
-            Err(why) => Outcome::Failed(Failure::BadAnswer(format!("{e}: {why}"))),
-        }
-    }
-
     /// The request of a delivery as it would be sent, masked.
     ///
     /// # Errors
@@ -833,55 +399,6 @@ impl HttpSink {
         }
         answer
     }
-}
-
-impl Reply {
-    fn heard(&self) -> Heard<'_> {
-        Heard {
-            status: self.status,
-            headers: &self.headers,
-            body: &self.body,
-            end: self.end,
-            odd: self.odd.as_ref(),
-        }
-    }
-}
-
-/// A request to a proxy names the whole URL, and who asks the proxy.
-fn tell_proxy(proxy: &Proxy, message: &mut connection::Message) {
-    let host = message.headers().get(header::HOST).cloned();
-    let authority = host.as_ref().and_then(|h| h.to_str().ok()).unwrap_or_default();
-    let path = message.uri().path_and_query().map_or("/", |p| p.as_str());
-    if let Ok(uri) = format!("http://{authority}{path}").parse() {
-        *message.uri_mut() = uri;
-    }
-    if let Some(auth) = &proxy.auth {
-        let auth: HeaderValue = auth.clone();
-        message.headers_mut().insert(header::PROXY_AUTHORIZATION, auth);
-    }
-}
-
-/// What an answer means that came behind a redirect: where the first address may have taken the request, only a
-/// success says what became of it.
-fn behind(moved: Option<&Moved>, mut answer: Answer) -> Answer {
-    let Some(moved) = moved else { return answer };
-    if answer.verdict == Verdict::Delivered {
-        return answer;
-    }
-    if let Some(status) = moved.unsure {
-        answer.verdict = Verdict::Unknown(DoubtCause::Gateway);
-        if let Some(detail) = &mut answer.detail {
-            let why = format!(
-                "unknown: behind a {status}, which does not say that it was not taken: {}",
-                detail.reason
-            );
-            detail.reason = answer::cut_to(why, answer::REASON);
-        }
-    } else if let Some(detail) = &mut answer.detail {
-        let why = format!("{} (behind {} redirects)", detail.reason, moved.followed);
-        detail.reason = answer::cut_to(why, answer::REASON);
-    }
-    answer
 }
 
 impl super::Sink for HttpSink {

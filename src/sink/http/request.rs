@@ -4,8 +4,8 @@
 //! secret has changed. On the hot path a request is then: a clone of the header map, `idempotency-key`,
 //! `traceparent`, and the record's value as the body, uncopied.
 
-use super::SinkError;
 use super::connection::Message;
+use super::error::SinkError;
 use super::origin::{Origin, Target, UrlError};
 use crate::core::types::MessageId;
 use crate::sink::secrets::Secrets;

@@ -5,7 +5,7 @@
 //! (`curl --cacert`). Most such certificates say that they are a CA, which rustls refuses at a server's end; here it
 //! is taken, byte for byte, for the names it holds and while it is valid.
 
-use super::SinkError;
+use super::error::SinkError;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;

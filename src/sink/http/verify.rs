@@ -3,9 +3,12 @@
 use super::answer::{Heard, Oddity};
 use super::body;
 use super::connection::BodyEnd;
+use super::error::SinkError;
+use super::failure::Failure;
 use super::pace::pace;
+use super::reply::{Outcome, Reply};
 use super::request::{PlanConfig, RequestPlan};
-use super::{Connection, Failure, HttpSink, Outcome, Reply, Request, SinkError};
+use super::{Connection, HttpSink, Request};
 use crate::config::model::{PartnerConfig, VerifyConfig};
 use crate::core::expr::{Expr, Vocabulary};
 use crate::sink::secrets::Secrets;

@@ -10,12 +10,15 @@ mod tls;
 mod verdicts;
 mod ways;
 
+use super::connection::within;
+use super::failure::is_shortage;
 use super::*;
 use crate::config::model::*;
 use crate::core::record::{Headers, Record};
 use crate::core::types::{MessageId, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A partner with the defaults.
 fn partner(url: &str) -> PartnerConfig {

@@ -404,13 +404,13 @@ fn rule_of(is: RuleVerdict) -> VerdictRuleConfig {
 fn a_shortage_of_this_node_is_told_from_a_partner_that_is_down() {
     use std::io::Error;
     for code in [24, 23, 105, 12, 99] {
-        let of_partner = |e: &Error| super::super::is_shortage(e);
+        let of_partner = |e: &Error| is_shortage(e);
         let plain = Error::from_raw_os_error(code);
         assert!(of_partner(&plain), "{plain}");
         assert!(of_partner(&Error::other(Error::from_raw_os_error(code))));
     }
     for code in [111, 104, 110, 113, 101] {
         let plain = Error::from_raw_os_error(code);
-        assert!(!super::super::is_shortage(&plain), "{plain}");
+        assert!(!is_shortage(&plain), "{plain}");
     }
 }
