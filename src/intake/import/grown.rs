@@ -6,12 +6,14 @@
 //! read for itself, byte by byte. Only what is the same in both counts as imported; where that cannot be shown, nothing
 //! is left out, and [`ImportError::Unsure`] says why. It costs one more reading of the beginning, twice.
 
+use super::cutter::{Cutter, shape};
+use super::error::{ImportError, unreadable};
+use super::options::ImportOptions;
 use super::registry::Entry;
 use super::rows::{self, Format};
 use super::sniff::{self, Shape};
 use super::source::{Beginning, Content};
 use super::split::Piece;
-use super::{Cutter, ImportError, ImportOptions, shape, unreadable};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -69,7 +71,7 @@ pub(super) fn compare(
     };
     let shape = match shape {
         Some(shape) => shape,
-        None => super::shape(path, options)?,
+        None => super::cutter::shape(path, options)?,
     };
     let begins = Begins {
         entry,

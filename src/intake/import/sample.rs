@@ -1,9 +1,12 @@
 //! The first records of a file, read as an import would read them: what `init --sample` makes its proposal of.
 
+use super::cutter::Cutter;
+use super::error::{ImportError, unreadable};
+use super::options::LONGEST;
 use super::rows::{self, Format, Header};
+use super::sniff;
 use super::source::Content;
 use super::split::{Piece, RowLines};
-use super::{Cutter, ImportError, LONGEST, sniff, unreadable};
 use crate::intake::hints::Fields;
 use std::fs::File;
 use std::io::Read;
