@@ -4,7 +4,7 @@
 //! days behind would meet its own duplicates after the IDs are gone (I2). So a bucket goes by offsets: when
 //! look-ups have passed the end that the input had one retention after the bucket closed. The owner of a lane
 //! writes that end into the ledger every so often, a sample. The price: a partition that stands still keeps its
-//! buckets, or its part of them.
+//! part of the buckets: it is carried on from one to the next.
 //!
 //! "After" is an order of the ledger: a bucket knows the ledger offset at which it closed, a sample the one at which it
 //! was written. How much time has passed between samples their times say, as far as they can be believed ([`Passed`]):
@@ -30,15 +30,15 @@ pub struct RouteAge<'a> {
     pub ids: u64,
 }
 
-/// What may be done with a bucket.
+/// What of a closed bucket must stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BucketAge {
-    /// It stays.
-    Keep,
-    /// It goes once the IDs of these route partitions are carried into the present bucket.
-    Carry(Vec<RoutePartition>),
-    /// It goes.
-    Go,
+pub struct Held {
+    /// Route partitions whose IDs are not due.
+    pub routes: Vec<RoutePartition>,
+    /// IDs of those.
+    pub ids: u64,
+    /// IDs of all.
+    pub all: u64,
 }
 
 /// The end offset that look-ups must have passed before IDs of a bucket that closed at this ledger offset may go: that
@@ -66,25 +66,36 @@ pub fn is_due(route: &RouteAge<'_>, closed: Offset, interval: Duration) -> bool 
     end_of_memory(route.samples, closed, route.retention, interval).is_some_and(|end| route.looked_up >= end)
 }
 
-/// What may be done with a bucket that closed at this ledger offset and holds IDs of these route partitions, sampled
-/// every `interval`. Those that are not due are carried if they are at most half of its IDs; else it stays, for nothing
-/// is won by copying most of it. None: it is not known when it closed, so it stays.
-pub fn judge(closed: Option<Offset>, routes: &[RouteAge<'_>], interval: Duration) -> BucketAge {
-    let Some(closed) = closed else {
-        return BucketAge::Keep;
-    };
-    let held: Vec<&RouteAge<'_>> = routes
+/// What must stay of a bucket that closed at this ledger offset and holds IDs of these route partitions, sampled every
+/// `interval`.
+pub fn held(closed: Offset, routes: &[RouteAge<'_>], interval: Duration) -> Held {
+    let held = routes
         .iter()
-        .filter(|r| r.ids > 0 && !is_due(r, closed, interval))
-        .collect();
-    if held.is_empty() {
-        return BucketAge::Go;
+        .filter(|r| r.ids > 0 && !is_due(r, closed, interval));
+    Held {
+        ids: held.clone().map(|r| r.ids).sum(),
+        routes: held.map(|r| r.at).collect(),
+        all: routes.iter().map(|r| r.ids).sum(),
     }
-    let all: u64 = routes.iter().map(|r| r.ids).sum();
-    if held.iter().map(|r| r.ids).sum::<u64>() * 2 > all {
-        return BucketAge::Keep;
+}
+
+/// The buckets that go, of these, oldest first: once what must stay of them is carried into the present one. Buckets go
+/// in their order, so one that must stay keeps those behind it. It is carried as soon as that copies at most half of what
+/// goes with it: a route that stands keeps its part of the buckets and not those of all others, and nothing is copied
+/// where most of what lies behind must stay, too.
+pub fn going(buckets: impl IntoIterator<Item = Held>) -> Vec<Held> {
+    let (mut seen, mut go) = (Vec::new(), 0);
+    let (mut ids, mut all) = (0, 0);
+    for bucket in buckets {
+        ids += bucket.ids;
+        all += bucket.all;
+        seen.push(bucket);
+        if ids * 2 <= all {
+            (go, ids, all) = (seen.len(), 0, 0);
+        }
     }
-    BucketAge::Carry(held.iter().map(|r| r.at).collect())
+    seen.truncate(go);
+    seen
 }
 
 #[cfg(test)]
@@ -211,12 +222,25 @@ mod tests {
             route(&samples, late, 10, 1),
             route(&samples, late, 0, 2),
         ];
-        let closed = Some(24);
-        assert_eq!(judge(closed, &ages, HOUR), BucketAge::Carry(vec![ages[1].at]));
-        assert_eq!(judge(closed, &ages[..1], HOUR), BucketAge::Go);
-        assert_eq!(judge(closed, &ages[1..], HOUR), BucketAge::Keep);
-        assert_eq!(judge(closed, &[], HOUR), BucketAge::Go);
-        assert_eq!(judge(None, &ages[..1], HOUR), BucketAge::Keep);
+        let held = |ages: &[RouteAge<'_>]| held(24, ages, HOUR);
+        let of = |ids: u64, all: u64| Held {
+            routes: (ids > 0).then_some(ages[1].at).into_iter().collect(),
+            ids,
+            all,
+        };
+        assert_eq!(held(&ages), of(10, 100));
+        assert_eq!(held(&ages[..1]), of(0, 90));
+        assert_eq!(held(&ages[1..]), of(10, 10));
+        assert_eq!(held(&[]), of(0, 0));
+        let count = |buckets: &[(u64, u64)]| going(buckets.iter().map(|(ids, all)| of(*ids, *all))).len();
+        assert_eq!(count(&[(10, 100), (0, 90), (0, 0), (10, 10)]), 3);
+        assert_eq!(count(&[(10, 10), (90, 90)]), 0);
+        // Most of it must stay, and what lies behind goes: it is carried, so that the others can go.
+        assert_eq!(count(&[(60, 100), (0, 10), (0, 10), (90, 90)]), 3);
+        assert_eq!(count(&[(100, 100), (60, 100), (0, 80)]), 0);
+        assert_eq!(count(&[(100, 100), (60, 100), (0, 80), (0, 40), (90, 90)]), 4);
+        // What goes by itself pays for nobody behind it.
+        assert_eq!(count(&[(0, 1_000), (90, 90), (90, 90)]), 1);
     }
 
     /// What happens to a machine: it runs for so many minutes (a sample each half hour, and one at its start), is off for

@@ -5,7 +5,7 @@ use crate::core::ledger::entry::{Body, Sample};
 use crate::core::ledger::fold::Sampled;
 use crate::core::types::{Offset, RoutePartition, Time};
 use crate::dedup::BucketInfo;
-use crate::dedup::age::{BucketAge, RouteAge, end_of_memory, is_overlong, judge};
+use crate::dedup::age::{Held, RouteAge, end_of_memory, going, held, is_overlong};
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -93,14 +93,13 @@ impl Duties {
                 "the present bucket of IDs was open for two spans: the machine's clock was set, and the next one begins"
             );
         }
-        for bucket in store.buckets() {
-            if bucket.present {
-                break;
-            }
-            let carried = match self.judge(&bucket, inputs) {
-                BucketAge::Keep => break,
-                BucketAge::Go => 0,
-                BucketAge::Carry(routes) => store.carry(bucket.id, &routes)?,
+        let buckets = store.buckets();
+        let closed = buckets.iter().take_while(|bucket| !bucket.present);
+        let going = going(closed.map_while(|bucket| self.held(bucket, inputs)));
+        for (bucket, held) in buckets.iter().zip(going) {
+            let carried = match held.routes.is_empty() {
+                true => 0,
+                false => store.carry(bucket.id, &held.routes)?,
             };
             let freed = store.expire(bucket.id)?;
             tracing::info!(
@@ -133,7 +132,9 @@ impl Duties {
         over.then_some(until)
     }
 
-    fn judge(&self, bucket: &BucketInfo, inputs: &[Input]) -> BucketAge {
+    /// What of a closed bucket must stay. None: it is young, or it is not known when it closed; so are those behind it.
+    fn held(&self, bucket: &BucketInfo, inputs: &[Input]) -> Option<Held> {
+        let closed = bucket.closed?;
         let retention: BTreeMap<RoutePartition, Duration> =
             inputs.iter().map(|i| (i.at, i.retention)).collect();
         let (interval, longest) = (self.rules.sample_interval(), self.rules.retention);
@@ -141,7 +142,6 @@ impl Duties {
             // Nobody looks IDs of a forgotten route up, or samples its input: any other input tells how much time has
             // passed. They stay for that long, since the route may come back, and must not stay for ever.
             let of_another = LazyCell::new(|| {
-                let closed = bucket.closed?;
                 let is_over = |s: &&[Sampled]| end_of_memory(s, closed, longest, interval).is_some();
                 let mut samples = state.partitions.values().map(|p| p.samples.as_slice());
                 samples.find(is_over)
@@ -165,7 +165,9 @@ impl Duties {
                 }
             };
             let ages: Vec<RouteAge<'_>> = bucket.routes.iter().map(age).collect();
-            judge(bucket.closed, &ages, interval)
+            let held = held(closed, &ages, interval);
+            let is_young = held.ids > 0 && held.ids == held.all && of_another.is_none();
+            (!is_young).then_some(held)
         })
     }
 }

@@ -996,3 +996,37 @@ fn ids_of_a_forgotten_route_end_with_their_time() {
     let in_time = |step: u64| (72..120).contains(&step);
     assert!(gone.is_some_and(in_time), "{gone:?}");
 }
+
+/// A route that stands keeps its IDs: not the buckets of all others, also where most of one is its own.
+#[test]
+fn a_route_that_stands_keeps_its_ids_and_not_the_buckets_of_others() {
+    let mut world = World::new(4);
+    world.open();
+    let at = RoutePartition {
+        route: RouteId(9),
+        partition: 0,
+    };
+    let id = |n: u64| MessageId((u128::from(n) << 64 | u128::from(n)).to_be_bytes());
+    let deliver = |at, n: u64| {
+        let delivered = OutcomeKind::Delivered {
+            readable: Bytes::new(),
+        };
+        assert!(world.say(vec![world.outcome(at, id(n), n, 1, 1, delivered)]));
+    };
+    // Nobody samples its input: it is not configured, and not forgotten.
+    (0..3).for_each(|n| deliver(at, n));
+    deliver(AT[0], 3);
+    let keeper = world.life().keeper.clone();
+    let knows = |at, n: u64| keeper.store().get(at, id(n)).unwrap().is_some();
+    for hour in 1..20 {
+        for _ in 0..24 {
+            world.pass(3_600_000_000 / 24);
+            assert!(world.turn());
+        }
+        deliver(AT[0], 3 + hour);
+        assert!((0..3).all(|n| knows(at, n)), "hour {hour}");
+        let buckets = keeper.store().buckets().len();
+        assert!(buckets <= 9, "{buckets} buckets in hour {hour}");
+    }
+    assert!(!knows(AT[0], 3) && knows(AT[0], 22));
+}
