@@ -19,6 +19,7 @@ pub mod files;
 pub mod intake;
 pub mod ledger;
 pub mod log;
+pub mod memory;
 pub mod mock;
 #[cfg(test)]
 mod sim;

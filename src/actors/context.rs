@@ -3,7 +3,6 @@
 use super::gate::PartnerGate;
 use super::item::{Item, Task};
 use super::lines::LineRules;
-use super::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{LedgerConfig, PartnerConfig};
 use crate::core::flood::FloodGuard;
@@ -13,6 +12,7 @@ use crate::core::resolve::Skips;
 use crate::core::types::{MessageId, Offset, RoutePartition, Time};
 use crate::core::waits::Parked;
 use crate::ledger::lane::LanePort;
+use crate::memory::MemoryShare;
 use crate::sink::DoubtCause;
 use crate::telemetry::metrics::PartnerMetrics;
 use actix::prelude::*;

@@ -32,7 +32,6 @@ pub mod ledger;
 pub mod lifeline;
 pub mod limiter;
 pub mod lines;
-pub mod memory;
 pub mod partition;
 pub mod subpartition;
 pub mod supervisor;

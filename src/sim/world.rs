@@ -10,7 +10,6 @@ use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lifeline::Lifeline;
 use crate::actors::limiter::{self, RateLimiterActor};
 use crate::actors::lines::LineRules;
-use crate::actors::memory::MemoryShare;
 use crate::actors::partition::{
     AreYouIdle, Drain, LoadError, Loaded, PartitionActor, PartitionParts, PartitionSettings, Payloads,
     Remembered, Start, Stop, from_topic,
@@ -35,6 +34,7 @@ use crate::ledger::checkpoint;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::ledger::payload;
 use crate::log::{Batch, Log, PartitionId, TopicMeta, TopicSpec};
+use crate::memory::MemoryShare;
 use actix::prelude::*;
 use parking_lot::Mutex;
 use std::cell::RefCell;

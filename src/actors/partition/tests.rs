@@ -13,7 +13,6 @@ use crate::actors::context::{Approach, PartnerContext, RouteFigures};
 use crate::actors::effects::{carry_out, claim_here};
 use crate::actors::gate::{NodeCap, PartnerGate};
 use crate::actors::lines::LineRules;
-use crate::actors::memory::MemoryShare;
 use crate::clock::Clock;
 use crate::config::{Config, IdSource, KeySource, LimitConfig, OnDoubt, PartnerConfig, Rate};
 use crate::core::breaker::{BreakerSettings, Cause};
@@ -30,6 +29,7 @@ use crate::core::types::{LifeId, RouteId, RoutePartition, Tenure, TopicId};
 use crate::intake::fake_log::FakeLog;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Batch, TopicSpec};
+use crate::memory::MemoryShare;
 use crate::sink::{
     Answer, AnswerDetail, Asked, Concerns, Delivery, Gate, Moved, Pace, PrepareError, Sent, Settling,
     Verdict, Verified,

@@ -12,7 +12,6 @@ mod writer;
 
 pub use writer::LaneWriter;
 
-use crate::actors::memory::MemoryShare;
 use crate::admin::{Answer, Exported, Lines, NodeApi, Upload};
 use crate::api::{
     ApiError, Filter, Health, ImportReport, ImportRequest, NodeIdentity, OrderReport, OrderRequest,
@@ -30,6 +29,7 @@ use crate::ledger::desk::carry_out::{Carrier, Counter};
 use crate::ledger::desk::{Desk, LogEntries, Pick, Standing, View, explain};
 use crate::ledger::keeper::Keeper;
 use crate::log::{Log, PartitionId};
+use crate::memory::MemoryShare;
 use crate::telemetry::Metrics;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::metrics::LineResult;

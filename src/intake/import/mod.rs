@@ -56,12 +56,12 @@ pub use source::Packing;
 
 use super::hints::Fields;
 use super::lacks;
-use crate::actors::memory::MemoryShare;
 use crate::api::{ImportReport, RepeatedLine};
 use crate::clock::Clock;
 use crate::config::TopicConfig;
 use crate::intake::place::Placer;
 use crate::log::{Batch, Log, LogError, TopicMeta, TopicSpec};
+use crate::memory::MemoryShare;
 use cutter::shape;
 use error::unreadable;
 use options::key_asked;
