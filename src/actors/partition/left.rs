@@ -153,10 +153,10 @@ impl<S: Sink> PartitionActor<S> {
         }
         // Looks at all that is stuck: not again for a few more.
         let kept = self.stuck_kept + self.stuck_kept / 16;
-        if self.queues.stuck() <= kept || !self.is_tight() {
+        // What a look-up that is being made does not know yet stays in flight until its answer is here.
+        if !self.look_ups.is_empty() || self.queues.stuck() <= kept || !self.is_tight() {
             return;
         }
-        // What a look-up that is being made does not know yet stays in flight until its answer is here.
         let (now, folded) = (self.now(), self.known_to_look_ups());
         let (may_rest, rest_after) = (self.route.partner.memory.may_rest(), self.settings.rest_after);
         if may_rest {

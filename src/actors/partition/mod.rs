@@ -453,9 +453,13 @@ impl<S: Sink> PartitionActor<S> {
         self.queues.wait_until(item.place, item, at, now);
     }
 
-    /// Forgets which messages are in flight once every look-up knows them, also one that is being made.
+    /// Forgets which messages are in flight once the look-up knows them. Not while one is being made: it may have been
+    /// answered before they were folded, or called delivered.
     fn forget_folded(&mut self) {
-        let folded = self.known_to_look_ups();
+        if !self.look_ups.is_empty() {
+            return;
+        }
+        let folded = self.route.partner.port.folded();
         while let Some((number, _)) = self.unfolded.front() {
             if *number > folded {
                 break;
