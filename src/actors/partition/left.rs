@@ -163,8 +163,13 @@ impl<S: Sink> PartitionActor<S> {
             self.rest_waiting();
         }
         let mut taken = Vec::new();
+        let orders = self.route.orders.clone();
         self.queues.take_stuck(
             |item| {
+                // What is called delivered ends when its turn comes: outside, nothing would say so.
+                if orders.bar_of(&item.delivery.id).is_some() {
+                    return false;
+                }
                 // What is tried again at once is not worth reading twice; what waits for long goes into the ledger, and
                 // rests.
                 let wait = item.not_before.since(now);

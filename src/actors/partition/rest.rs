@@ -34,8 +34,12 @@ impl<S: Sink> PartitionActor<S> {
         let (now, folded) = (self.now(), self.known_to_look_ups());
         let (resting, after) = (&self.resting, self.settings.rest_after);
         let mut taken = Vec::new();
+        let orders = self.route.orders.clone();
         self.queues.take_waiting(
             |key, item| {
+                if orders.bar_of(&item.delivery.id).is_some() {
+                    return false;
+                }
                 let long = item.not_before.since(now) > after && item.can_rest(folded);
                 long && key.is_none_or(|key| !resting.has(key))
             },
