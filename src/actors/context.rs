@@ -80,7 +80,16 @@ pub struct RouteContext<S> {
     pub figures: Arc<RouteFigures>,
 }
 
+/// Number of no actor: see [`RouteContext::overtake`].
+const NOBODY: u64 = u64::MAX;
+
 impl<S> RouteContext<S> {
+    /// Has nothing begin that was handed out until now. There is no actor that would know what an order means for it,
+    /// and the one that is built next takes it up anew.
+    pub fn overtake(&self) {
+        self.current.set(NOBODY);
+    }
+
     /// Whether the partition's actor that handed this message out is the present one.
     #[inline]
     pub fn is_current(&self, item: &Item) -> bool {
@@ -101,7 +110,10 @@ impl<S> RouteContext<S> {
 #[derive(Debug, Default)]
 pub struct Orders {
     version: Cell<u32>,
-    barred: RefCell<HashMap<MessageId, Bar>>,
+    /// Bounded by the orders, which wait for each other, and by the messages in flight that they are about.
+    barred: RefCell<HashMap<MessageId, Barred>>,
+    /// The partition's actor began from all entries before this one: what follows from them is known to it.
+    begun_from: Cell<Offset>,
     skips: RefCell<Arc<Skips>>,
     /// The entry up to which the skip rules are known.
     skips_as_of: Cell<Offset>,
@@ -116,6 +128,15 @@ pub enum Bar {
     Marked,
 }
 
+/// What bars a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Barred {
+    /// Entries that call it delivered and are not folded yet.
+    claims: u32,
+    /// One was folded, and took the message.
+    marked: bool,
+}
+
 impl Orders {
     fn changed(&self) {
         self.version.set(self.version.get().wrapping_add(1));
@@ -126,41 +147,80 @@ impl Orders {
         self.version.get()
     }
 
-    /// Bars a message.
-    pub fn bar(&self, id: MessageId, bar: Bar) {
-        self.barred.borrow_mut().insert(id, bar);
+    fn change(&self, id: MessageId, change: impl FnOnce(&mut Barred)) {
+        let mut all = self.barred.borrow_mut();
+        let barred = all.entry(id).or_default();
+        change(barred);
+        if *barred == Barred::default() {
+            all.remove(&id);
+        }
+    }
+
+    /// An entry that calls this message delivered is being written.
+    pub fn claim(&self, id: MessageId) {
+        self.change(id, |barred| barred.claims += 1);
+        self.changed();
+    }
+
+    /// Such an entry was folded: the message is called delivered from now on, or stays what it was.
+    pub fn decided(&self, id: MessageId, marked: bool) {
+        self.change(id, |barred| {
+            // An entry of another node's, or of a stopped one's folder, came without a claim.
+            barred.claims = barred.claims.saturating_sub(1);
+            barred.marked |= marked;
+        });
         self.changed();
     }
 
     /// The bar of a message, if there is one.
     pub fn bar_of(&self, id: &MessageId) -> Option<Bar> {
-        let barred = self.barred.borrow();
-        if barred.is_empty() {
-            None
-        } else {
-            barred.get(id).copied()
+        let all = self.barred.borrow();
+        if all.is_empty() {
+            return None;
         }
+        all.get(id).map(|barred| match barred.marked {
+            true => Bar::Marked,
+            false => Bar::Claimed,
+        })
     }
 
-    /// Ends the bar of a message.
-    pub fn lift(&self, id: MessageId) {
-        self.barred.borrow_mut().remove(&id);
-    }
-
-    /// The message came to its end: what was said of it must not meet a later one with its ID.
-    pub fn ended(&self, id: &MessageId) {
-        let mut barred = self.barred.borrow_mut();
-        if !barred.is_empty() && barred.get(id) == Some(&Bar::Marked) {
-            barred.remove(id);
+    /// The record that was called delivered came to its end, or that is taken back: it must not meet a later one with
+    /// the same ID.
+    pub fn unmark(&self, id: &MessageId) {
+        let mut all = self.barred.borrow_mut();
+        if all.is_empty() {
+            return;
+        }
+        if let Some(barred) = all.get_mut(id) {
+            barred.marked = false;
+            if *barred == Barred::default() {
+                all.remove(id);
+            }
         }
     }
 
     /// Keeps only those called delivered for which this is so.
     pub fn keep_marked(&self, keep: impl Fn(&MessageId) -> bool) {
-        let mut barred = self.barred.borrow_mut();
-        if !barred.is_empty() {
-            barred.retain(|id, bar| *bar == Bar::Claimed || keep(id));
+        let mut all = self.barred.borrow_mut();
+        if all.is_empty() {
+            return;
         }
+        all.retain(|id, barred| {
+            barred.marked &= keep(id);
+            *barred != Barred::default()
+        });
+    }
+
+    /// A partition's actor begins from all entries before this one. What was called delivered before is in the store
+    /// that it asks.
+    pub fn begin_from(&self, folded: Offset) {
+        self.begun_from.set(folded);
+        self.keep_marked(|_| false);
+    }
+
+    /// Whether what follows from this entry is known to the partition's actor from its beginning.
+    pub fn knows(&self, entry: Offset) -> bool {
+        entry < self.begun_from.get()
     }
 
     /// Puts skip rules in force, unless newer ones are.
@@ -305,5 +365,43 @@ impl RouteFigures {
             timeout,
             gateway,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: MessageId = MessageId([7; 16]);
+
+    #[test]
+    fn each_claim_bars_until_it_is_decided() {
+        let orders = Orders::default();
+        orders.claim(ID);
+        orders.claim(ID);
+        orders.decided(ID, false);
+        assert_eq!(orders.bar_of(&ID), Some(Bar::Claimed), "the other one");
+        orders.decided(ID, true);
+        assert_eq!(orders.bar_of(&ID), Some(Bar::Marked));
+        // A later claim that is refused takes no mark back; nor does a later one keep what is taken back.
+        orders.claim(ID);
+        orders.decided(ID, false);
+        assert_eq!(orders.bar_of(&ID), Some(Bar::Marked));
+        orders.claim(ID);
+        orders.unmark(&ID);
+        assert_eq!(orders.bar_of(&ID), Some(Bar::Claimed));
+        orders.decided(ID, false);
+        assert_eq!(orders.bar_of(&ID), None);
+    }
+
+    #[test]
+    fn an_actor_that_begins_asks_the_store_for_what_was_marked() {
+        let orders = Orders::default();
+        orders.claim(ID);
+        orders.decided(MessageId([8; 16]), true);
+        orders.begin_from(9);
+        assert_eq!(orders.bar_of(&MessageId([8; 16])), None);
+        assert_eq!(orders.bar_of(&ID), Some(Bar::Claimed));
+        assert!(orders.knows(8) && !orders.knows(9));
     }
 }

@@ -15,7 +15,7 @@
 //! After a restart nothing of this exists; partitions begin from the fold.
 
 use super::arbiter::{Local, local};
-use super::context::{Bar, Orders, RouteContext};
+use super::context::{Orders, RouteContext};
 use super::partition::{Follow, PartitionActor};
 use crate::core::ledger::entry::Body;
 use crate::core::ledger::fold::{Effect, Effects};
@@ -210,8 +210,8 @@ fn here(local: &mut Local, effects: &Effects) {
                     carry_out(*offset, effect, route, actor);
                 }
                 None => {
-                    if let (Some(orders), Some(id)) = (local.orders.get(at), effect.barred()) {
-                        orders.lift(id);
+                    if let (Some(orders), Some(id)) = (local.orders.get(at), effect.claimed()) {
+                        orders.decided(id, false);
                     }
                 }
             },
@@ -241,16 +241,24 @@ pub fn carry_out<S: Sink>(
     };
     match effect {
         Effect::Marked { at, id } if *at == route.at => {
-            match actor.is_some_and(Addr::connected) {
-                true => route.orders.bar(*id, Bar::Marked),
-                false => route.orders.lift(*id),
+            let runs = actor.is_some_and(Addr::connected);
+            if !runs {
+                route.overtake();
             }
+            // An actor that began from the fold, or is to begin, asks the store. A bar would meet what has come since.
+            route.orders.decided(*id, runs && !route.orders.knows(offset));
             follow();
         }
-        Effect::Refused { at, id } if *at == route.at => route.orders.lift(*id),
+        Effect::Refused { at, .. } if *at == route.at => {
+            if let Some(id) = effect.claimed() {
+                route.orders.decided(id, false);
+            }
+        }
         Effect::Forgotten { at, id } if *at == route.at => {
             // It was called delivered before: a record of it that waits still, or comes now, is sent.
-            route.orders.ended(id);
+            if !route.orders.knows(offset) {
+                route.orders.unmark(id);
+            }
             follow();
         }
         Effect::Opened { at, .. } | Effect::Settled { at, .. } if *at == route.at => {
@@ -287,7 +295,7 @@ pub fn claim(at: RoutePartition, id: MessageId, body: Body, told: Told) -> bool 
 
 /// The same for a message of which no attempt is on the wire.
 pub fn claim_here(orders: &Orders, port: &LanePort, id: MessageId, body: Body, told: Told) -> bool {
-    orders.bar(id, Bar::Claimed);
+    orders.claim(id);
     port.outcome_told(body, told);
     true
 }

@@ -239,6 +239,11 @@ impl PartnerGate {
         }
     }
 
+    /// Whether the node stops: nobody gets in any more.
+    pub fn is_closed(&self) -> bool {
+        self.state.borrow().closed
+    }
+
     /// Grants nothing any more: who waits, and who comes, is sent away.
     pub fn close(&self) {
         let waiting = {

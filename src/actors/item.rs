@@ -55,6 +55,9 @@ pub struct Item {
     pub shed: bool,
     /// Its record counts as finished for the position already (`waiting`, or a later round).
     pub off_position: bool,
+    /// An order ended it, and its record with it: only its place in the queue is left. A later record of its ID is a
+    /// message of its own.
+    pub over: bool,
     /// Number of its last outcome in the lane's port.
     pub outcome: u64,
     /// Bytes counted for it against the memory bound. Who has it shed its payload gives back what that freed.
@@ -111,7 +114,11 @@ impl Item {
 
     /// Whether all that is needed to send it again is in the ledger. `folded` as above.
     pub fn can_rest(&self, folded: u64) -> bool {
-        matches!(self.task, Task::Send) && !self.is_unsettled() && self.off_position && self.outcome <= folded
+        matches!(self.task, Task::Send)
+            && !self.over
+            && !self.is_unsettled()
+            && self.off_position
+            && self.outcome <= folded
     }
 
     fn bytes(&self) -> usize {

@@ -12,6 +12,7 @@ use super::lifeline::{End, Lifeline};
 use super::lines::LineRules;
 use super::partition::{
     AreYouIdle, Drain, Drained, NodePayloads, PartitionActor, PartitionParts, PartitionSettings, Start, Stop,
+    nothing_new,
 };
 use crate::clock::Clock;
 use crate::config::RestartConfig;
@@ -201,10 +202,16 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
     while !route.on_wire.borrow().is_empty() {
         tokio::time::sleep(SETTLED_EVERY).await;
     }
+    if number > 1 {
+        port.outcome(plan.keeper.with_state(|state| nothing_new(state, at)));
+        port.flush();
+    }
     let last = port.last_outcome();
     while port.folded() < last {
         tokio::time::sleep(SETTLED_EVERY).await;
     }
+    // An order that came meanwhile may have had it overtaken, too.
+    route.current.set(number);
     let on_doubt = route.partner.config.on_doubt;
     let start = Start {
         fresh: plan.fresh,

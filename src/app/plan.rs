@@ -2,7 +2,7 @@
 
 use crate::actors::context::RouteFigures;
 use crate::actors::ledger::InputFigures;
-use crate::actors::partition::{PartitionSettings, REST_AFTER};
+use crate::actors::partition::{PartitionSettings, REST_AFTER, TICK};
 use crate::actors::topic::RoutePlan;
 use crate::config::{Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, TopicConfig};
 use crate::core::ledger::entry::Used;
@@ -183,6 +183,7 @@ pub fn plans(
                     read_chunk: config.actors.read_chunk,
                     window: config.actors.window,
                     ranges: config.actors.ranges,
+                    tick: TICK,
                     position_every: config.ledger.position_every,
                     waiting_after: config.ledger.waiting_after,
                     rest_after: REST_AFTER,

@@ -9,7 +9,7 @@ use super::partner::SimSink;
 use super::world::{Memory, Place};
 use crate::actors::effects::{carry_out, claim_here};
 use crate::actors::gate::PartnerGate;
-use crate::actors::partition::{PartitionActor, Start, Stop};
+use crate::actors::partition::{PartitionActor, Start, Stop, nothing_new};
 use crate::api::orders::Touched;
 use crate::clock::{Clock, simulated};
 use crate::config::model::{LimitConfig, Rate};
@@ -42,6 +42,9 @@ pub struct Carried {
     refused: RefCell<BTreeSet<Offset>>,
     more: Notify,
 }
+
+/// So many messages are looked at until one is found that can be forgotten.
+const FORGET_TRIES: usize = 4;
 
 /// Carries effects out, some time after they were folded and in that order.
 pub async fn carry(
@@ -170,7 +173,7 @@ impl Operator {
                 prepared(marks.collect(), None)
             }
             3..5 => {
-                let (at, id) = any(facts)?;
+                let (at, id) = facts.pick()?;
                 let rule = self.rule(facts, at, id)?;
                 prepared(Vec::new(), Some(Setting::SkipAdd(rule)))
             }
@@ -215,13 +218,15 @@ impl Operator {
                 prepared(vec![item(at, id, expected, then)], None)
             }
             13..15 => {
-                let (at, id) = any(facts)?;
-                let expected = Found::of(&state, at, id)?;
-                let finished = self.memory.finished.lock().get(&(at, id)).copied();
-                if matches!(expected, Found::Parked(_)) || finished.is_none() {
-                    return None;
-                }
-                prepared(vec![item(at, id, expected, Then::Forget)], None)
+                let forgets = |facts: &mut Facts| {
+                    let (at, id) = facts.pick()?;
+                    let expected = Found::of(&state, at, id)?;
+                    let finished = self.memory.finished.lock().contains_key(&(at, id));
+                    let fits = finished && !matches!(expected, Found::Parked(_));
+                    fits.then(|| item(at, id, expected, Then::Forget))
+                };
+                let found = (0..FORGET_TRIES).find_map(|_| forgets(facts))?;
+                prepared(vec![found], None)
             }
             15 => {
                 let partner = format!("p{}", facts.rng.usize(0..facts.scenario.partners.len()));
@@ -237,7 +242,7 @@ impl Operator {
     }
 
     fn mark(&self, state: &LaneState, facts: &mut Facts) -> Option<Item> {
-        let (at, id) = any(facts)?;
+        let (at, id) = facts.pick()?;
         let expected = Found::of(state, at, id)?;
         let finished = self.memory.finished.lock().get(&(at, id)).copied();
         let done = matches!(finished, Some(FinishedState::Delivered | FinishedState::Marked));
@@ -346,6 +351,9 @@ impl Operator {
     fn asked(&self, entries: &[Body]) {
         let facts = &mut *self.facts.lock();
         for body in entries {
+            if let Some(name) = about(body) {
+                facts.ordered(name);
+            }
             if let Body::Command(c) = body {
                 match &c.action {
                     Action::SkipRemove { rule } => drop(facts.rules.remove(rule)),
@@ -396,21 +404,44 @@ impl Operator {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        route.current.set(route.current.get() + 1);
+        let current = {
+            let place = &mut self.places.borrow_mut()[number];
+            place.number += 1;
+            place.number
+        };
+        route.current.set(current);
         let port = &route.partner.port;
         port.flush();
         while !route.on_wire.borrow().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        port.outcome(nothing_new(&self.memory.state.lock(), route.at));
+        port.flush();
         let last = port.last_outcome();
         while port.folded() < last {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // An order that came meanwhile may have had it overtaken, too.
+        route.current.set(current);
         let told = format!("{:?} is built again", route.at);
         self.facts.lock().tell(|| told);
         let start = Start::of(&self.memory.state.lock(), route.at, route.partner.config.on_doubt);
         let actor: Addr<PartitionActor<SimSink>> = PartitionActor::new(make(start)).start();
         self.places.borrow_mut()[number].actor = Some(actor);
+    }
+}
+
+/// The message that an entry is about.
+fn about(body: &Body) -> Option<(RoutePartition, MessageId)> {
+    match body {
+        Body::Opened(o) => Some((o.at, o.id)),
+        Body::Command(c) => match c.action {
+            Action::Mark { at, id, .. } | Action::Forget { at, id } | Action::Drop { at, id } => {
+                Some((at, id))
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -431,17 +462,6 @@ fn changed(limit: &LimitConfig, by: u64) -> LimitConfig {
 
 fn pick<'a, T>(facts: &mut Facts, all: &'a [T]) -> Option<&'a T> {
     (!all.is_empty()).then(|| &all[facts.rng.usize(0..all.len())])
-}
-
-fn any(facts: &mut Facts) -> Option<(RoutePartition, MessageId)> {
-    let places: Vec<RoutePartition> = facts.messages.keys().copied().collect();
-    let at = *pick(facts, &places)?;
-    let len = facts.messages[&at].len();
-    if len == 0 {
-        return None;
-    }
-    let n = facts.rng.usize(0..len);
-    Some((at, facts.messages[&at][n].id))
 }
 
 fn closed(state: &LaneState, which: impl Fn(&MessageState) -> bool) -> Vec<(RoutePartition, MessageId)> {

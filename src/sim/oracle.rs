@@ -17,7 +17,8 @@ use crate::intake::fake_log::FakeLog;
 use crate::log::{Log, PartitionId};
 use crate::sink::Delivery;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ use tokio::sync::Notify;
 #[derive(Clone, Debug)]
 pub struct Message {
     pub id: MessageId,
+    /// Its number: all that it is follows from that.
+    pub number: u64,
     pub key: Option<KeyHash>,
     pub key_text: Option<String>,
     pub readable: Bytes,
@@ -34,6 +37,9 @@ pub struct Message {
 }
 
 type Name = (RoutePartition, MessageId);
+
+/// Messages that orders were about of late.
+const OF_LATE: usize = 6;
 
 /// See the module.
 pub struct Facts {
@@ -51,6 +57,8 @@ pub struct Facts {
     /// The lane's partition, and the fold of all that is durable in it.
     pub lane: PartitionId,
     pub truth: LaneState,
+    /// Those entries, and where they stand.
+    pub entries: Vec<(Offset, Entry)>,
     pub finished: HashMap<Name, FinishedState>,
     pub intents: HashMap<Name, u32>,
     first: HashMap<PartitionId, Offset>,
@@ -74,7 +82,9 @@ pub struct Facts {
     /// IDs that are no longer remembered.
     forgotten: HashSet<Name>,
     /// Those of them whose order was answered: a record that comes now must be sent.
-    free: HashSet<Name>,
+    free: BTreeSet<Name>,
+    /// Messages that orders were about of late: they are what the next orders are about, more often than others.
+    of_late: VecDeque<Name>,
     /// Skip rules whose order was answered.
     pub rules: BTreeMap<u64, SkipRule>,
     /// Partners whose pause was answered, and when.
@@ -103,6 +113,7 @@ impl Facts {
             full: false,
             lane,
             truth: LaneState::default(),
+            entries: Vec::new(),
             finished: HashMap::new(),
             intents: HashMap::new(),
             first: HashMap::new(),
@@ -118,7 +129,8 @@ impl Facts {
             least_round: HashMap::new(),
             last_round: HashMap::new(),
             forgotten: HashSet::new(),
-            free: HashSet::new(),
+            free: BTreeSet::new(),
+            of_late: VecDeque::new(),
             rules: BTreeMap::new(),
             paused: BTreeMap::new(),
             limits: scenario.limit.iter().map(|l| (Time::ZERO, l.clone())).collect(),
@@ -172,6 +184,7 @@ impl Facts {
             self.entry(&entry);
             self.ended_or_not(&ops, &effects);
             take(&mut self.finished, ops);
+            self.entries.push((at, entry));
         }
     }
 
@@ -228,6 +241,35 @@ impl Facts {
             Action::Pause { partner, .. } => drop(self.paused.insert(partner.clone(), simulated::now())),
             _ => {}
         }
+    }
+
+    /// A message for an order: one of those that orders were about of late, or any.
+    pub fn pick(&mut self) -> Option<Name> {
+        if !self.of_late.is_empty() && self.rng.bool() {
+            return Some(self.of_late[self.rng.usize(0..self.of_late.len())]);
+        }
+        let places = self.messages.len();
+        let (at, all) = self.messages.iter().nth(self.rng.usize(0..places.max(1)))?;
+        let message = all.get(self.rng.usize(0..all.len().max(1)))?;
+        Some((*at, message.id))
+    }
+
+    /// An order is about this message.
+    pub fn ordered(&mut self, name: Name) {
+        if !self.of_late.contains(&name) {
+            self.of_late.push_back(name);
+        }
+        if self.of_late.len() > OF_LATE {
+            self.of_late.pop_front();
+        }
+    }
+
+    /// Number of a message that was forgotten, if one was.
+    pub fn any_forgotten(&mut self) -> Option<u64> {
+        let n = self.rng.usize(0..self.free.len().max(1));
+        let (at, id) = self.free.iter().nth(n)?;
+        let message = self.messages.get(at)?.iter().find(|m| m.id == *id)?;
+        Some(message.number)
     }
 
     /// How many IDs are not remembered.
@@ -509,6 +551,10 @@ impl Facts {
     /// At the end: what the ledger calls delivered was taken once.
     pub fn effects(&mut self) {
         let mut objections = Vec::new();
+        let in_doubt = |(at, id): Name| {
+            let known = self.truth.partitions.get(&at).and_then(|p| p.messages.get(&id));
+            known.is_some_and(|m| matches!(m.state, MessageState::Open { .. }))
+        };
         for (at, messages) in &self.messages {
             let server = &self.servers[self.server_of(*at)];
             for message in messages {
@@ -520,6 +566,8 @@ impl Facts {
                     Some(FinishedState::Delivered) => {
                         applied == 1 || (applied == 0 && server.has(name, round))
                     }
+                    // In doubt still, behind a key that another doubt holds: copied, or of a later round.
+                    _ if in_doubt(name) => applied <= 1,
                     // An operator may have called delivered what was in doubt.
                     Some(FinishedState::Parked | FinishedState::Marked) => applied <= 1,
                     None if self.forgotten.contains(&name) => applied <= 1,
@@ -556,7 +604,7 @@ pub fn take(finished: &mut HashMap<Name, FinishedState>, ops: Vec<StoreOp>) {
 }
 
 /// The entries of a lane from an offset on.
-pub fn entries(log: &FakeLog, lane: PartitionId, from: Offset) -> Vec<(Offset, Entry)> {
+fn entries(log: &FakeLog, lane: PartitionId, from: Offset) -> Vec<(Offset, Entry)> {
     let mut records = Vec::new();
     let mut at = from;
     let end = log.bounds(lane).expect("the lane").next;

@@ -9,8 +9,8 @@ use crate::sink::{
     Answer, AnswerDetail, Asked, Delivery, DoubtCause, Gate, Pace, PrepareError, Sent, Sink, Verdict,
     Verified, idempotency_key,
 };
+use hashbrown::HashMap;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;

@@ -31,6 +31,8 @@ pub struct Scenario {
     pub ahead: usize,
     pub window: usize,
     pub node_cap: usize,
+    pub tick: Duration,
+    pub position_every: Duration,
     pub waiting_after: Duration,
     pub ranges: usize,
     /// The disk is sometimes busy, or full for a while.
@@ -65,6 +67,9 @@ impl Scenario {
             ahead: rng.usize(1..6),
             window: rng.usize(4..200),
             node_cap: rng.usize(2..20),
+            // Seldom as short as a node's: most of the time would go into looking for nothing.
+            tick: ms([5, 20, 40, 80][rng.usize(0..4)]),
+            position_every: ms([50, 100, 200][rng.usize(0..3)]),
             waiting_after: ms(rng.u64(50..3_000)),
             ranges: rng.usize(2..50),
             bad_disk: rng.u8(0..3) == 0,

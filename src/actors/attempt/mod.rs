@@ -210,13 +210,19 @@ async fn send<S: Sink>(
                 }
                 return After::Again(clock.now().plus(SHORTAGE_WAIT));
             }
+            Err(answer) if route.is_kept_back(item) => {
+                // An outcome behind the entry that calls it delivered would have it wait, or end, once more.
+                pass.finish(permit, unmade(&answer));
+                return After::Again(clock.now());
+            }
             Err(answer) => {
                 pass.finish(permit, unmade(&answer));
                 return conclude(route, item, answer, clock.now(), hops(&moved));
             }
         };
-        // From here to the intent nothing else runs on this thread: an order comes before both or after both.
-        if route.is_kept_back(item) {
+        // From here to the intent nothing else runs on this thread: an order comes before both or after both. A node that
+        // stops waits for what has an intent, and for no other: that must have none then.
+        if route.is_kept_back(item) || (partner.gate.is_closed() && !unsure) {
             drop(permit);
             return After::Again(clock.now());
         }
@@ -406,6 +412,10 @@ fn fall_short<S: Sink>(route: &RouteContext<S>, answer: &Answer) {
 fn away<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, at: Time) -> After {
     let partner = &route.partner;
     let now = partner.clock.now();
+    if route.is_kept_back(item) {
+        // The partition's actor knows what to do with it, and writes no outcome.
+        return After::Again(now);
+    }
     // Waiting for a host that does not answer ages a message, tried or not: others are answered.
     note_first_try(route, item, now);
     let give_up_after = partner.config.retry.give_up_after;

@@ -55,6 +55,9 @@ pub trait Remembered: Send + Sync {
         out: &mut Vec<Option<FinishedState>>,
     ) -> Result<(), String>;
 
+    /// Whether rounds are known of messages of which no more is known.
+    fn has_rounds(&self, at: RoutePartition) -> bool;
+
     /// The round that begins with a record of a message of which no more is known. Asked only where rounds of such
     /// messages are known at all.
     fn next_round(&self, at: RoutePartition, id: MessageId) -> u32;
@@ -80,6 +83,10 @@ impl Remembered for Keeper {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         })
+    }
+
+    fn has_rounds(&self, at: RoutePartition) -> bool {
+        self.with_state(|state| state.partitions.get(&at).is_some_and(|p| !p.rounds.is_empty()))
     }
 
     fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
@@ -433,6 +440,7 @@ impl<S: Sink> PartitionActor<S> {
             key_rests_until: Time::ZERO,
             shed: false,
             off_position: false,
+            over: false,
             outcome: 0,
             counted: 0,
         })
@@ -445,12 +453,8 @@ impl<S: Sink> PartitionActor<S> {
         let now = self.now();
         match self.route.orders.bar_of(&item.delivery.id) {
             Some(Bar::Marked) => {
-                // The operator's entry is its outcome; that its record is finished no entry says yet.
-                if !std::mem::replace(&mut item.off_position, true) {
-                    let offset = item.delivery.record.offset;
-                    self.window.finish_silently(offset, offset + 1);
-                }
-                return Passed::Over(self.end(&item));
+                self.end_marked(item.delivery.id, item.delivery.record.offset);
+                return Passed::Over(self.leave_queue(&item));
             }
             Some(Bar::Claimed) => {
                 self.again(item, now.plus(CLAIMED_WAIT));

@@ -175,7 +175,7 @@ impl<S: Sink> PartitionActor<S> {
                 let wait = item.not_before.since(now);
                 let soon = item.not_before > now && wait <= SHED_AFTER;
                 let rests = may_rest && wait > rest_after;
-                item.can_be_left(folded) && !soon && !rests
+                item.over || (item.can_be_left(folded) && !soon && !rests)
             },
             |key, items| taken.push((key, items)),
         );
@@ -199,6 +199,9 @@ impl<S: Sink> PartitionActor<S> {
     }
 
     fn leave_item(&mut self, key: KeyHash, item: &Item) {
+        if item.over {
+            return self.uncount(item.counted);
+        }
         let (id, offset) = (item.delivery.id, item.delivery.record.offset);
         let place = match item.off_position {
             true => Place::Ledger(id, offset),

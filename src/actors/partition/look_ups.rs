@@ -76,18 +76,23 @@ impl<S: Sink> PartitionActor<S> {
         }
         let folded = self.route.partner.port.folded();
         self.look_ups.begin(folded);
-        let (remembered, at) = (self.remembered.clone(), self.route.at);
+        let (remembered, at, known) = (self.remembered.clone(), self.route.at, self.has_rounds);
         let look = async move {
             let look = blocking::off(move || {
                 let mut found = Vec::with_capacity(ids.len());
-                remembered.look_up(at, &ids, &mut found).map(|()| found)
+                remembered.look_up(at, &ids, &mut found)?;
+                // Behind the look-up: a message that it does not know any more begins a later round.
+                Ok::<_, String>((found, known || remembered.has_rounds(at)))
             });
             look.await
         };
         let answered = look.into_actor(self).map(move |result, act, ctx| {
             act.look_ups.end(folded);
             let found = match result {
-                Ok(Ok(found)) => Ok(found),
+                Ok(Ok((found, rounds))) => {
+                    act.has_rounds |= rounds;
+                    Ok(found)
+                }
                 Ok(Err(why)) => Err(NoAnswer::Refused(why)),
                 Err(error) => Err(NoAnswer::Ended(error)),
             };

@@ -30,7 +30,7 @@ pub use intake::{Remembered, Resolve};
 pub use load::{LoadError, Loaded, NodePayloads, Payloads, from_topic};
 pub use orders::Follow;
 pub use rest::REST_AFTER;
-pub use start::Start;
+pub use start::{Start, nothing_new};
 
 use super::attempt::After;
 use super::context::{Refill, RouteContext};
@@ -73,6 +73,8 @@ pub struct PartitionSettings {
     pub window: usize,
     /// Finished ranges above the position.
     pub ranges: usize,
+    /// How often it looks for retries that are due and for room to read on: [`TICK`], but in simulated time.
+    pub tick: Duration,
     /// How often a position that rests on no outcome is written.
     pub position_every: Duration,
     /// What waits longer than this is copied into the ledger.
@@ -299,18 +301,22 @@ impl<S: Sink> PartitionActor<S> {
     /// Hands the message out; where it is passed over, the next one of its key in its place.
     fn hand_out(&mut self, mut item: Box<Item>, ctx: &mut Context<Self>) {
         let item = loop {
-            if let Some(until) = self.kept_away(&item) {
-                self.again(item, until);
-                return;
-            }
-            if item.shed {
-                self.load(item, ctx);
-                return;
-            }
-            let passed = match self.passed_over(item) {
-                Passed::No(item) => break item,
-                Passed::Waits => return,
-                Passed::Over(place) => place,
+            let passed = if item.over {
+                self.leave_queue(&item)
+            } else {
+                if let Some(until) = self.kept_away(&item) {
+                    self.again(item, until);
+                    return;
+                }
+                if item.shed {
+                    self.load(item, ctx);
+                    return;
+                }
+                match self.passed_over(item) {
+                    Passed::No(item) => break item,
+                    Passed::Waits => return,
+                    Passed::Over(place) => place,
+                }
             };
             match self.next_in_place(passed) {
                 Some(next) => item = next,
@@ -368,14 +374,31 @@ impl<S: Sink> PartitionActor<S> {
 
     /// Notes that the message is finished; its place is still taken.
     fn end(&mut self, item: &Item) -> Option<KeyHash> {
-        self.in_hand -= 1;
-        self.uncount(item.counted);
         self.end_replaced(&item.delivery.id);
-        self.route.orders.ended(&item.delivery.id);
+        self.route.orders.unmark(&item.delivery.id);
         self.unfolded.push_back((item.outcome, item.delivery.id));
         if !item.off_position {
             self.window.finish(item.delivery.record.offset);
         }
+        self.leave_queue(item)
+    }
+
+    /// A message that was called delivered ends, and its record with it. The operator's entry is its outcome, and is
+    /// folded; that the record is finished no entry says yet. Its ID is free: what comes under it is looked up.
+    fn end_marked(&mut self, id: MessageId, offset: Offset) {
+        self.end_replaced(&id);
+        self.in_flight.remove(&id);
+        self.window.finish_silently(offset, offset + 1);
+        // What is being looked up may have been answered before it was called delivered.
+        if self.look_ups.is_empty() {
+            self.route.orders.unmark(&id);
+        }
+    }
+
+    /// The message has been in hand, and is no more. Returns its place, which is still taken.
+    fn leave_queue(&mut self, item: &Item) -> Option<KeyHash> {
+        self.in_hand -= 1;
+        self.uncount(item.counted);
         item.place
     }
 
@@ -470,6 +493,21 @@ impl<S: Sink> PartitionActor<S> {
         }
     }
 
+    /// The end of this message is folded, or an order about it would have been refused; but it may stand behind one
+    /// that is not. Its ID is free.
+    fn release(&mut self, id: MessageId) {
+        self.forget_folded();
+        if !self.in_flight.contains(&id) {
+            return;
+        }
+        let (folded, before) = (self.route.partner.port.folded(), self.unfolded.len());
+        self.unfolded
+            .retain(|(number, known)| *known != id || *number > folded);
+        if self.unfolded.len() < before {
+            self.in_flight.remove(&id);
+        }
+    }
+
     /// Whether more records may be taken up (I6).
     fn may_read(&self) -> bool {
         !self.stands()
@@ -555,8 +593,7 @@ impl<S: Sink> Actor for PartitionActor<S> {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.route.approach.serves(ctx.address().recipient());
-        // What was called delivered before is in the store that this actor asks.
-        self.route.orders.keep_marked(|_| false);
+        self.route.orders.begin_from(self.folded_before);
         if let Some(start) = self.start.take() {
             self.take_over(start);
         }
@@ -567,7 +604,7 @@ impl<S: Sink> Actor for PartitionActor<S> {
         }
         self.start_work(ctx);
         self.read_on(ctx);
-        ctx.run_interval(TICK, |act, ctx| act.tick(ctx));
+        ctx.run_interval(self.settings.tick, |act, ctx| act.tick(ctx));
         ctx.run_interval(self.settings.position_every, |act, ctx| {
             act.queues.set_busy_keys(act.places());
             act.stuck_kept = 0;
@@ -580,7 +617,7 @@ impl<S: Sink> Actor for PartitionActor<S> {
 }
 
 /// How often a partition looks for retries that are due and for room to read on.
-const TICK: Duration = Duration::from_millis(5);
+pub const TICK: Duration = Duration::from_millis(5);
 
 impl<S: Sink> PartitionActor<S> {
     fn tick(&mut self, ctx: &mut Context<Self>) {

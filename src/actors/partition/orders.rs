@@ -35,13 +35,17 @@ impl<S: Sink> Handler<Follow> for PartitionActor<S> {
             } => self.open_round(id, round, key, offset, idempotency_key),
             Effect::Settled { id, .. } => self.let_go(id),
             Effect::Marked { id, .. } => {
-                self.forget_folded();
+                self.release(id);
                 // What is being looked up may have been answered before.
                 if !self.in_flight.contains(&id) && self.look_ups.is_empty() {
-                    self.route.orders.lift(id);
+                    self.route.orders.unmark(&id);
                 }
             }
-            Effect::Forgotten { .. } => self.has_rounds = true,
+            // A record of it that waits in memory goes on, whichever it is; else the next one is a new message.
+            Effect::Forgotten { id, .. } => {
+                self.has_rounds = true;
+                self.release(id);
+            }
             Effect::RouteResumed { .. } => {
                 if let Some(first) = self.lost.take() {
                     self.go_on_behind(first);
@@ -63,13 +67,7 @@ impl<S: Sink> PartitionActor<S> {
         offset: Offset,
         idempotency_key: Arc<str>,
     ) {
-        // The outcome of the round before is folded, or the order would have been refused. It may stand behind one
-        // that is not.
-        self.forget_folded();
-        if let Some(place) = self.unfolded.iter().position(|(_, known)| *known == id) {
-            self.unfolded.remove(place);
-            self.in_flight.remove(&id);
-        }
+        self.release(id);
         if self.in_flight.contains(&id) {
             debug_assert!(false, "a round is opened of a message that is in flight");
             return;

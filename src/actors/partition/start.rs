@@ -6,7 +6,7 @@ use super::PartitionActor;
 use crate::config::OnDoubt;
 use crate::core::backoff::believed;
 use crate::core::doubt::Doubt;
-use crate::core::ledger::entry::{Kept, OutcomeKind};
+use crate::core::ledger::entry::{Body, Kept, OutcomeKind, Position};
 use crate::core::ledger::fold::{LaneState, Message, MessageState, Messages};
 use crate::core::ranges::RangeSet;
 use crate::core::record::Record;
@@ -61,6 +61,20 @@ impl Start {
             fresh: false,
         }
     }
+}
+
+/// An entry that says nothing new of a partition. Once it is folded, so is all that came before it through the same port:
+/// also the intent of an attempt that was given up without an outcome, because one before it is in doubt.
+pub fn nothing_new(lane: &LaneState, at: RoutePartition) -> Body {
+    let known = lane.partitions.get(&at);
+    let (position, high_water) = known.map_or((0, 0), |p| (p.position, p.high_water));
+    Body::Position(Position {
+        at,
+        leader_epoch: 0,
+        position,
+        finished: Vec::new(),
+        high_water,
+    })
 }
 
 /// A message that was tried before and whose record will come by again.
@@ -324,6 +338,7 @@ impl<S: Sink> PartitionActor<S> {
             key_rests_until: Time::ZERO,
             shed: true,
             off_position: message.payload.is_some(),
+            over: false,
             outcome: 0,
             counted: 0,
         })

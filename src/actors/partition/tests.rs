@@ -4,6 +4,7 @@ mod doubts;
 mod effects;
 mod memory;
 mod order;
+mod orders;
 mod restart;
 mod scope;
 
@@ -65,6 +66,8 @@ enum Reply {
     Wait(Option<Concerns>),
     PanicBefore,
     PanicAfter,
+    /// Taken, and answered so late that there is time for orders.
+    Slowly,
 }
 
 #[derive(Default)]
@@ -142,6 +145,11 @@ impl Sink for FakeSink {
                 concerns: None,
             });
         }
+        if delivery.record.key.as_deref() == Some(b"slow to connect") {
+            while self.partner.lock().seen.len() < self.silent_until {
+                tokio::task::yield_now().await;
+            }
+        }
         let still = self.short.load(Ordering::Relaxed);
         if still == 0 {
             return Ok(());
@@ -196,6 +204,9 @@ impl Sink for FakeSink {
                 tokio::task::yield_now().await;
             }
         }
+        if reply == Reply::Slowly {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
         assert!(reply != Reply::PanicAfter, "a planned panic after the first byte");
         if let Reply::DoubtAt(requests) = reply {
             let answer = |verdict| Answer {
@@ -215,7 +226,7 @@ impl Sink for FakeSink {
             return Sent::Settling(answer(Verdict::Refused), settling);
         }
         let (verdict, status) = match reply {
-            Reply::Take | Reply::TakeAt(_) => (Verdict::Delivered, 200),
+            Reply::Take | Reply::TakeAt(_) | Reply::Slowly => (Verdict::Delivered, 200),
             Reply::TryLater => (Verdict::TryLater, 429),
             Reply::Refuse => (Verdict::Refused, 422),
             Reply::Forbid | Reply::ForbidBehind => (Verdict::Pause, 403),
@@ -341,6 +352,11 @@ impl Remembered for Memory {
         Ok(())
     }
 
+    fn has_rounds(&self, at: RoutePartition) -> bool {
+        let state = self.state.lock();
+        state.partitions.get(&at).is_some_and(|p| !p.rounds.is_empty())
+    }
+
     fn next_round(&self, at: RoutePartition, id: MessageId) -> u32 {
         let state = self.state.lock();
         state.partitions.get(&at).map_or(1, |p| p.next_round(&id))
@@ -438,6 +454,22 @@ impl Living {
         true
     }
 
+    /// Looks into the actor, or changes it.
+    async fn look<R: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut PartitionActor<FakeSink>) -> R + Send + 'static,
+    ) -> R {
+        let (told, seen) = tokio::sync::oneshot::channel();
+        let look = Look(Box::new(move |act| drop(told.send(look(act)))));
+        self.actor.send(look).await.expect("a living actor");
+        seen.await.expect("it looked")
+    }
+
+    /// How many requests of a message the partner has seen.
+    fn seen(partner: &Mutex<Partner>, number: u64) -> usize {
+        partner.lock().seen.iter().filter(|s| s.1 == number).count()
+    }
+
     async fn command(&self, action: Action) -> bool {
         self.order(command(action)).await
     }
@@ -454,6 +486,17 @@ impl Living {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         self.route.partner.memory.held()
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Look(Box<dyn FnOnce(&mut PartitionActor<FakeSink>) + Send>);
+
+impl Handler<Look> for PartitionActor<FakeSink> {
+    type Result = ();
+    fn handle(&mut self, look: Look, _: &mut Context<Self>) {
+        (look.0)(self);
     }
 }
 
@@ -481,6 +524,7 @@ struct World {
     waiting_after: Duration,
     rest_after: Duration,
     ranges: usize,
+    copy_every: Duration,
     /// The partner's share, and how many such shares the node has.
     share: u64,
     shares: usize,
@@ -497,6 +541,8 @@ struct World {
     /// What the life that begins was settling when its actor failed.
     settling: Vec<(MessageId, DoubtCause)>,
     limit: Option<LimitConfig>,
+    /// Effects that are carried out only once somebody says so.
+    late: Rc<RefCell<Option<crate::core::ledger::fold::Effects>>>,
 }
 
 impl World {
@@ -528,6 +574,7 @@ impl World {
             waiting_after: Duration::from_secs(600),
             rest_after: REST_AFTER,
             ranges: 1_000,
+            copy_every: Duration::from_millis(20),
             share: 64 << 20,
             shares: 1,
             long: false,
@@ -541,6 +588,7 @@ impl World {
             connects: Arc::default(),
             settling: Vec::new(),
             limit: None,
+            late: Rc::default(),
         }
     }
 
@@ -597,7 +645,7 @@ impl World {
         let (lane, mut feed) = Lane::new(log.clone(), self.lane, Tenure(0), life, clock, fatal);
         let (memory, folded_lane) = (self.memory.clone(), lane.clone());
         let here: Rc<RefCell<Option<Here>>> = Rc::default();
-        let whom = here.clone();
+        let (whom, late) = (here.clone(), self.late.clone());
         actix_rt::spawn(async move {
             while let Some(committed) = feed.recv().await {
                 let (mut ops, mut effects) = (Vec::new(), Vec::new());
@@ -614,6 +662,9 @@ impl World {
                     }
                 }
                 drop(state);
+                if let Some(late) = &mut *late.borrow_mut() {
+                    late.append(&mut effects);
+                }
                 if let Some((route, actor)) = &*whom.borrow() {
                     for (offset, effect) in &effects {
                         carry_out(*offset, effect, route, Some(actor));
@@ -698,7 +749,8 @@ impl World {
             read_chunk: 4_096,
             window: 1_000,
             ranges: self.ranges,
-            position_every: Duration::from_millis(20),
+            tick: TICK,
+            position_every: self.copy_every,
             waiting_after: self.waiting_after,
             rest_after: self.rest_after,
             backlog: 100_000,

@@ -6,6 +6,9 @@
 //! messages stay queued, and are sent from there; where memory is tight only their places stay ([`super::left`]). A
 //! restart finds them in the fold and queues them, in the same order, before anything that is read (I4).
 //!
+//! What an order called delivered is not copied. Its record counts as finished here, so it is over for good (`Item::over`): a
+//! record that comes under its ID, once that is forgotten, is a message of its own.
+//!
 //! What was left in the topic behind a stuck key is copied only where the finished ranges above the position come near
 //! their bound: the topic keeps it as well, and its position says so.
 
@@ -77,7 +80,8 @@ impl<S: Sink> PartitionActor<S> {
         let rest_after = self.settings.rest_after;
         let mut more = false;
         let (at, port) = (self.route.at, self.route.partner.port.clone());
-        let (mut wanted, mut finished, mut marked) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut wanted, mut finished) = (Vec::new(), Vec::new());
+        let (mut marked, mut freed) = (Vec::new(), 0);
         let orders = self.route.orders.clone();
         let mut last = None;
         self.queues.visit_stuck(|item, behind| {
@@ -96,9 +100,12 @@ impl<S: Sink> PartitionActor<S> {
             match orders.bar_of(&id) {
                 // An entry behind the one that calls it delivered would have it wait again.
                 Some(Bar::Claimed) => return Visit::OtherKey,
+                // Its end is written into the window here, so it must be its end whatever comes: its ID is free, and
+                // what may come under it is another record.
                 Some(Bar::Marked) => {
-                    item.off_position = true;
-                    marked.push(offset);
+                    (item.off_position, item.over) = (true, true);
+                    freed += item.shed();
+                    marked.push((id, offset));
                     return Visit::Next;
                 }
                 None => {}
@@ -128,8 +135,9 @@ impl<S: Sink> PartitionActor<S> {
         for offset in finished {
             self.window.finish(offset);
         }
-        for offset in marked {
-            self.window.finish_silently(offset, offset + 1);
+        self.uncount(freed);
+        for (id, offset) in marked {
+            self.end_marked(id, offset);
         }
         (wanted, more)
     }

@@ -59,6 +59,8 @@ pub enum Effect {
         at: RoutePartition,
         /// Which message.
         id: MessageId,
+        /// The entry would have called it delivered.
+        mark: bool,
     },
     /// These are the skip rules now.
     SkipsChanged(Arc<Vec<SkipRule>>),
@@ -87,10 +89,10 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// The message that was barred until this effect came, if there is one.
-    pub fn barred(&self) -> Option<MessageId> {
+    /// The message whose calling delivered this decides, if it does.
+    pub fn claimed(&self) -> Option<MessageId> {
         match self {
-            Effect::Marked { id, .. } | Effect::Refused { id, .. } => Some(*id),
+            Effect::Marked { id, .. } | Effect::Refused { id, mark: true, .. } => Some(*id),
             _ => None,
         }
     }

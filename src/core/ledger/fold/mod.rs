@@ -436,7 +436,11 @@ impl LaneState {
                 offset: m.offset,
                 idempotency_key: o.idempotency_key.as_str().into(),
             },
-            None => Effect::Refused { at: place, id },
+            None => Effect::Refused {
+                at: place,
+                id,
+                mark: false,
+            },
         }
     }
 
@@ -614,7 +618,11 @@ fn follow_end(
     follow: &mut dyn FnMut(Effect),
 ) {
     match ended {
-        Ended::Refused => follow(Effect::Refused { at, id }),
+        Ended::Refused => follow(Effect::Refused {
+            at,
+            id,
+            mark: matches!(effect, Some(Effect::Marked { .. })),
+        }),
         Ended::Over { doubt } => {
             effect.into_iter().for_each(&mut *follow);
             if doubt {

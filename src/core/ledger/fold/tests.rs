@@ -696,7 +696,11 @@ fn effects_follow_from_what_changed() {
         recipe: 1,
     }));
     let (refused, marked) = (
-        Effect::Refused { at, id: id(1) },
+        Effect::Refused {
+            at,
+            id: id(1),
+            mark: true,
+        },
         Effect::Marked { at, id: id(1) },
     );
     let settled = |n: u8| Effect::Settled { at, id: id(n) };
@@ -733,7 +737,11 @@ fn effects_follow_from_what_changed() {
     assert_eq!(fold(command(Action::Drop { at, id: id(2) })), (vec![], 0));
     assert_eq!(
         fold(command(Action::Drop { at, id: id(2) })).0,
-        [Effect::Refused { at, id: id(2) }]
+        [Effect::Refused {
+            at,
+            id: id(2),
+            mark: false
+        }]
     );
     fold(outcome(3, OutcomeKind::Parked(Box::default())));
     assert_eq!(
@@ -751,7 +759,15 @@ fn effects_follow_from_what_changed() {
         })
     };
     assert!(matches!(fold(opened(2)).0[..], [Effect::Opened { round: 2, .. }]));
-    assert_eq!(fold(opened(2)).0, [Effect::Refused { at, id: id(4) }], "once");
+    assert_eq!(
+        fold(opened(2)).0,
+        [Effect::Refused {
+            at,
+            id: id(4),
+            mark: false
+        }],
+        "once"
+    );
     let pause = || Action::Pause {
         partner: "p".into(),
         route: None,
