@@ -919,7 +919,7 @@ async fn a_key_rests_for_a_message_that_is_read_later() {
     }
     // Read in one go: whoever is behind the key's record shows that it was read.
     world.append((1..12).map(|n| (Some(format!("k{}", n - 1)), n)));
-    while counts() != (1, 10) {
+    while counts().1 < 10 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert!(!living.is_idle().await, "it waits");
