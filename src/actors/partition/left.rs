@@ -297,7 +297,7 @@ impl<S: Sink> PartitionActor<S> {
             state: MessageState::Later { not_before },
             key,
             offset,
-            round: 1,
+            round: tried.map_or(1, |t| t.round),
             attempts: tried.map_or(0, |t| t.attempts),
             first_try: tried.map_or(Time::ZERO, |t| t.first_try),
             since: Time::ZERO,

@@ -91,6 +91,21 @@ pub(super) struct LeftBehind {
     pub(super) outage: Duration,
 }
 
+impl LeftBehind {
+    /// Of a message that was not tried yet in its round.
+    pub(super) fn untried(item: &Item, outage: Duration) -> Self {
+        Self {
+            offset: item.delivery.record.offset,
+            round: item.delivery.round,
+            attempts: 0,
+            first_try: Time::ZERO,
+            not_before: Time::ZERO,
+            status: 0,
+            outage,
+        }
+    }
+}
+
 /// Why a message ends whose record is no longer there.
 pub(super) const GONE: &str = "lost: its record left the topic before the message was finished";
 /// Why one ends whose record the route does not take any more.

@@ -16,6 +16,7 @@ use super::super::context::Bar;
 use super::super::item::Item;
 use super::super::{attempt, blocking};
 use super::left::{ids_of, read_places};
+use super::start::LeftBehind;
 use super::{PartitionActor, Resolved};
 use crate::core::key_queues::Visit;
 use crate::core::ledger::entry::{Body, Kept, Waiting};
@@ -239,17 +240,20 @@ impl<S: Sink> PartitionActor<S> {
             }
             let mut item = self.new_item(record, known);
             let id = item.delivery.id;
-            if self.has_rounds && self.remembered.next_round(self.route.at, id) > 1 {
-                // It begins a later round, and is queued for that when its key goes on.
-                goes_on = false;
-                continue;
-            }
             if let Some(tried) = self.left_behind.get(&id) {
                 if !waits_long(tried.first_try, tried.not_before, now, after) {
                     goes_on = false;
                     continue;
                 }
                 item.resume(*tried);
+            } else if self.has_rounds {
+                let round = self.remembered.next_round(self.route.at, id);
+                if round > 1 {
+                    item.delivery.round = round;
+                    // Its place does not tell the round.
+                    self.left_behind
+                        .insert(id, LeftBehind::untried(&item, self.outage()));
+                }
             }
             let kept = attempt::kept(&item, AnswerDetail::default());
             let number = self
