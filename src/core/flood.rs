@@ -11,6 +11,8 @@
 pub struct FloodGuard {
     limit: u32,
     in_a_row: u32,
+    /// Refusals of which it is not known yet whether they are their message's own.
+    unsure: u32,
     stopped: Option<Stop>,
 }
 
@@ -39,6 +41,7 @@ impl FloodGuard {
         Self {
             limit,
             in_a_row: 0,
+            unsure: 0,
             stopped: None,
         }
     }
@@ -49,6 +52,21 @@ impl FloodGuard {
             stopped: stopped.map(|reason| Stop { dead: limit, reason }),
             ..Self::new(limit)
         }
+    }
+
+    /// A message was refused, and in a moment it will be known whether the refusal is its own. True: its place can go
+    /// to another message meanwhile, and the caller tells with [`FloodGuard::sure`] when it is known. Not where the row
+    /// nears its end: what starts before these are counted would die beyond the limit.
+    #[must_use]
+    pub fn unsure(&mut self) -> bool {
+        let far = self.limit == 0 || self.in_a_row.saturating_add(self.unsure) < self.limit / 2;
+        self.unsure += u32::from(far);
+        far
+    }
+
+    /// What a refusal means is known.
+    pub fn sure(&mut self) {
+        self.unsure = self.unsure.saturating_sub(1);
     }
 
     /// A message was delivered.
@@ -93,6 +111,24 @@ impl FloodGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn near_its_end_a_row_gives_no_places_away() {
+        let mut guard = FloodGuard::new(6);
+        assert_eq!([guard.unsure(), guard.unsure(), guard.unsure()], [true; 3]);
+        assert!(!guard.unsure(), "three may become half of the row");
+        guard.sure();
+        assert!(guard.unsure());
+        for _ in 0..3 {
+            guard.sure();
+            assert_eq!(guard.dead("refused"), None);
+        }
+        assert!(!guard.unsure());
+        guard.delivered();
+        assert!(guard.unsure());
+        let mut none = FloodGuard::new(0);
+        assert!((0..1_000).all(|_| none.unsure()));
+    }
 
     #[test]
     fn a_row_of_dead_stops_once_and_a_delivery_ends_the_row() {

@@ -22,6 +22,7 @@ use super::lines;
 use crate::core::backoff;
 use crate::core::breaker::AttemptResult;
 use crate::core::doubt;
+use crate::core::flood::FloodGuard;
 use crate::core::ledger::entry::{Body, Intent};
 use crate::core::turnstile::{Draws, Slot};
 use crate::core::types::{MessageId, Time};
@@ -30,7 +31,7 @@ use crate::sink::{Answer, AnswerDetail, Concerns, Moved, Sent, Sink, Verdict};
 use conclude::{close_uncounted, conclude, end, note_first_try, obey, park, result_of, settle};
 use host_pass::HostPass;
 use look_up::look_up;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -335,9 +336,20 @@ async fn send<S: Sink>(
             Sent::Settling(answer, settling) => {
                 note_delay(route, item, started);
                 obey(route, item, &answer, seq);
-                pass.finish(permit, result_of(&answer, item, started));
+                let result = result_of(&answer, item, started);
+                let unsure = Unsure::begin(&route.flood);
+                let mut place = Some(permit);
+                if unsure.is_some()
+                    && let Some(permit) = place.take()
+                {
+                    pass.finish(permit, result);
+                }
                 // Until it is known what the answer means the message may be the partner's.
                 let answer = settling.answer().await;
+                drop(unsure);
+                if let Some(permit) = place {
+                    pass.finish(permit, result);
+                }
                 drop(on_wire);
                 conclude(route, item, answer, started, hops(&moved))
             }
@@ -351,6 +363,23 @@ async fn send<S: Sink>(
                 continue;
             }
         };
+    }
+}
+
+/// A refusal whose meaning is not known yet, told to the flood guard until it is dropped.
+struct Unsure<'a>(&'a RefCell<FloodGuard>);
+
+impl<'a> Unsure<'a> {
+    /// None: the message keeps its place meanwhile.
+    fn begin(flood: &'a RefCell<FloodGuard>) -> Option<Self> {
+        let gives_place = flood.borrow_mut().unsure();
+        gives_place.then(|| Self(flood))
+    }
+}
+
+impl Drop for Unsure<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().sure();
     }
 }
 
