@@ -489,9 +489,11 @@ impl Living {
     }
 }
 
+type Looking = Box<dyn FnOnce(&mut PartitionActor<FakeSink>) + Send>;
+
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Look(Box<dyn FnOnce(&mut PartitionActor<FakeSink>) + Send>);
+struct Look(Looking);
 
 impl Handler<Look> for PartitionActor<FakeSink> {
     type Result = ();

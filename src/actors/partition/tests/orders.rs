@@ -573,11 +573,12 @@ async fn what_is_built_again_knows_all_intents_of_the_one_before() {
     let number = port.outcome(nothing_new(&world.memory.state.lock(), AT));
     port.flush();
     living.until(|l| l.route.partner.port.folded() >= number).await;
-    let state = world.memory.state.lock();
-    let now = &state.partitions[&AT];
-    assert_eq!(now.messages.get(&id_of(1)).map(|m| m.attempts), Some(6));
-    assert_eq!((now.position, &now.finished), (before.position, &before.finished));
-    drop(state);
+    {
+        let state = world.memory.state.lock();
+        let now = &state.partitions[&AT];
+        assert_eq!(now.messages.get(&id_of(1)).map(|m| m.attempts), Some(6));
+        assert_eq!((now.position, &now.finished), (before.position, &before.finished));
+    }
     living.stop().await;
 }
 
