@@ -602,6 +602,12 @@ impl<S: Sink> Actor for PartitionActor<S> {
         {
             self.meet_first(bounds.first);
         }
+        if self.fresh {
+            // From here on the topic keeps what it has not passed, also where its partner is paused before the first
+            // attempt and the route is taken out of the configuration.
+            self.window.introduce();
+            self.write_position();
+        }
         self.start_work(ctx);
         self.read_on(ctx);
         ctx.run_interval(self.settings.tick, |act, ctx| act.tick(ctx));

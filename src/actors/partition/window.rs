@@ -77,6 +77,11 @@ impl Window {
         }
     }
 
+    /// The ledger has not met the route: its position is to be written although nothing is finished.
+    pub fn introduce(&mut self) {
+        self.unwritten = true;
+    }
+
     /// What must be written into the ledger, if it cannot be derived from outcomes there.
     pub fn to_write(&mut self) -> Option<Snapshot> {
         std::mem::take(&mut self.unwritten)
