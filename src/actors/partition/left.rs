@@ -117,15 +117,7 @@ impl<S: Sink> PartitionActor<S> {
     pub(super) fn leave_in_ledger(&mut self, id: MessageId, message: &Message, not_before: Time) {
         self.left.push(message.key, Place::Ledger(id, message.offset));
         if message.attempts > 0 {
-            let tried = LeftBehind {
-                offset: message.offset,
-                round: message.round,
-                attempts: message.attempts,
-                first_try: message.first_try,
-                not_before,
-                status: message.status,
-                outage: self.outage(),
-            };
+            let tried = LeftBehind::of_message(message, not_before, self.outage());
             self.left_behind.insert(id, tried);
         }
     }
@@ -212,16 +204,7 @@ impl<S: Sink> PartitionActor<S> {
         self.in_flight.remove(&id);
         self.uncount(item.counted);
         if item.delivery.attempt > 0 || item.not_before != Time::ZERO {
-            let tried = LeftBehind {
-                offset,
-                round: item.delivery.round,
-                attempts: item.delivery.attempt,
-                first_try: item.first_try,
-                not_before: item.not_before,
-                status: item.status,
-                outage: item.outage_at_first_try,
-            };
-            self.left_behind.insert(id, tried);
+            self.left_behind.insert(id, LeftBehind::of_item(item));
         }
     }
 

@@ -92,15 +92,28 @@ pub(super) struct LeftBehind {
 }
 
 impl LeftBehind {
-    /// Of a message that was not tried yet in its round.
-    pub(super) fn untried(item: &Item, outage: Duration) -> Self {
+    /// Of a message that leaves the queues.
+    pub(super) fn of_item(item: &Item) -> Self {
         Self {
             offset: item.delivery.record.offset,
             round: item.delivery.round,
-            attempts: 0,
-            first_try: Time::ZERO,
-            not_before: Time::ZERO,
-            status: 0,
+            attempts: item.delivery.attempt,
+            first_try: item.first_try,
+            not_before: item.not_before,
+            status: item.status,
+            outage: item.outage_at_first_try,
+        }
+    }
+
+    /// Of a message as the ledger knows it.
+    pub(super) fn of_message(message: &Message, not_before: Time, outage: Duration) -> Self {
+        Self {
+            offset: message.offset,
+            round: message.round,
+            attempts: message.attempts,
+            first_try: message.first_try,
+            not_before,
+            status: message.status,
             outage,
         }
     }
@@ -178,15 +191,7 @@ impl<S: Sink> PartitionActor<S> {
                 MessageState::Later { not_before } => {
                     let not_before = believed(not_before, now, retry);
                     let offset = message.offset;
-                    let left = LeftBehind {
-                        offset,
-                        round: message.round,
-                        attempts: message.attempts,
-                        first_try: message.first_try,
-                        not_before,
-                        status: message.status,
-                        outage: self.outage(),
-                    };
+                    let left = LeftBehind::of_message(&message, not_before, self.outage());
                     self.left_at.insert(offset, (id, message.key));
                     self.left_behind.insert(id, left);
                     if self.window.is_finished(offset) {

@@ -251,8 +251,7 @@ impl<S: Sink> PartitionActor<S> {
                 if round > 1 {
                     item.delivery.round = round;
                     // Its place does not tell the round.
-                    self.left_behind
-                        .insert(id, LeftBehind::untried(&item, self.outage()));
+                    self.left_behind.insert(id, LeftBehind::of_item(&item));
                 }
             }
             let kept = attempt::kept(&item, AnswerDetail::default());
