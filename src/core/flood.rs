@@ -12,7 +12,7 @@ pub struct FloodGuard {
     limit: u32,
     in_a_row: u32,
     /// Refusals of which it is not known yet whether they are their message's own.
-    unsure: u32,
+    undecided: u32,
     stopped: Option<Stop>,
 }
 
@@ -41,7 +41,7 @@ impl FloodGuard {
         Self {
             limit,
             in_a_row: 0,
-            unsure: 0,
+            undecided: 0,
             stopped: None,
         }
     }
@@ -55,18 +55,18 @@ impl FloodGuard {
     }
 
     /// A message was refused, and in a moment it will be known whether the refusal is its own. True: its place can go
-    /// to another message meanwhile, and the caller tells with [`FloodGuard::sure`] when it is known. Not where the row
+    /// to another message meanwhile, and the caller tells with [`FloodGuard::decided`] when it is known. Not where the row
     /// nears its end: what starts before these are counted would die beyond the limit.
     #[must_use]
-    pub fn unsure(&mut self) -> bool {
-        let far = self.limit == 0 || self.in_a_row.saturating_add(self.unsure) < self.limit / 2;
-        self.unsure += u32::from(far);
+    pub fn undecided(&mut self) -> bool {
+        let far = self.limit == 0 || self.in_a_row.saturating_add(self.undecided) < self.limit / 2;
+        self.undecided += u32::from(far);
         far
     }
 
     /// What a refusal means is known.
-    pub fn sure(&mut self) {
-        self.unsure = self.unsure.saturating_sub(1);
+    pub fn decided(&mut self) {
+        self.undecided = self.undecided.saturating_sub(1);
     }
 
     /// A message was delivered.
@@ -115,19 +115,22 @@ mod tests {
     #[test]
     fn near_its_end_a_row_gives_no_places_away() {
         let mut guard = FloodGuard::new(6);
-        assert_eq!([guard.unsure(), guard.unsure(), guard.unsure()], [true; 3]);
-        assert!(!guard.unsure(), "three may become half of the row");
-        guard.sure();
-        assert!(guard.unsure());
+        assert_eq!(
+            [guard.undecided(), guard.undecided(), guard.undecided()],
+            [true; 3]
+        );
+        assert!(!guard.undecided(), "three may become half of the row");
+        guard.decided();
+        assert!(guard.undecided());
         for _ in 0..3 {
-            guard.sure();
+            guard.decided();
             assert_eq!(guard.dead("refused"), None);
         }
-        assert!(!guard.unsure());
+        assert!(!guard.undecided());
         guard.delivered();
-        assert!(guard.unsure());
+        assert!(guard.undecided());
         let mut none = FloodGuard::new(0);
-        assert!((0..1_000).all(|_| none.unsure()));
+        assert!((0..1_000).all(|_| none.undecided()));
     }
 
     #[test]

@@ -337,16 +337,16 @@ async fn send<S: Sink>(
                 note_delay(route, item, started);
                 obey(route, item, &answer, seq);
                 let result = result_of(&answer, item, started);
-                let unsure = Unsure::begin(&route.flood);
+                let undecided = Undecided::begin(&route.flood);
                 let mut place = Some(permit);
-                if unsure.is_some()
+                if undecided.is_some()
                     && let Some(permit) = place.take()
                 {
                     pass.finish(permit, result);
                 }
                 // Until it is known what the answer means the message may be the partner's.
                 let answer = settling.answer().await;
-                drop(unsure);
+                drop(undecided);
                 if let Some(permit) = place {
                     pass.finish(permit, result);
                 }
@@ -367,19 +367,19 @@ async fn send<S: Sink>(
 }
 
 /// A refusal whose meaning is not known yet, told to the flood guard until it is dropped.
-struct Unsure<'a>(&'a RefCell<FloodGuard>);
+struct Undecided<'a>(&'a RefCell<FloodGuard>);
 
-impl<'a> Unsure<'a> {
+impl<'a> Undecided<'a> {
     /// None: the message keeps its place meanwhile.
     fn begin(flood: &'a RefCell<FloodGuard>) -> Option<Self> {
-        let gives_place = flood.borrow_mut().unsure();
+        let gives_place = flood.borrow_mut().undecided();
         gives_place.then(|| Self(flood))
     }
 }
 
-impl Drop for Unsure<'_> {
+impl Drop for Undecided<'_> {
     fn drop(&mut self) {
-        self.0.borrow_mut().sure();
+        self.0.borrow_mut().decided();
     }
 }
 
