@@ -13,7 +13,8 @@ pub struct Window {
     position: Offset,
     finished: RangeSet,
     high_water: Offset,
-    /// Something was finished without an outcome (duplicates, filtered records) since the last writing.
+    /// Something was finished without an outcome (duplicates, filtered records) since the last writing, or the ledger has
+    /// not met the route.
     unwritten: bool,
 }
 
