@@ -182,7 +182,7 @@ pub fn open(config: &Config, clock: Clock) -> Result<Opened, OpenError> {
     let timeout = config
         .partners
         .values()
-        .map(|p| p.request_timeout.as_millis() as u32)
+        .map(|p| p.timeout.request.as_millis() as u32)
         .max();
     let owner = Owner {
         node: config.node.id.clone(),

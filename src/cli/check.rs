@@ -277,7 +277,7 @@ fn connect(partner: &PartnerConfig) -> Connect {
     };
     result.error = Some("the name has no address".into());
     for at in addresses {
-        match TcpStream::connect_timeout(&at, partner.connect_timeout) {
+        match TcpStream::connect_timeout(&at, partner.timeout.connect) {
             Ok(_) => {
                 result.ms = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
                 result.error = None;

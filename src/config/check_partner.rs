@@ -98,12 +98,12 @@ impl Check<'_> {
             let hint = "remember longer (dedup.retention, or the partner's retention) or give up earlier";
             self.error(s, key, None, message, hint);
         }
-        if p.request_timeout > self.config.node.drain && self.is_set(s, "timeout.request") {
+        if p.timeout.request > self.config.node.drain && self.is_set(s, "timeout.request") {
             let message = format!(
                 "is longer than node.drain ({}): an orderly stop may leave doubts",
                 show(self.config.node.drain)
             );
-            let value = Some(quoted(&show(p.request_timeout)));
+            let value = Some(quoted(&show(p.timeout.request)));
             self.warn(s, "timeout.request", value, message, "raise node.drain above it");
         }
         let held = (p.answer_limit as u64).saturating_mul(p.concurrency as u64);
@@ -170,7 +170,7 @@ impl Check<'_> {
             );
         }
         let Some(attempts) = retry.attempts else { return };
-        let most = longest_run(retry, attempts, p.request_timeout);
+        let most = longest_run(retry, attempts, p.timeout.request);
         let usual = longest_run(retry, attempts, Duration::ZERO) / 2;
         let give_up_after = show(retry.give_up_after);
         let message = if most < retry.give_up_after && self.is_set(s, "retry.give_up_after") {
@@ -222,7 +222,7 @@ impl Check<'_> {
                     "ask the partner how long it remembers an Idempotency-Key, and write that",
                 );
             }
-            let least = lease + p.request_timeout;
+            let least = lease + p.timeout.request;
             if p.idempotency_window <= least {
                 let message = format!(
                     "is over before a doubt may be resent (ledger.lease + timeout.request = {}): all would park",

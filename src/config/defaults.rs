@@ -159,6 +159,16 @@ impl Default for LimitConfig {
     }
 }
 
+impl Default for TimeoutConfig {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            request: Duration::from_secs(10),
+            connection: 5 * MINUTE,
+        }
+    }
+}
+
 impl Default for RetryConfig {
     fn default() -> Self {
         Self {
@@ -249,9 +259,7 @@ impl PartnerConfig {
             body: None,
             concurrency,
             limits: Vec::new(),
-            connect_timeout: Duration::from_secs(2),
-            request_timeout: Duration::from_secs(10),
-            connection_life: Duration::from_secs(300),
+            timeout: TimeoutConfig::default(),
             retry: RetryConfig::default(),
             doubt: DoubtConfig::default(),
             on_doubt: OnDoubt::Continue,

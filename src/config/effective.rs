@@ -246,9 +246,9 @@ impl Writer {
         self.put("body", body);
         self.plain("concurrency", p.concurrency);
         self.limits(&p.limits);
-        self.time("timeout.connect", p.connect_timeout);
-        self.time("timeout.request", p.request_timeout);
-        self.time("timeout.connection", p.connection_life);
+        self.time("timeout.connect", p.timeout.connect);
+        self.time("timeout.request", p.timeout.request);
+        self.time("timeout.connection", p.timeout.connection);
         self.time("retry.first", p.retry.first);
         self.time("retry.longest", p.retry.longest);
         self.time("retry.give_up_after", p.retry.give_up_after);

@@ -244,12 +244,8 @@ pub struct PartnerConfig {
     pub concurrency: usize,
     /// Budgets that every start draws from.
     pub limits: Vec<LimitRef>,
-    /// Time for a connection to stand. Default 2 s. A failed connect is no doubt.
-    pub connect_timeout: Duration,
-    /// Time from first byte written to last byte of the answer. Default 10 s.
-    pub request_timeout: Duration,
-    /// Longest life of a connection; a new one resolves the name anew. Default 5 min.
-    pub connection_life: Duration,
+    /// Times after which a step of a request is given up.
+    pub timeout: TimeoutConfig,
     /// Backoff.
     pub retry: RetryConfig,
     /// What to do with doubts, by cause.
@@ -310,6 +306,17 @@ pub enum Reach {
     Public,
     /// Anywhere.
     Any,
+}
+
+/// `timeout = { … }`
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimeoutConfig {
+    /// Time for a connection to stand. Default 2 s. A failed connect is no doubt.
+    pub connect: Duration,
+    /// Time from first byte written to last byte of the answer. Default 10 s.
+    pub request: Duration,
+    /// Longest life of a connection; a new one resolves the name anew. Default 5 min.
+    pub connection: Duration,
 }
 
 /// `retry = { … }`

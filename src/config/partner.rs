@@ -33,12 +33,12 @@ pub(super) fn partner(r: &mut Reader, mut s: Section<'_>, name: &str) -> Partner
     p.limits = limits(r, s);
 
     let mut timeout = r.table(s, "timeout");
-    r.read(&mut timeout, "connect", &mut p.connect_timeout, read::some_time);
-    r.read(&mut timeout, "request", &mut p.request_timeout, read::some_time);
+    r.read(&mut timeout, "connect", &mut p.timeout.connect, read::some_time);
+    r.read(&mut timeout, "request", &mut p.timeout.request, read::some_time);
     r.read(
         &mut timeout,
         "connection",
-        &mut p.connection_life,
+        &mut p.timeout.connection,
         read::some_time,
     );
     r.finish(&timeout);
@@ -72,7 +72,7 @@ pub(super) fn partner(r: &mut Reader, mut s: Section<'_>, name: &str) -> Partner
     );
     r.read(s, "idempotency_key", &mut p.idempotency_key, read::flag);
     r.read(s, "traceparent", &mut p.traceparent, read::flag);
-    p.verify = verify(r, s, p.request_timeout);
+    p.verify = verify(r, s, p.timeout.request);
     p.verdict = verdicts(r, s);
 
     r.read(s, "http2", &mut p.http2, read::flag);

@@ -253,7 +253,7 @@ impl Sink for SimSink {
             let facts = &mut *self.facts.lock();
             let draws = self.draws.iter().map(|d| d.of(&delivery.record.value)).collect();
             facts.request(at, &delivery, &draws);
-            let timeout = facts.scenario.partners[self.partner].request_timeout;
+            let timeout = facts.scenario.partners[self.partner].timeout.request;
             let server = &mut facts.servers[self.partner];
             let mut fate = Fate::of(server.mood, timeout, &mut facts.rng);
             let idempotency = match &delivery.idempotency_key {

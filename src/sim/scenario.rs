@@ -129,7 +129,7 @@ fn limit(rng: &mut fastrand::Rng) -> LimitConfig {
 fn partner(n: u64, limit: &Option<LimitConfig>, shared: bool, rng: &mut fastrand::Rng) -> PartnerConfig {
     let mut p = PartnerConfig::new(format!("p{n}"), "http://127.0.0.1/");
     p.concurrency = rng.usize(1..9);
-    p.request_timeout = ms(rng.u64(50..400));
+    p.timeout.request = ms(rng.u64(50..400));
     p.retry.first = ms(rng.u64(2..50));
     p.retry.longest = ms(rng.u64(50..500));
     p.retry.longest_retry_after = ms(800);
@@ -141,7 +141,7 @@ fn partner(n: u64, limit: &Option<LimitConfig>, shared: bool, rng: &mut fastrand
     } else {
         OnDoubt::Continue
     };
-    let mut verify = VerifyConfig::new("http://127.0.0.1/", "true", "true", p.request_timeout);
+    let mut verify = VerifyConfig::new("http://127.0.0.1/", "true", "true", p.timeout.request);
     verify.settle = ms(500);
     p.verify = Some(verify);
     p.breaker.failures = rng.u32(2..12);

@@ -153,7 +153,7 @@ pub(super) fn conclude<S: Sink>(
                 attempts: item.delivery.attempt,
                 first_try: item.first_try,
                 slot: started,
-                timeout: partner.config.request_timeout,
+                timeout: partner.config.timeout.request,
                 taken_over: None,
             };
             settle(route, item, doubt, None, detail)

@@ -259,7 +259,7 @@ async fn send<S: Sink>(
             budgets: permit.slot().draws.clone(),
             life: partner.port.lane().life(),
             lease_ms: lease.as_millis() as u32,
-            timeout_ms: partner.config.request_timeout.as_millis() as u32,
+            timeout_ms: partner.config.timeout.request.as_millis() as u32,
         }));
         let on_wire = OnWire::begin(route, item.delivery.id);
         match partner.port.durable(intent).await {

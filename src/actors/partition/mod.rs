@@ -676,7 +676,7 @@ impl<S: Sink> Handler<WorkEnded> for PartitionActor<S> {
                         attempts: item.delivery.attempt + 1,
                         first_try: item.first_try,
                         slot: now,
-                        timeout: self.route.partner.config.request_timeout,
+                        timeout: self.route.partner.config.timeout.request,
                         taken_over: Some((now, Duration::ZERO)),
                     });
                     item.delivery.attempt += 1;

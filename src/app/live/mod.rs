@@ -229,7 +229,7 @@ impl Inner {
         test.address = format!("{host}:{port}");
         let began = Instant::now();
         let found = self.parts.hooks.try_out(partner);
-        let longest = config.connect_timeout + ANSWER;
+        let longest = config.timeout.connect + ANSWER;
         match found.map(|found| found.recv_timeout(longest)) {
             Some(Ok(Ok(found))) => {
                 test.ok = true;

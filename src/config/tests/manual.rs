@@ -108,7 +108,7 @@ fn the_table_tells_the_defaults_that_hold() {
     let config = &loaded.config;
     let p = &config.partners["NAME"];
     assert_eq!(p.flood.doubts_in_a_row as usize, p.concurrency);
-    assert_eq!(p.verify.as_ref().unwrap().timeout, p.request_timeout);
+    assert_eq!(p.verify.as_ref().unwrap().timeout, p.timeout.request);
 }
 
 #[test]

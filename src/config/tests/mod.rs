@@ -97,7 +97,7 @@ fn section_9_loads_as_it_stands_and_names_the_missing_token() {
     );
     assert_eq!(acme.limits, [LimitRef::Named("acme-account".into())]);
     assert_eq!(
-        (acme.concurrency, acme.connect_timeout),
+        (acme.concurrency, acme.timeout.connect),
         (64, Duration::from_secs(2))
     );
     let topic = &loaded.config.topics["acme-requests"];
@@ -209,10 +209,10 @@ deliver = [{ partner = 'acme', when = 'partition == 0' }]
     let acme = &loaded.config.partners["acme"];
     assert_eq!(acme.url, "http://127.0.0.1:1/hook");
     assert_eq!(
-        (acme.concurrency, acme.request_timeout),
+        (acme.concurrency, acme.timeout.request),
         (7, Duration::from_secs(3))
     );
-    assert_eq!(acme.connect_timeout, Duration::from_secs(1));
+    assert_eq!(acme.timeout.connect, Duration::from_secs(1));
     assert_eq!(
         loaded.config.secrets["a"],
         SecretSource::File("/nonexistent".into())
@@ -256,7 +256,7 @@ deliver = ['acme-eu', 'eu.Orders_2', 'under__score']
     let loaded = load_texts(&[text], &vars).unwrap_or_else(|f| panic!("{}", told(&f)));
     let config = &loaded.config;
     let eu = &config.partners["acme-eu"];
-    assert_eq!((eu.concurrency, eu.request_timeout), (5, Duration::from_secs(3)));
+    assert_eq!((eu.concurrency, eu.timeout.request), (5, Duration::from_secs(3)));
     assert_eq!(eu.headers, [("X-Api-Version".to_owned(), "3".to_owned())]);
     assert_eq!((eu.body.as_deref(), eu.http2), (Some("[1, 2]"), true));
     assert_eq!(config.partners["eu.Orders_2"].concurrency, 6);

@@ -155,7 +155,7 @@ async fn a_resend_of_which_no_request_can_be_made_is_parked_not_dead() {
     world.no_request = |n, attempt| n == 3 && attempt == 2;
     let mut config = partner();
     config.doubt = crate::config::model::DoubtConfig::all(crate::config::model::DoubtPolicy::Resend);
-    config.request_timeout = Duration::from_millis(1);
+    config.timeout.request = Duration::from_millis(1);
     world
         .live(config, |n, _| if n == 3 { Reply::Silence } else { Reply::Take })
         .await;

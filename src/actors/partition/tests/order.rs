@@ -38,10 +38,10 @@ async fn a_look_up_does_not_wait_behind_a_backlog() {
     });
     world.append((0..300).map(|n| (Some(format!("k{n}")), n)));
     let mut config = partner();
-    config.request_timeout = Duration::from_millis(10);
+    config.timeout.request = Duration::from_millis(10);
     config.doubt.timeout = crate::config::model::DoubtPolicy::Verify;
     let mut verify =
-        crate::config::model::VerifyConfig::new("http://127.0.0.1/", "true", "true", config.request_timeout);
+        crate::config::model::VerifyConfig::new("http://127.0.0.1/", "true", "true", config.timeout.request);
     verify.settle = Duration::from_millis(10);
     config.verify = Some(verify);
     let doubtful = |number, _| if number == 3 { Reply::Silence } else { Reply::Take };

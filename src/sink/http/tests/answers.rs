@@ -36,7 +36,7 @@ fn of_bytes(answer: impl Into<Vec<u8>>, tweak: fn(&mut PartnerConfig)) -> (Answe
             }
         });
         let mut config = partner(&format!("http://{address}/"));
-        config.request_timeout = Duration::from_secs(20);
+        config.timeout.request = Duration::from_secs(20);
         tweak(&mut config);
         let sink = sink(&config);
         let first = answered(&sink, &delivery("x")).await;
@@ -331,7 +331,7 @@ fn an_answer_without_a_length_is_not_waited_for() {
         });
         let mut config = partner(&format!("http://{address}/"));
         // No clock decides: the test would hang for an hour.
-        config.request_timeout = Duration::from_secs(3600);
+        config.timeout.request = Duration::from_secs(3600);
         let sink = sink(&config);
         assert_eq!(answered(&sink, &delivery("x")).await.verdict, Verdict::Delivered);
         assert_eq!(sink.stats().connections, 0, "it cannot be used again");
@@ -424,7 +424,7 @@ fn no_connection_lives_for_ever() {
     run(async {
         let server = Polite::ok();
         let mut config = partner(&server.url());
-        config.connection_life = Duration::from_nanos(1);
+        config.timeout.connection = Duration::from_nanos(1);
         let mortal = sink(&config);
         for _ in 0..3 {
             assert_eq!(
@@ -433,7 +433,7 @@ fn no_connection_lives_for_ever() {
             );
         }
         assert_eq!(mortal.stats().connected, 3, "each request has one of its own");
-        config.connection_life = Duration::from_secs(300);
+        config.timeout.connection = Duration::from_secs(300);
         let lasting = sink(&config);
         for _ in 0..3 {
             assert_eq!(
@@ -467,7 +467,7 @@ fn a_name_that_moves_is_followed() {
         let place = Rc::new(std::cell::Cell::new("127.0.0.1"));
         let mut config = partner(&format!("http://partner.example:{port}/"));
         let mut by_place = |life| {
-            config.connection_life = life;
+            config.timeout.connection = life;
             let mut sink = sink(&config);
             let (place, asked) = (Rc::clone(&place), Rc::new(std::cell::Cell::new(0)));
             let counter = Rc::clone(&asked);
@@ -689,7 +689,7 @@ fn records_reach_what_the_partner_may() {
         let refused = async |reach, template: &str, value: String| {
             let mut config = partner(template);
             config.url_reach = reach;
-            config.connect_timeout = Duration::from_millis(50);
+            config.timeout.connect = Duration::from_millis(50);
             let sink = sink(&config);
             let request = sink.prepare(&delivery(&value)).unwrap();
             match sink.connect(&request).await {

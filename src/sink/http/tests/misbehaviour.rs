@@ -24,7 +24,7 @@ fn after_reading(
 }
 
 fn short(config: &mut PartnerConfig) {
-    config.request_timeout = Duration::from_millis(100);
+    config.timeout.request = Duration::from_millis(100);
 }
 
 fn wait(mut stream: std::net::TcpStream) {
@@ -79,7 +79,7 @@ fn a_head_that_drips() {
                 std::thread::sleep(Duration::from_millis(5));
             }
         },
-        |config| config.request_timeout = Duration::from_millis(60),
+        |config| config.timeout.request = Duration::from_millis(60),
     );
     assert_eq!(answer.verdict, UNKNOWN);
 }
@@ -175,7 +175,7 @@ fn garbage() {
                 say(&mut stream, text);
                 wait(stream);
             },
-            |config| config.request_timeout = Duration::from_secs(5),
+            |config| config.timeout.request = Duration::from_secs(5),
         );
         assert_eq!(answer.verdict, UNKNOWN, "{text:?}");
         assert!(

@@ -298,7 +298,7 @@ fn a_connect_that_takes_too_long_is_no_doubt() {
             while let Ok(1..) = stream.read(&mut buffer) {}
         });
         let mut config = partner(&format!("https://{address}/"));
-        config.connect_timeout = Duration::from_millis(50);
+        config.timeout.connect = Duration::from_millis(50);
         let sink = sink(&config);
         let request = sink.prepare(&delivery("x")).unwrap();
         let answer = sink.connect(&request).await.err().unwrap();

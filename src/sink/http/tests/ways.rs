@@ -389,7 +389,7 @@ fn requests_that_waited_for_one_slow_connect_each_ask_their_gate() {
             pipe(stream, std::net::TcpStream::connect(address).unwrap());
         });
         let mut config = h2_config(&certs, slow);
-        config.connect_timeout = Duration::from_secs(5);
+        config.timeout.connect = Duration::from_secs(5);
         let sink = Rc::new(sink(&config));
         let begun = Instant::now();
         let tasks: Vec<_> = (0..20)
@@ -442,7 +442,7 @@ fn where_an_http2_partner_is_down_those_who_wait_are_told_together() {
             )
         });
         config.url = format!("https://127.0.0.1:{}/", silent.port());
-        config.connect_timeout = Duration::from_millis(200);
+        config.timeout.connect = Duration::from_millis(200);
         let sink = Rc::new(sink(&config));
         let begun = Instant::now();
         let tasks: Vec<_> = (0..20)
