@@ -1,9 +1,10 @@
 //! The client that commands use: plain HTTP to the admin port of one node. TLS is the business of a proxy in front.
 
 use crate::api::{
-    ApiError, Filter, ImportReport, ImportRequest, NodeIdentity, OrderReport, OrderRequest, PartnerTest,
-    Problem, Query, Reply, SendReply, SendRequest, Status,
+    ApiError, Filter, Health, ImportReport, ImportRequest, NodeIdentity, OrderReport, OrderRequest,
+    PartnerTest, Problem, Query, Reply, SendReply, SendRequest, Status,
 };
+use crate::core::in_full::causes;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http_body_util::StreamBody;
@@ -110,6 +111,18 @@ impl Client {
             return Err(self.protocol("it has no version; is this a node's admin port?"));
         }
         Ok(status)
+    }
+    /// Whether it is alive, or ready: also what stands against it is an answer.
+    pub async fn health(&self, ready: bool) -> Result<Health, ClientError> {
+        let path = if ready { "/readyz" } else { "/healthz" };
+        let url = format!("http://{}{path}", self.address);
+        let answer = self.http.get(url).send().await.map_err(|e| self.no_answer(&e))?;
+        let ok = answer.status().is_success();
+        let health: Health = self.read(answer).await?;
+        if ok == health.ok {
+            return Ok(health);
+        }
+        Err(self.protocol("its status and its text disagree; is this a node's admin port?"))
     }
     /// A question.
     pub async fn query(&self, query: &Query) -> Result<Reply, ClientError> {
@@ -221,7 +234,7 @@ impl Client {
     /// Why no answer came: nobody listens there, or what listens does not speak HTTP.
     fn no_answer(&self, error: &reqwest::Error) -> ClientError {
         if !error.is_connect() {
-            return self.protocol(in_full(error));
+            return self.protocol(last_cause(error));
         }
         let kind = causes(error)
             .find_map(|cause| cause.downcast_ref::<io::Error>())
@@ -229,7 +242,7 @@ impl Client {
         let source = match kind {
             Some(kind) => kind.into(),
             None if error.is_timeout() => io::ErrorKind::TimedOut.into(),
-            None => io::Error::other(in_full(error)),
+            None => io::Error::other(last_cause(error)),
         };
         ClientError::NotRunning {
             address: self.address.clone(),
@@ -250,7 +263,7 @@ impl Client {
 
     async fn piece(&self, answer: &mut Response) -> Result<Option<Bytes>, ClientError> {
         let piece = answer.chunk().await;
-        piece.map_err(|e| self.protocol(format!("it breaks off: {}", in_full(&e))))
+        piece.map_err(|e| self.protocol(format!("it breaks off: {}", last_cause(&e))))
     }
 
     async fn read<T: DeserializeOwned>(&self, answer: Response) -> Result<T, ClientError> {
@@ -260,16 +273,11 @@ impl Client {
     }
 }
 
-/// An error and what caused it, in order.
-fn causes<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |e| e.source())
-}
-
 /// The last cause says most; the outer ones only repeat the address.
-fn in_full(error: &reqwest::Error) -> String {
-    causes(error).last().map_or_else(String::new, ToString::to_string)
+fn last_cause(error: &reqwest::Error) -> String {
+    causes(error)
+        .last()
+        .map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The query string of a flat struct; lists repeat their name.

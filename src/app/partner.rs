@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::config::{Config, PartnerConfig};
 use crate::core::breaker::{BreakerSettings, Cause};
 use crate::core::hosts::Hosts;
+use crate::core::in_full::in_full;
 use crate::core::limiter::BudgetTable;
 use crate::core::turnstile::Turnstile;
 use crate::core::types::Time;
@@ -99,7 +100,7 @@ impl PartnerStart {
             self.cap,
         );
         let sink = HttpSink::try_new_beside(&self.partner, &self.secrets, self.clock, &self.own)
-            .map_err(|e| format!("{}: {e}", self.partner.name))?;
+            .map_err(|e| format!("{}: {}", self.partner.name, in_full(&e)))?;
         let port = local(|l| l.port.clone()).ok_or("no port on this arbiter")?;
         let context = PartnerContext {
             name: name.clone(),

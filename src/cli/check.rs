@@ -5,6 +5,7 @@ use crate::admin::Client;
 use crate::app;
 use crate::clock::Clock;
 use crate::config::{self, Finding, Loaded, PartnerConfig, Severity};
+use crate::core::in_full::in_full;
 use crate::core::mask::Masker;
 use crate::intake::hints::of_topics;
 use crate::sink::http::HttpSink;
@@ -104,7 +105,7 @@ fn unstartable(loaded: &Loaded) -> Vec<Finding> {
             value: None,
             file: None,
             line: None,
-            message: masker.text(&format!("cannot be prepared: {error}")),
+            message: masker.text(&format!("cannot be prepared: {}", in_full(&error))),
             hint: None,
         })
     }));

@@ -1,6 +1,7 @@
 //! How a command ends: exit codes, and errors in their one form.
 
 use crate::config::Finding;
+use crate::core::in_full::in_full;
 use std::fmt;
 use std::io;
 
@@ -36,8 +37,8 @@ pub struct CliError {
     findings: Vec<Finding>,
     /// Nobody is left to tell it to: the reader of stdout went away.
     quiet: bool,
-    #[source]
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Its text holds it, with its whole chain: so it is not told as a `source` again.
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl CliError {
@@ -49,7 +50,7 @@ impl CliError {
             exit,
             findings: Vec::new(),
             quiet: false,
-            source: None,
+            cause: None,
         }
     }
 
@@ -89,7 +90,7 @@ impl CliError {
 
     /// Keeps the cause; its whole chain is printed behind the error.
     pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.source = Some(cause.into());
+        self.cause = Some(cause.into());
         self
     }
 
@@ -119,13 +120,8 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
-        let mut cause = self
-            .source
-            .as_deref()
-            .map(|cause| cause as &dyn std::error::Error);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
+        if let Some(cause) = &self.cause {
+            write!(f, ": {}", in_full(cause.as_ref()))?;
         }
         for line in [&self.place, &self.mend].into_iter().flatten() {
             write!(f, "\n  {line}")?;

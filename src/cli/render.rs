@@ -10,6 +10,7 @@ use crate::admin::Client;
 use crate::app::{self, route_rules};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded, PartnerRef, TopicConfig};
+use crate::core::in_full::in_full;
 use crate::core::mask::Masker;
 use crate::core::message_id::IdScope;
 use crate::core::record::{Headers, Record};
@@ -298,7 +299,7 @@ fn render(
         Resolved::Invalid(known, reason) => return Ok(rendered(Some(&known), Outcome::Dead { reason })),
         Resolved::Message(known) => known,
     };
-    let sink = HttpSink::try_new(settings, secrets, clock).map_err(|e| failed(e.to_string()))?;
+    let sink = HttpSink::try_new(settings, secrets, clock).map_err(|e| failed(in_full(&e)))?;
     let delivery = Delivery {
         topic: topic.name.as_str().into(),
         partition,

@@ -25,6 +25,7 @@ pub mod expr;
 pub mod flood;
 pub mod hosts;
 pub mod identity;
+pub mod in_full;
 pub mod key_queues;
 pub mod ledger;
 pub mod limiter;

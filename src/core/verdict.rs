@@ -31,7 +31,7 @@ struct Rule {
 
 /// A rule that cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("verdict rule {number}, {part}: {source}")]
+#[error("verdict rule {number}, {part}")]
 pub struct RuleError {
     /// Which rule, from 1.
     pub number: usize,

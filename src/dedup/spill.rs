@@ -12,6 +12,7 @@ use super::memtable::Memtable;
 use super::store::{Shared, io_error};
 use super::view::{BucketView, Group, Live, Mem, View};
 use super::{DedupError, tail};
+use crate::core::in_full::in_full;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -91,10 +92,7 @@ pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
 
 /// An error with its cause.
 pub(super) fn describe(error: &DedupError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
+    in_full(error)
 }
 
 /// Waits for the oldest full table. None: the store closes.

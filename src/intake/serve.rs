@@ -6,6 +6,7 @@ use super::send::{SendError, maskers, send};
 use super::{section_of, topic_spec};
 use crate::api::{ApiError, ImportReport, ImportRequest, SendReply, SendRequest};
 use crate::config::{Config, TopicConfig};
+use crate::core::in_full::in_full;
 use crate::log::{Log, LogError};
 use std::error::Error;
 use std::io::{self, Read};
@@ -35,7 +36,7 @@ pub fn import_upload(
         ImportError::Write { source, .. } => failed(&e, source),
         ImportError::Log(log) => refused(&e, log),
         ImportError::Ending { .. } => ApiError::Unavailable(e.to_string()),
-        _ => ApiError::Invalid(chain(&e)),
+        _ => ApiError::Invalid(in_full(&e)),
     })
 }
 
@@ -46,8 +47,8 @@ pub fn send_record(log: &dyn Log, config: &Config, request: &SendRequest) -> Res
     let sent = send(log, &topic, &topic_spec(config, &topic), &maskers, request);
     sent.map_err(|e| match &e {
         SendError::Log(log) => refused(&e, log),
-        SendError::NoRoom(_) => ApiError::NoRoom(chain(&e)),
-        _ => ApiError::Invalid(chain(&e)),
+        SendError::NoRoom(_) => ApiError::NoRoom(in_full(&e)),
+        _ => ApiError::Invalid(in_full(&e)),
     })
 }
 
@@ -73,31 +74,19 @@ fn reject_name(topic: &str, name: &str) -> PathBuf {
 
 fn failed(error: &dyn Error, source: &io::Error) -> ApiError {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ApiError::NoRoom(chain(error)),
-        _ => ApiError::Internal(chain(error)),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ApiError::NoRoom(in_full(error)),
+        _ => ApiError::Internal(in_full(error)),
     }
 }
 
 fn refused(error: &dyn Error, log: &LogError) -> ApiError {
     match log {
-        LogError::NoRoom { .. } => ApiError::NoRoom(chain(error)),
-        LogError::Busy { .. } | LogError::Closed => ApiError::Unavailable(chain(error)),
+        LogError::NoRoom { .. } => ApiError::NoRoom(in_full(error)),
+        LogError::Busy { .. } | LogError::Closed => ApiError::Unavailable(in_full(error)),
         LogError::TooLarge { limit, .. } => ApiError::TooLarge { limit: *limit },
-        LogError::Partitions { .. } => ApiError::Invalid(chain(error)),
-        _ => ApiError::Internal(chain(error)),
+        LogError::Partitions { .. } => ApiError::Invalid(in_full(error)),
+        _ => ApiError::Internal(in_full(error)),
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        cause = e.source();
-    }
-    text
 }
 
 #[cfg(test)]

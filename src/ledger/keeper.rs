@@ -8,6 +8,7 @@
 
 use super::checkpoint::{self, CheckpointError};
 use super::payload::{self, KeptMessage, PayloadError};
+use crate::core::in_full::in_full;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
 use crate::core::ledger::fold::{Effects, FinishedState, FoldError, LaneState, StoreOp};
@@ -52,14 +53,7 @@ impl KeeperError {
 
     /// In words, with its causes.
     pub fn why(&self) -> String {
-        let mut out = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            out.push_str(": ");
-            out.push_str(&error.to_string());
-            cause = error.source();
-        }
-        out
+        in_full(self)
     }
 }
 

@@ -4,6 +4,7 @@
 //! the node runs ([`Logging::set_level`]).
 
 use crate::config::{LogFormat, LoggingConfig, units};
+use crate::core::in_full::in_full;
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 use tracing::field::{Field, Visit};
@@ -185,13 +186,7 @@ impl Visit for Fields {
         self.put(field, value.into());
     }
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut cause = value.source();
-        while let Some(next) = cause {
-            let _ = write!(text, ": {next}");
-            cause = next.source();
-        }
-        self.put(field, text.into());
+        self.put(field, in_full(value).into());
     }
 }
 

@@ -18,6 +18,7 @@ use super::super::blocking;
 use super::super::item::{ITEM_OVERHEAD, Item, Task};
 use super::start::LeftBehind;
 use super::{PartitionActor, Resolved, SHED_AFTER};
+use crate::core::in_full::in_full;
 use crate::core::key_queues::left::Place;
 use crate::core::ledger::fold::{FinishedState, Message, MessageState};
 use crate::core::record::Record;
@@ -440,7 +441,7 @@ fn read_offsets(
             .is_some_and(|o| o.saturating_sub(first) < CLOSE.1);
         chunk.clear();
         log.read(input, first, if close { CHUNK_LEAST } else { 1 }, &mut chunk)
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| in_full(&e))?;
         if chunk.first().is_none_or(|record| record.offset != first) {
             return Err(format!("no record at offset {first}"));
         }

@@ -3,6 +3,7 @@
 
 use crate::api::ApiError;
 use crate::api::messages::{BucketRow, DedupStats};
+use crate::core::in_full::in_full;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::Entry;
 use crate::core::ledger::fold::{Finished, FinishedState};
@@ -104,13 +105,13 @@ impl Memory for Keeper {
     fn get(&self, at: RoutePartition, id: MessageId) -> Result<Option<Finished>, ApiError> {
         self.store()
             .get(at, id)
-            .map_err(|e| ApiError::Internal(e.to_string()))
+            .map_err(|e| ApiError::Internal(in_full(&e)))
     }
 
     fn holder(&self, id: MessageId) -> Result<Option<RoutePartition>, ApiError> {
         self.store()
             .holder(id)
-            .map_err(|e| ApiError::Internal(e.to_string()))
+            .map_err(|e| ApiError::Internal(in_full(&e)))
     }
 
     fn each(
@@ -127,7 +128,7 @@ impl Memory for Keeper {
         };
         self.store()
             .iterate(&filter, visit)
-            .map_err(|e| ApiError::Internal(e.to_string()))
+            .map_err(|e| ApiError::Internal(in_full(&e)))
     }
 
     fn stats(&self) -> DedupStats {
@@ -183,7 +184,7 @@ impl LogEntries {
 }
 
 fn unreadable(error: &LogError) -> ApiError {
-    ApiError::Internal(format!("cannot read the log: {error}"))
+    ApiError::Internal(format!("cannot read the log: {}", in_full(error)))
 }
 
 impl Entries for LogEntries {

@@ -32,11 +32,11 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// Why there is no connection. Nothing was written, so it is never a doubt.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("no address for {host}: {source}")]
+    #[error("no address for {host}")]
     Dns { host: String, source: std::io::Error },
     #[error("{host} has no address")]
     NoAddress { host: String },
-    #[error("{address}: {source}")]
+    #[error("{address}")]
     Tcp {
         address: SocketAddr,
         source: std::io::Error,

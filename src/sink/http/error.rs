@@ -29,7 +29,7 @@ pub enum SinkError {
     #[error(transparent)]
     Rule(#[from] RuleError),
     /// An expression of the look-up.
-    #[error("verify.{part}: {source}")]
+    #[error("verify.{part}")]
     Verify {
         /// `delivered` or `never_seen`.
         part: &'static str,

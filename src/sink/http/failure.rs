@@ -1,6 +1,7 @@
 //! Why an attempt has no answer, and whether the partner has anything to do with it.
 
 use super::dial::ConnectError;
+use crate::core::in_full::in_full;
 use crate::sink::Verdict;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(super) enum Failure {
 impl From<ConnectError> for Failure {
     fn from(e: ConnectError) -> Self {
         if let ConnectError::Forbidden { .. } = e {
-            return Failure::Forbidden(e.to_string());
+            return Failure::Forbidden(in_full(&e));
         }
         let short = match &e {
             // A machine without IPv6 says the same of every such address, and it will not pass.
@@ -40,8 +41,8 @@ impl From<ConnectError> for Failure {
             _ => is_shortage(&e),
         };
         match short {
-            true => Failure::Shortage(e.to_string()),
-            false => Failure::Connect(e.to_string()),
+            true => Failure::Shortage(in_full(&e)),
+            false => Failure::Connect(in_full(&e)),
         }
     }
 }

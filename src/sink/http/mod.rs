@@ -58,6 +58,7 @@ use super::{
 use crate::clock::Clock;
 use crate::config::model::{DoubtPolicy, PartnerConfig, VerifyConfig};
 use crate::core::hosts::HostId;
+use crate::core::in_full::in_full;
 use crate::core::mask::{MASK, Masker, shows_literal};
 use crate::core::reach::{self, Bounds};
 use crate::core::stray::Patience;
@@ -362,7 +363,7 @@ impl HttpSink {
         let found = self.pool.try_out(origin).await;
         found
             .map(|f| masker.text(&f))
-            .map_err(|e| masker.text(&format!("connect: {e}")))
+            .map_err(|e| masker.text(&format!("connect: {}", in_full(&e))))
     }
 
     /// Why the latest connect failed, fit to be shown, and how long ago.

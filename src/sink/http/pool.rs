@@ -11,6 +11,7 @@ use super::connection::{Dialect, Http1, within};
 use super::dial::{ConnectError, Dialer};
 use super::http2::{Http2, Stream};
 use super::origin::Origin;
+use crate::core::in_full::in_full;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use std::cell::{Cell, RefCell};
@@ -359,7 +360,7 @@ impl Pool {
             Err(ConnectError::Forbidden { .. }) => {}
             Err(e) => {
                 bump(&self.counters.failed);
-                let why: Arc<str> = e.to_string().into();
+                let why: Arc<str> = in_full(&e).into();
                 *stack.failure.borrow_mut() = Some((Arc::clone(&why), Instant::now()));
                 *self.failure.borrow_mut() = Some((why, Instant::now()));
             }

@@ -7,6 +7,7 @@ mod ids;
 
 use super::*;
 use crate::config::{IdSource, KeySource};
+use crate::core::in_full::in_full;
 use crate::core::record::{IMPORT_ID_HEADER, Record, SOURCE_HEADER};
 use crate::intake::fake_log::{Break, FakeLog, counts, values};
 use proptest::prelude::*;
@@ -83,13 +84,7 @@ fn sources(case: &Case) -> Vec<String> {
 
 /// An error with its causes.
 fn told(error: &ImportError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        text = format!("{text}: {e}");
-        cause = e.source();
-    }
-    text
+    in_full(error)
 }
 
 const LINES: &[u8] = b"{\"id\":1}\n\n{\"id\":2}\r\n{\"id\":3}";

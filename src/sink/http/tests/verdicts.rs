@@ -2,6 +2,7 @@
 
 use super::server::{Polite, response};
 use super::*;
+use crate::core::in_full::{assert_said_once, in_full};
 use crate::sink::Verified;
 
 /// What one attempt makes of this answer.
@@ -227,8 +228,9 @@ fn a_rule_that_cannot_be_compiled_is_named() {
     let Err(e) = HttpSink::try_new(&config, &Secrets::none(), Clock::start()) else {
         panic!("it was taken")
     };
+    assert_said_once(&e);
     assert_eq!(
-        e.to_string(),
+        in_full(&e),
         "verdict rule 1, when: column 8: expected `and`, `or` or the end, found `=` (equality is written `==`)"
     );
 }
