@@ -5,7 +5,7 @@
 //! leaves a checkpoint, so that the next start reads little.
 
 use super::open::{OpenError, Opened, open};
-use crate::api::{ApiError, Filter, OrderReport, OrderRequest, Query, Reply, Status};
+use crate::api::{ApiError, Filter, Order, OrderReport, OrderRequest, Query, Reply, Status};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::ledger::codec;
@@ -13,6 +13,7 @@ use crate::core::ledger::entry::{Body, Entry};
 use crate::core::ledger::fold::{Effect, LaneState};
 use crate::core::types::Time;
 use crate::dedup::DedupError;
+use crate::intake::topic_spec;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
 use crate::ledger::desk::{Desk, LogEntries, Pick, Standing, View, explain};
 use crate::ledger::keeper::KeeperError;
@@ -45,6 +46,7 @@ pub enum OfflineError {
 pub struct Offline {
     opened: Opened,
     desk: Desk,
+    config: Arc<Config>,
     clock: Clock,
     counter: Counter,
 }
@@ -72,10 +74,11 @@ impl Offline {
             other => OfflineError::Open(other),
         })?;
         let entries = LogEntries::new(opened.log.clone(), opened.lane);
-        let desk = Desk::new(opened.keeper.clone(), Arc::new(entries), config, secrets);
+        let desk = Desk::new(opened.keeper.clone(), Arc::new(entries), config.clone(), secrets);
         Ok(Self {
             opened,
             desk,
+            config,
             clock,
             counter: Counter::default(),
         })
@@ -100,7 +103,9 @@ impl Offline {
     /// # Errors
     /// [`ApiError`].
     pub fn query(&self, query: &Query) -> Result<Reply, ApiError> {
-        let look = |pick: &Pick| self.opened.keeper.with_state(|state| View::of(state, pick));
+        let served = self.desk.served();
+        let keeper = &self.opened.keeper;
+        let look = |pick: &Pick| keeper.with_state(|state| View::of(state, pick, &served));
         let mut reply = self.desk.answer(&look, query, self.clock.now())?;
         if let Reply::Story(story) = &mut reply
             && story.routes.iter().any(|route| route.unread.is_some())
@@ -126,7 +131,8 @@ impl Offline {
             },
             now,
         )?;
-        let view = self.opened.keeper.with_state(|state| View::of(state, &pick))?;
+        let served = self.desk.served();
+        let view = (self.opened.keeper).with_state(|state| View::of(state, &pick, &served))?;
         self.desk.export(&view, filter, now, take)
     }
 
@@ -135,7 +141,23 @@ impl Offline {
     /// # Errors
     /// [`ApiError`].
     pub fn order(&self, request: &OrderRequest) -> Result<OrderReport, ApiError> {
+        if matches!(request.order, Order::Mark { .. } | Order::DedupImport { .. }) && !request.dry_run {
+            self.make_topics()?;
+        }
         self.desk.carry_out(&self.counter, self, request)
+    }
+
+    /// Makes the topics that the configuration names and that no node has made yet: IDs are called delivered in what it says
+    /// is there, before the first start as after it.
+    fn make_topics(&self) -> Result<(), ApiError> {
+        let log = &self.opened.log;
+        for section in self.config.topics.values().filter(|t| t.pattern.is_none()) {
+            if log.topic(&section.name).is_none() {
+                log.create_topic(&section.name, &topic_spec(&self.config, section))
+                    .map_err(|e| ApiError::Internal(format!("cannot make topic `{}`: {e}", section.name)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Leaves a checkpoint and gives the folder back.

@@ -111,6 +111,7 @@ fn prepared(items: Vec<Item>, setting: Option<Setting>) -> Option<Order> {
         why: "asked".into(),
         words: String::new(),
         items,
+        unmet: Default::default(),
         setting,
         report: Default::default(),
     })))

@@ -197,6 +197,37 @@ fn a_mark_that_was_taken_back_swallows_nothing() {
     assert_eq!(sent(), [1, 1, 1, 1, 1, 1]);
 }
 
+/// A folder on which no node has run is told what another one has delivered: by its export, by a list of a partner's own, and by
+/// `dedup mark`. None of it goes out, in no partition, also where the topic was made by telling.
+#[test]
+fn a_fresh_folder_is_told_what_was_delivered_elsewhere() {
+    let messages = lines(0..60, 60);
+    let mocks: Vec<_> = (0..2).map(|_| partner(Behaviour::default())).collect();
+    let earlier = partner(Behaviour::default());
+    let other = Rig::new(&each_its_topic(std::slice::from_ref(&earlier)));
+    other.import("t0", &messages);
+    assert_eq!(other.drain().counts(), (60, 0, 0));
+    other.ok(&["dedup", "export", "ids"]);
+
+    let rig = Rig::new(&each_its_topic(&mocks));
+    std::fs::copy(other.path("ids"), rig.path("ids")).expect("copied");
+    let row = |n: u32| json!({"id": format!("m{n}"), "topic": "t1", "partner": "p1", "state": "delivered"});
+    let own: String = (0..40).map(|n| format!("{}\n", row(n))).collect();
+    std::fs::write(rig.path("own"), own).expect("written");
+    rig.import("t0", &messages);
+    let said = rig.ok(&["dedup", "import", "ids"]);
+    assert!(said.contains("60 IDs are called delivered, 0 are not"), "{said}");
+    // Nothing was ever imported into `t1`.
+    rig.ok(&["dedup", "import", "own"]);
+    for n in 40..50 {
+        rig.ok(&["dedup", "mark", &format!("m{n}"), "--topic", "t1", "--yes"]);
+    }
+    rig.import("t1", &messages);
+    assert_eq!(rig.drain().code, Some(0));
+    let sent: Vec<_> = mocks.iter().map(|mock| counts(mock).requests).collect();
+    assert_eq!(sent, [0, 10]);
+}
+
 /// A key waits for the doubt of one of its messages. Orders about another one of its messages let nothing go.
 #[test]
 fn a_hold_ends_with_its_own_message_only() {

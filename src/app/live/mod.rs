@@ -188,7 +188,12 @@ impl Inner {
     fn view_for(&self, query: &Query) -> Result<(View, Time), ApiError> {
         let now = self.parts.clock.now();
         let pick = Desk::pick_for_query(query, now)?;
-        Ok((self.parts.keeper.with_state(|state| View::of(state, &pick))?, now))
+        let served = self.desk.served();
+        let view = self
+            .parts
+            .keeper
+            .with_state(|state| View::of(state, &pick, &served))?;
+        Ok((view, now))
     }
 
     fn import(&self, request: &ImportRequest, file: Upload) -> Result<ImportReport, ApiError> {
@@ -312,7 +317,9 @@ impl NodeApi for LiveNode {
 
     fn query(&self, query: Query) -> Answer<Reply> {
         self.off(move |node| {
-            let look = |pick: &Pick| node.parts.keeper.with_state(|state| View::of(state, pick));
+            let served = node.desk.served();
+            let keeper = &node.parts.keeper;
+            let look = |pick: &Pick| keeper.with_state(|state| View::of(state, pick, &served));
             let mut reply = node.desk.answer(&look, &query, node.parts.clock.now())?;
             if let Reply::Story(story) = &mut reply
                 && story.routes.iter().any(|route| route.unread.is_some())

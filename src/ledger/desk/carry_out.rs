@@ -51,12 +51,18 @@ impl Desk {
         let now = lane.now();
         let pick = Self::pick_for_order(&request.order, now)?;
         let mut view = Ok(View::default());
-        lane.look(&mut |state| view = View::of(state, &pick));
+        let served = self.served();
+        lane.look(&mut |state| view = View::of(state, &pick, &served));
         let view = view?;
         let prepared = self.prepare(&view, request, now)?;
         let mut report = prepared.report.clone();
         if request.dry_run {
             return Ok(report);
+        }
+        let mut met = Vec::new();
+        lane.look(&mut |state| met = prepared.introductions(state));
+        if !met.is_empty() {
+            lane.write(met)?;
         }
         for part in prepared.parts() {
             let now = lane.now();

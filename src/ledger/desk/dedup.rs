@@ -1,6 +1,7 @@
 //! What is known of IDs: the fold knows those that are not simply finished, the store all others.
 
 use super::Desk;
+use super::prepare::NOWHERE;
 use super::sources::Wanted;
 use super::view::{View, scope_of};
 use crate::api::messages::{CountRow, DedupStats, parse_time};
@@ -105,9 +106,7 @@ impl Desk {
     pub(super) fn dedup_get(&self, view: &View, filter: &Filter) -> Result<Vec<DedupRow>, ApiError> {
         let routes: BTreeSet<RouteId> = view.places.keys().map(|at| at.route).collect();
         if routes.is_empty() {
-            return Err(ApiError::NotFound(
-                "the ledger knows no such topic and partner".into(),
-            ));
+            return Err(ApiError::NotFound(NOWHERE.into()));
         }
         let mut rows = Vec::new();
         for (index, asked) in filter.ids.iter().enumerate() {

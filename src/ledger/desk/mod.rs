@@ -24,6 +24,7 @@ mod dedup;
 pub mod plan;
 mod prepare;
 mod rows;
+mod served;
 pub mod sources;
 pub mod standing;
 mod story;
@@ -33,6 +34,7 @@ mod unread;
 pub mod view;
 
 pub use plan::{Plan, Prepared};
+pub use served::Served;
 pub use sources::{Entries, LogEntries, Memory};
 pub use standing::Standing;
 pub use unread::explain;

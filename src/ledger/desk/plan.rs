@@ -12,11 +12,12 @@
 //!
 //! What is on the wire or waits for its next attempt is never touched: an order about it would race its verdict.
 
+use super::served::Served;
 use crate::api::orders::{Group, OrderReport, Touched};
 use crate::core::ledger::entry::{Action, Body, Command, Opened, SkipMatch, SkipRule};
 use crate::core::ledger::fold::{LaneState, MessageState};
 use crate::core::types::{MessageId, Offset, RouteId, RoutePartition, Time};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// Messages that one call of [`Prepared::settle`] should take: one commit of some 100 KB, some ms of the lane.
@@ -117,6 +118,8 @@ pub struct Prepared {
     pub words: String,
     /// Its messages.
     pub items: Vec<Item>,
+    /// Routes among theirs that the ledger has not met.
+    pub unmet: BTreeMap<RouteId, Served>,
     /// Or what else it does.
     pub setting: Option<Setting>,
     /// What is known before anything is done: a dry run ends with this.
@@ -179,6 +182,17 @@ impl Prepared {
             len.div_ceil(CHUNK)
         };
         (0..parts).map(move |i| i * CHUNK..((i + 1) * CHUNK).min(len))
+    }
+
+    /// What is to be written, and folded, before any part is settled: a route must have its names and its beginning where an
+    /// ID of it is remembered, or a restart would take it for one that lost its records.
+    pub fn introductions(&self, state: &LaneState) -> Vec<Body> {
+        let routes: BTreeSet<RouteId> = self.items.iter().map(|item| item.at.route).collect();
+        let unmet = self.unmet.iter().filter(|(route, _)| {
+            let meant = routes.contains(route);
+            meant && !state.routes.contains_key(route)
+        });
+        unmet.flat_map(|(_, served)| served.introduction()).collect()
     }
 
     /// Makes entries of one part, as far as its messages are still what they were.

@@ -20,6 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Skip rules at once: every record is asked against them, and each change hands all of them to every route.
 pub(super) const SKIPS_MOST: usize = 10_000;
 
+/// Neither ledger nor configuration leads there.
+pub(super) const NOWHERE: &str = "no such topic, partner or partition: a topic is there once records were imported or its node was started";
+
 /// The stable code of a reason: what stands before its colon. Details would make endless groups.
 pub(super) fn code(reason: &str) -> &str {
     reason.split_once(':').map_or(reason, |(code, _)| code)
@@ -64,6 +67,7 @@ impl Desk {
                 why: request.why.clone(),
                 words: words(order),
                 items: Vec::new(),
+                unmet: view.unmet.clone(),
                 setting: None,
                 report: OrderReport {
                     verb: order.verb().to_owned(),
@@ -195,9 +199,7 @@ impl Desk {
 
     fn mark(&self, view: &View, filter: &Filter, making: &mut Making) -> Result<(), ApiError> {
         if view.places.is_empty() {
-            return Err(ApiError::NotFound(
-                "the ledger knows no such topic, partner or partition".into(),
-            ));
+            return Err(ApiError::NotFound(NOWHERE.into()));
         }
         let (mut busy, mut done) = (0, 0);
         for (index, asked) in filter.ids.iter().enumerate() {

@@ -3,13 +3,10 @@
 
 use super::Desk;
 use crate::api::status::{LedgerStatus, PartnerStatus, Status, StoreStatus, TopicStatus};
-use crate::app::route_rules;
 use crate::config::{CalendarUnit, Config, LimitConfig, LimitRef, PartnerConfig, PartnerRef, Rate, units};
 use crate::core::ledger::fold::{Counts, LaneState, Message, Pause};
-use crate::core::message_id::route_id;
 use crate::core::types::{Offset, RouteId, RoutePartition, Time};
 use crate::core::waits;
-use crate::intake::section_of;
 use std::collections::BTreeMap;
 
 /// Totals of a route's partition, as the fold has them.
@@ -170,33 +167,17 @@ impl Desk {
         };
         let mut rows: Vec<TopicStatus> = all.iter().filter_map(row).collect();
         // Records may be in a topic before a node has met its routes.
-        for topic in self.entries.topics() {
-            let Some(section) = section_of(&self.config, &topic) else {
+        for served in self.served() {
+            let names = (&served.route.topic, &served.route.partner);
+            if standing.routes.values().any(|(t, p)| (t, p) == names) {
                 continue;
-            };
-            let Some((topic_id, partitions)) = self.entries.topic(&topic) else {
-                continue;
-            };
-            for (partner, _) in route_rules(&self.config, &section) {
-                if standing
-                    .routes
-                    .values()
-                    .any(|(t, p)| (t, p) == (&topic, &partner))
-                {
-                    continue;
-                }
-                for partition in 0..partitions {
-                    let at = RoutePartition {
-                        route: route_id(&topic, topic_id, &partner),
-                        partition,
-                    };
-                    let begin = self.entries.input_bounds(&topic, partition).map_or(0, |b| b.0);
-                    let unmet = Tally {
-                        position: begin,
-                        ..Tally::default()
-                    };
-                    rows.push(self.topic(standing, (&topic, &partner), at, &unmet, now));
-                }
+            }
+            for (at, begin) in served.places() {
+                let unmet = Tally {
+                    position: begin,
+                    ..Tally::default()
+                };
+                rows.push(self.topic(standing, (names.0, names.1), at, &unmet, now));
             }
         }
         rows

@@ -3,6 +3,7 @@
 //! The fold belongs to the actor that owns the lane; reading payloads, filters on what they hold, and tables take
 //! time that it must not spend (I8). So it only picks: a pass over the messages in memory, bounded copies, no I/O.
 
+use super::served::Served;
 use crate::api::messages::{FILTER_IDS, parse_time};
 use crate::api::{ApiError, Filter};
 use crate::core::ledger::entry::{RouteInfo, SkipRule};
@@ -225,14 +226,16 @@ pub struct View {
     index: HashMap<(RoutePartition, MessageId), usize>,
     /// Skip rules.
     pub skips: BTreeMap<u64, SkipRule>,
+    /// Routes that are served and that the ledger has not met.
+    pub unmet: BTreeMap<RouteId, Served>,
 }
 
 impl View {
-    /// Copies out of the fold what the pick takes.
+    /// Copies out of the fold what the pick takes. What is served is there, whether or not the ledger has met it.
     ///
     /// # Errors
     /// [`ApiError::Invalid`] if the filter's IDs would have to be looked for in too many places.
-    pub fn of(state: &LaneState, pick: &Pick) -> Result<Self, ApiError> {
+    pub fn of(state: &LaneState, pick: &Pick, served: &[Served]) -> Result<Self, ApiError> {
         let mut view = View {
             routes: state.routes.clone(),
             skips: state.skips.clone(),
@@ -257,6 +260,9 @@ impl View {
                 view.places.insert(*at, progress);
             }
         }
+        for served in served {
+            view.add(state, pick, served);
+        }
         if pick.filter.ids.is_empty() {
             view.pick_all(state, pick);
         } else {
@@ -269,6 +275,27 @@ impl View {
                 .collect();
         }
         Ok(view)
+    }
+
+    /// Adds what the ledger does not know of a route that is served.
+    fn add(&mut self, state: &LaneState, pick: &Pick, served: &Served) {
+        let route = &served.route;
+        if !state.routes.contains_key(&route.route) {
+            self.routes.insert(route.route, route.clone());
+            self.unmet.insert(route.route, served.clone());
+        }
+        if !pick.takes_route(route) {
+            return;
+        }
+        for (at, begin) in served.places() {
+            if pick.filter.partition.is_none_or(|p| p == at.partition) {
+                self.places.entry(at).or_insert_with(|| Progress {
+                    position: begin,
+                    high_water: begin,
+                    ..Progress::default()
+                });
+            }
+        }
     }
 
     fn pick_all(&mut self, state: &LaneState, pick: &Pick) {

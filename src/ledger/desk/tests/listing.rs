@@ -20,7 +20,7 @@ fn a_list_says_all_that_scripts_rely_on() {
             row.partition,
             row.offset
         ),
-        ("order-3", "acme", "orders", 1, 3)
+        ("order-3", "acme", "orders", 0, 3)
     );
     assert_eq!(
         (

@@ -26,8 +26,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 const AT: RoutePartition = RoutePartition {
-    route: RouteId(7),
-    partition: 1,
+    // The hash of `orders`, incarnation 5, to `acme`.
+    route: RouteId(0x072a_8ea9_88a2_4e56),
+    partition: 0,
 };
 const NOW: Time = Time::from_millis(1_700_000_000_000);
 
@@ -38,6 +39,10 @@ struct Lane {
     store: Mutex<BTreeMap<(RoutePartition, MessageId), Finished>>,
     topic: Mutex<Vec<Record>>,
     imports: Mutex<Vec<crate::intake::import::Entry>>,
+    /// Partitions of the topic.
+    partitions: Mutex<u32>,
+    /// What the topic's retention has left of each partition begins here.
+    begins: Mutex<Offset>,
 }
 
 impl Memory for Lane {
@@ -100,13 +105,13 @@ impl Entries for Lane {
             .cloned()
     }
     fn input_bounds(&self, _: &str, partition: u32) -> Option<(Offset, Offset)> {
-        (partition <= AT.partition).then_some((0, 100))
+        (partition < *self.partitions.lock()).then(|| (*self.begins.lock(), 100))
     }
     fn topics(&self) -> Vec<String> {
         vec!["orders".into()]
     }
     fn topic(&self, name: &str) -> Option<(TopicId, u32)> {
-        (name == "orders").then_some((TopicId(5), AT.partition + 1))
+        (name == "orders").then_some((TopicId(5), *self.partitions.lock()))
     }
     fn records(
         &self,
@@ -151,7 +156,8 @@ fn filter(n: u8) -> Filter {
 impl Desk {
     /// Both steps of a question at once, where the fold is at hand.
     fn ask(&self, state: &LaneState, query: &Query, now: Time) -> Result<Reply, ApiError> {
-        self.answer(&|pick| View::of(state, pick), query, now)
+        let served = self.served();
+        self.answer(&|pick| View::of(state, pick, &served), query, now)
     }
 }
 
@@ -159,7 +165,7 @@ impl World {
     /// All lines of an export.
     fn export(&self) -> Vec<String> {
         let pick = Desk::pick_for_query(&Query::DedupStats, NOW).unwrap();
-        let view = View::of(&self.state, &pick).unwrap();
+        let view = View::of(&self.state, &pick, &self.desk.served()).unwrap();
         let mut lines = Vec::new();
         let mut take = |line: String| {
             lines.push(line);
@@ -180,8 +186,20 @@ impl World {
             .collect()
     }
 
+    /// A folder that no node has run on, but for the topic, of which the first 40 records have left.
+    fn fresh() -> Self {
+        let mut world = Self::new();
+        world.state = LaneState::default();
+        world.lane.written.lock().clear();
+        world.begin();
+        *world.lane.begins.lock() = 40;
+        *world.lane.partitions.lock() = 2;
+        world
+    }
+
     fn new() -> Self {
         let lane = Arc::new(Lane::default());
+        *lane.partitions.lock() = 1;
         let config = Config::for_test("data")
             .with_partner(PartnerConfig {
                 mask: vec!["card".into()],
@@ -198,13 +216,7 @@ impl World {
             state: LaneState::default(),
             desk,
         };
-        world.write(Body::Genesis(Genesis {
-            ledger: 1,
-            group: "embedded".into(),
-            lanes: 1,
-            lane: 0,
-            recipe: 1,
-        }));
+        world.begin();
         world.write(Body::Route(RouteInfo {
             route: AT.route,
             topic: "orders".into(),
@@ -219,6 +231,16 @@ impl World {
             high_water: 0,
         }));
         world
+    }
+
+    fn begin(&mut self) {
+        self.write(Body::Genesis(Genesis {
+            ledger: 1,
+            group: "embedded".into(),
+            lanes: 1,
+            lane: 0,
+            recipe: 1,
+        }));
     }
 
     fn write(&mut self, body: Body) {
@@ -367,7 +389,11 @@ impl World {
     }
 
     fn prepare_request(&self, request: &OrderRequest) -> Result<Prepared, ApiError> {
-        let view = View::of(&self.state, &Desk::pick_for_order(&request.order, NOW)?)?;
+        let view = View::of(
+            &self.state,
+            &Desk::pick_for_order(&request.order, NOW)?,
+            &self.desk.served(),
+        )?;
         self.desk.prepare(&view, request, NOW)
     }
 
@@ -375,6 +401,8 @@ impl World {
     fn carry_out(&mut self, prepared: &Prepared) -> (Vec<Effect>, OrderReport) {
         let mut report = prepared.report.clone();
         self.effects.clear();
+        let met = prepared.introductions(&self.state);
+        met.into_iter().for_each(|body| self.write(body));
         for part in prepared.parts() {
             let plan = prepared.settle(&self.state, NOW, part);
             report.add(&plan.report(&[]));
@@ -394,4 +422,10 @@ fn replay(filter: Filter) -> Order {
         filter,
         skipped: false,
     }
+}
+
+#[test]
+fn the_route_of_these_tests_is_the_one_that_is_served() {
+    let route = crate::core::message_id::route_id("orders", TopicId(5), "acme");
+    assert_eq!(AT.route, route, "{:#x}", route.0);
 }

@@ -1,6 +1,7 @@
 //! From what an operator types to the message that is meant.
 
 use super::*;
+use crate::core::message_id::route_id;
 
 #[test]
 fn readable_ids_are_found_and_survive_another_incarnation() {
@@ -151,7 +152,7 @@ fn a_hash_is_not_marked_in_a_partition_that_is_not_its_own() {
         },
     };
     let refused = world.prepare(mark).unwrap_err().to_string();
-    assert!(refused.contains("of orders to acme, partition 1"), "{refused}");
+    assert!(refused.contains("of orders to acme, partition 0"), "{refused}");
     let row = DedupRow {
         id: id(4).to_string(),
         hex: Some(id(4).to_string()),
@@ -312,4 +313,62 @@ fn ids_of_masked_fields_are_shown_nowhere() {
     }
     let lines = world.export();
     assert!(lines.concat().contains("example.org"), "{lines:?}");
+}
+
+/// A node that has never run takes in what another one has delivered: what configuration and topic say is there, is there.
+#[test]
+fn a_fresh_folder_is_told_what_was_delivered_elsewhere() {
+    let mut world = World::fresh();
+    let line = |id: &str, partition, topic: &str| DedupRow {
+        id: id.into(),
+        topic: topic.into(),
+        partner: "acme".into(),
+        partition,
+        state: DedupState::Delivered,
+        ..DedupRow::default()
+    };
+    let rows = vec![
+        line("a", Some(0), "orders"),
+        line("b", None, "orders"),
+        line("c", Some(2), "orders"),
+        line("d", Some(0), "others"),
+    ];
+    let (_, report) = world.order(Order::DedupImport { rows });
+    // "b" counts for each of the two partitions.
+    assert_eq!((report.touched, report.refused), (3, 2), "{:?}", report.notes);
+    let mark = |text: &str| Order::Mark {
+        filter: Filter::of_id(text),
+    };
+    let (_, report) = world.order(mark("e"));
+    assert_eq!(report.touched, 2, "{:?}", report.notes);
+    let route = route_id("orders", TopicId(5), "acme");
+    let known = |world: &World, partition, text: &str| {
+        let id = IdScope::new("orders", TopicId(5), partition, "acme").id(&[text.as_bytes()]);
+        world
+            .lane
+            .store
+            .lock()
+            .contains_key(&(RoutePartition { route, partition }, id))
+    };
+    let told: Vec<_> = [0, 1]
+        .map(|p| ["a", "b", "e"].map(|id| known(&world, p, id)))
+        .into();
+    assert_eq!(told, [[true, true, true], [false, true, true]]);
+    // The start of a node finds the route as if a start had met it: at the first record that the topic has.
+    assert_eq!(world.state.routes[&route].partner, "acme");
+    for partition in 0..2 {
+        let met = &world.state.partitions[&RoutePartition { route, partition }];
+        assert_eq!((met.position, met.high_water), (40, 40));
+    }
+    // What is known is not brought in again, and questions know the route too.
+    let (_, report) = world.order(mark("e"));
+    assert_eq!((report.touched, report.refused), (0, 2), "{:?}", report.notes);
+    let asked = Query::DedupGet {
+        filter: Filter::of_id("nobody"),
+    };
+    let fresh = World::fresh();
+    for world in [&fresh, &world] {
+        let reply = world.desk.ask(&world.state, &asked, NOW).unwrap();
+        assert!(matches!(reply, Reply::Dedup(page) if page.rows[0].state == DedupState::Absent));
+    }
 }
