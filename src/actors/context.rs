@@ -20,7 +20,7 @@ use hashbrown::{HashMap, HashSet};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// One partner, on the arbiter where all its work is done.
 pub struct PartnerContext<S> {
@@ -342,6 +342,8 @@ pub struct RouteFigures {
     pub settling: AtomicU64,
     /// Keys that wait until a doubt is settled.
     pub held_keys: AtomicU64,
+    /// Why it takes up nothing more, if it has stood so for long ([`Full`](crate::core::waits::Full)); else 0.
+    pub full: AtomicU8,
     /// Messages parked in this life by the partner's policy: crash, timeout, gateway.
     pub parked: [AtomicU64; 3],
 }

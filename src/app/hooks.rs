@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::core::breaker::Cause;
 use crate::core::ledger::fold::{LaneState, Pause};
 use crate::core::types::{RouteId, Time};
-use crate::core::waits::{Facts, Parked, Wait, hints};
+use crate::core::waits::{FULL_OF_KEPT, Facts, Full, Parked, Wait, hints};
 use crate::ledger::desk::standing::settings;
 use crate::ledger::keeper::Keeper;
 use crate::ledger::lane::Lane;
@@ -47,9 +47,6 @@ const RATE_BEATS: usize = 10;
 const ASKED: Duration = Duration::from_millis(500);
 /// Reading counts as paused above this share of the memory bound, in percent: a chunk more would not fit.
 const FULL: u64 = 98;
-
-/// Why a partner's routes stand that have filled the memory with what the ledger keeps.
-const FULL_OF_KEPT: &str = "dead, parked and waiting messages fill node.memory: settle, replay or drop some (`dead list`, `doubt list`), or raise node.memory";
 
 /// The phases of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +249,9 @@ impl NodeHooks {
                 facts.settling += route.settling.load(Ordering::Relaxed);
                 facts.held_keys += route.held_keys.load(Ordering::Relaxed);
                 facts.retrying += route.waiting.load(Ordering::Relaxed);
+                if let Some(full) = Full::of(route.full.load(Ordering::Relaxed)) {
+                    *facts.full.entry(full).or_default() += 1;
+                }
             }
         }
         facts

@@ -10,6 +10,7 @@ use crate::core::limiter;
 use crate::core::message_id::{budget_id, route_id};
 use crate::core::resolve::{BudgetRule, Rules, Share};
 use crate::core::types::RoutePartition;
+use crate::core::waits::STANDS_AFTER;
 use crate::ledger::keeper::Keeper;
 use crate::log::{Log, PartitionId, TopicMeta};
 use actix::ArbiterHandle;
@@ -186,6 +187,7 @@ pub fn plans(
                     tick: TICK,
                     position_every: config.ledger.position_every,
                     waiting_after: config.ledger.waiting_after,
+                    stands_after: STANDS_AFTER,
                     rest_after: REST_AFTER,
                     backlog: BACKLOG,
                     backlog_bytes: config.node.memory / BACKLOG_SHARE,

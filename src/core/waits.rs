@@ -4,10 +4,80 @@
 use super::breaker::Cause;
 use super::types::Time;
 use crate::config::{DoubtConfig, DoubtPolicy};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A slot that comes so soon is nothing that anybody waits for.
 const SOON: Duration = Duration::from_secs(1);
+
+/// A partition that takes nothing up for so long, although its topic has more, stands: sooner it is one that has to do.
+pub const STANDS_AFTER: Duration = Duration::from_secs(10);
+
+/// Dead, parked, skipped and waiting messages of the ledger fill the memory.
+pub const FULL_OF_KEPT: &str = "dead, parked and waiting messages fill node.memory: settle, replay or drop some (`dead list`, `doubt list`), or raise node.memory";
+
+/// Why a partition takes up no more of its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Full {
+    /// Its partner's messages in the ledger fill the memory.
+    Kept = 1,
+    /// Its partner's messages in hand do: they wait, and no more of them may rest in the ledger.
+    Memory,
+    /// As many finished ranges lie above its position as may.
+    Ranges,
+    /// As many messages as may are in hand, or on their way to the gate.
+    Work,
+    /// What was written to the ledger is not durable or not folded yet.
+    Ledger,
+    /// Its records cannot be read, or looked up.
+    Unreadable,
+}
+
+impl Full {
+    /// Every reason.
+    pub const ALL: [Full; 6] = [
+        Full::Kept,
+        Full::Memory,
+        Full::Ranges,
+        Full::Work,
+        Full::Ledger,
+        Full::Unreadable,
+    ];
+
+    /// The reason with this number; none: it is not full.
+    pub fn of(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|full| *full as u8 == number)
+    }
+
+    /// A stable word.
+    fn code(self) -> &'static str {
+        match self {
+            Full::Kept | Full::Memory => "memory",
+            Full::Ranges => "ranges",
+            Full::Work => "window",
+            Full::Ledger => "ledger",
+            Full::Unreadable => "unreadable",
+        }
+    }
+
+    fn why(self) -> &'static str {
+        match self {
+            Full::Kept => FULL_OF_KEPT,
+            Full::Memory => {
+                "messages that wait fill its part of node.memory: it goes on when some of them are through; a larger node.memory takes more"
+            }
+            Full::Ranges => {
+                "unfinished messages lie between too many finished ones: it goes on when the oldest are through; a larger actors.ranges takes more"
+            }
+            Full::Work => "as many messages as it may take up are in hand",
+            Full::Ledger => "the ledger does not keep up: look at the disk",
+            Full::Unreadable => {
+                "its records cannot be read or looked up: the log line `read_failed` says why"
+            }
+        }
+    }
+}
 
 /// How a partner and its routes stand.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +97,8 @@ pub struct Facts {
     pub at_gate: (usize, Time),
     /// Since when this node lacks descriptors, ports or memory for connections to it.
     pub short_since: Option<Time>,
+    /// Partitions that have taken nothing up for [`STANDS_AFTER`] although their topics have more: how many, and why.
+    pub full: BTreeMap<Full, u64>,
     /// Messages in doubt that are being looked up or sent again.
     pub settling: u64,
     /// Keys that wait until an operator settles a doubt.
@@ -109,6 +181,18 @@ impl Facts {
                 "limit",
                 format!("its limits are used up: the next start is at {next}"),
                 Some(next),
+            );
+        }
+        for (full, partitions) in &self.full {
+            // What keeps its messages from going keeps them in hand: that was said.
+            if *full == Full::Work && stands {
+                continue;
+            }
+            let partitions = count(*partitions, "partition");
+            say(
+                full.code(),
+                format!("{partitions} taking up nothing more: {}", full.why()),
+                None,
             );
         }
         if self.settling > 0 {
@@ -247,6 +331,7 @@ mod tests {
             hosts: (2, hour),
             at_gate: (5, hour),
             short_since: Some(NOW),
+            full: Full::ALL.into_iter().map(|full| (full, 1)).collect(),
             settling: 1,
             held_keys: 3,
             retrying: 1_000,
@@ -261,6 +346,11 @@ mod tests {
                 "retry_after",
                 "node_short",
                 "hosts",
+                "memory",
+                "memory",
+                "ranges",
+                "ledger",
+                "unreadable",
                 "settling",
                 "held",
                 "retries",
@@ -275,10 +365,30 @@ mod tests {
             text[2]
         );
         assert_eq!(
-            text[7],
+            text[6],
+            format!("1 partition taking up nothing more: {FULL_OF_KEPT}")
+        );
+        assert_eq!(
+            text[12],
             "3 keys held until doubts are settled: `sluicegate doubt list`"
         );
         assert_eq!(codes(&Facts::default()), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_full_window_is_said_where_nothing_else_is() {
+        let full = Facts {
+            full: BTreeMap::from([(Full::Work, 2)]),
+            ..Facts::default()
+        };
+        assert_eq!(codes(&full), ["window"]);
+        let paused = Facts {
+            paused: Some(("kim".into(), String::new())),
+            ..full
+        };
+        assert_eq!(codes(&paused), ["paused"]);
+        let numbers = (0..=u8::MAX).filter_map(Full::of);
+        assert_eq!(numbers.collect::<Vec<_>>(), Full::ALL);
     }
 
     #[test]

@@ -551,6 +551,7 @@ impl World {
                         position_every: scenario.position_every,
                         waiting_after: scenario.waiting_after,
                         rest_after: scenario.rest_after,
+                        stands_after: crate::core::waits::STANDS_AFTER,
                         backlog: 10_000,
                         backlog_bytes: 64 << 20,
                     },

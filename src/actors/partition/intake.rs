@@ -8,6 +8,7 @@ use super::super::{
 };
 use super::look_ups::NoAnswer;
 use super::{PartitionActor, start};
+use crate::core::in_full::in_full;
 use crate::core::ledger::entry::{Action, Body, Command, Outcome, OutcomeKind};
 use crate::core::ledger::fold::{FinishedState, Message};
 use crate::core::record::Record;
@@ -79,10 +80,7 @@ impl Remembered for Keeper {
         ids: &[MessageId],
         out: &mut Vec<Option<FinishedState>>,
     ) -> Result<(), String> {
-        Keeper::look_up(self, at, ids, out).map_err(|error| match std::error::Error::source(&error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        })
+        Keeper::look_up(self, at, ids, out).map_err(|error| in_full(&error))
     }
 
     fn has_rounds(&self, at: RoutePartition) -> bool {
@@ -166,6 +164,7 @@ impl<S: Sink> PartitionActor<S> {
         if let Some(suppressed) = READ_FAILED.speak(&self.route.topic) {
             tracing::error!(event = "read_failed", topic = %self.route.topic, why, suppressed, "cannot take up records; trying again");
         }
+        self.unreadable = true;
         self.read_later(READ_AGAIN, ctx);
     }
 
@@ -258,6 +257,7 @@ impl<S: Sink> PartitionActor<S> {
             return self.read_later(CLAIMED_WAIT, ctx);
         }
         self.reading = false;
+        self.unreadable = false;
         self.start_work(ctx);
         self.read_on(ctx);
     }

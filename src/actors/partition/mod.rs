@@ -44,6 +44,7 @@ use crate::core::key_queues::left::Left;
 use crate::core::key_queues::resting::Resting;
 use crate::core::ledger::entry::{Action, Body, Command, Position};
 use crate::core::types::{KeyHash, MessageId, Offset, Time};
+use crate::core::waits::Full;
 use crate::log::{Log, PartitionId};
 use crate::sink::{DoubtCause, Sink};
 use actix::prelude::*;
@@ -81,6 +82,8 @@ pub struct PartitionSettings {
     pub waiting_after: Duration,
     /// What waits longer than this, and is in the ledger, can rest outside memory.
     pub rest_after: Duration,
+    /// After so long in which nothing was taken up although there is more, the reason is told: [`STANDS_AFTER`], but in tests.
+    pub stands_after: Duration,
     /// Entries of the lane that may be durable and not folded before reading pauses.
     pub backlog: u64,
     /// Bytes that they may hold.
@@ -160,6 +163,10 @@ pub struct PartitionActor<S: Sink> {
     /// Messages in doubt that hold their key, and that key.
     holding: HashMap<MessageId, KeyHash>,
     next_read: Offset,
+    /// Where it reads next, and since when.
+    standing_since: (Offset, Time),
+    /// The last read or look-up failed.
+    unreadable: bool,
     /// The route was met in this life.
     fresh: bool,
     /// The topic begins here, behind what was not finished: an operator must say that it may go on.
@@ -226,6 +233,8 @@ impl<S: Sink> PartitionActor<S> {
             replaced: HashMap::new(),
             taken_over: HashMap::new(),
             next_read: start.position,
+            standing_since: (start.position, Time::ZERO),
+            unreadable: false,
             folded_before: start.folded,
             has_rounds: start.has_rounds,
             fresh: start.fresh,
@@ -510,14 +519,47 @@ impl<S: Sink> PartitionActor<S> {
 
     /// Whether more records may be taken up (I6).
     fn may_read(&self) -> bool {
-        !self.stands()
-            && self.has_room()
-            && (self.window.ranges() < self.settings.ranges || self.has_gaps())
-            && self.queues.len().saturating_sub(self.queues.stuck()) < self.settings.window
-            && self.queues.ready()
-                < READY_ENOUGH.max(places(&self.settings, self.route.partner.config.concurrency))
-            && self.route.partner.port.lane().backlog() < self.settings.backlog
-            && self.route.partner.port.lane().backlog_bytes() < self.settings.backlog_bytes
+        !self.stands() && self.full().is_none()
+    }
+
+    /// What keeps it from taking up more records (I6).
+    fn full(&self) -> Option<Full> {
+        if !self.has_room() {
+            let kept = self.route.partner.memory.is_full_of_kept();
+            return Some(if kept { Full::Kept } else { Full::Memory });
+        }
+        if self.window.ranges() >= self.settings.ranges && !self.has_gaps() {
+            return Some(Full::Ranges);
+        }
+        let ready = READY_ENOUGH.max(places(&self.settings, self.route.partner.config.concurrency));
+        if self.queues.len().saturating_sub(self.queues.stuck()) >= self.settings.window
+            || self.queues.ready() >= ready
+        {
+            return Some(Full::Work);
+        }
+        let lane = self.route.partner.port.lane();
+        let behind =
+            lane.backlog() >= self.settings.backlog || lane.backlog_bytes() >= self.settings.backlog_bytes;
+        behind.then_some(Full::Ledger)
+    }
+
+    /// Notes why it has taken up nothing for long, if there is more to take up.
+    fn tell_full(&mut self) {
+        let full = match self.unreadable {
+            true => Some(Full::Unreadable),
+            false => self.full(),
+        };
+        let now = self.now();
+        let standing = (self.next_read, self.standing_since.1);
+        let Some(full) = full.filter(|_| standing.0 == self.standing_since.0) else {
+            self.standing_since = (self.next_read, now);
+            self.route.figures.full.store(0, Ordering::Relaxed);
+            return;
+        };
+        let long = now.since(standing.1) >= self.settings.stands_after;
+        let has_more = || self.log.bounds(self.input).is_ok_and(|b| self.next_read < b.next);
+        let told = if long && has_more() { full as u8 } else { 0 };
+        self.route.figures.full.store(told, Ordering::Relaxed);
     }
 
     /// Whether what would be read next has been taken up by an earlier life: it fills a gap between finished ranges,
@@ -638,6 +680,7 @@ impl<S: Sink> PartitionActor<S> {
         self.read_back(ctx);
         self.read_on(ctx);
         self.tell_figures();
+        self.tell_full();
     }
 }
 

@@ -37,7 +37,7 @@ use crate::sink::{
 };
 use parking_lot::Mutex;
 use std::cell::RefCell;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const AT: RoutePartition = RoutePartition {
     route: RouteId(7),
@@ -333,6 +333,8 @@ struct Memory {
     finished: Mutex<std::collections::HashMap<MessageId, FinishedState>>,
     /// What the next look-up of IDs like these does once it has its answer, and before it gives it.
     slow: Mutex<Option<Slow>>,
+    /// Look-ups fail.
+    refused: std::sync::atomic::AtomicBool,
 }
 
 impl Remembered for Memory {
@@ -342,6 +344,9 @@ impl Remembered for Memory {
         ids: &[MessageId],
         out: &mut Vec<Option<FinishedState>>,
     ) -> Result<(), String> {
+        if self.refused.load(Ordering::Relaxed) {
+            return Err("no look-ups at present".to_owned());
+        }
         let finished = self.finished.lock();
         out.extend(ids.iter().map(|id| finished.get(id).copied()));
         drop(finished);
@@ -414,6 +419,18 @@ impl Living {
         while !self.is_idle().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// Waits until the partition says that it stands for this.
+    async fn stands_for(&self, full: Full) {
+        self.until(|living| living.route.figures.full.load(Ordering::Relaxed) == full as u8)
+            .await;
+    }
+
+    /// Waits until it says so no more.
+    async fn goes_on(&self) {
+        self.until(|living| living.route.figures.full.load(Ordering::Relaxed) == 0)
+            .await;
     }
 
     fn delivered(&self) -> u64 {
@@ -755,6 +772,7 @@ impl World {
             position_every: self.copy_every,
             waiting_after: self.waiting_after,
             rest_after: self.rest_after,
+            stands_after: Duration::from_millis(10),
             backlog: 100_000,
             backlog_bytes: 64 << 20,
         };

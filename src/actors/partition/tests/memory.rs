@@ -356,12 +356,50 @@ async fn who_fills_the_memory_with_kept_messages_stands_until_some_are_gone() {
     memory.set_kept(62 << 20);
     memory.books().set(62 << 20, 62 << 20, 0);
     world.append(keyed(50));
-    tokio::time::sleep(Duration::from_millis(40)).await;
+    living.stands_for(Full::Kept).await;
     assert!(!living.is_idle().await);
     assert_eq!(world.partner.lock().seen, []);
     memory.set_kept(1 << 20);
     memory.books().set(1 << 20, 1 << 20, 0);
     living.idle().await;
+    living.goes_on().await;
     living.stop().await;
     assert_eq!(world.partner.lock().seen.len(), 50);
+}
+
+/// Where no more messages may rest, those that wait fill the share, and nothing more is taken up. The partition says why it
+/// stands; so it does at the bound of finished ranges, and where its records cannot be looked up.
+#[actix_rt::test]
+async fn a_partition_that_stands_says_why() {
+    // Waits that are copied into the ledger make no gaps.
+    for (full, wait) in [(Full::Memory, 3_600), (Full::Ranges, 300)] {
+        let mut world = World::new();
+        let mut patient = partner();
+        patient.retry.first = Duration::from_secs(wait);
+        patient.retry.longest = patient.retry.first;
+        match full {
+            Full::Memory => world.share = 200 << 10,
+            _ => world.ranges = 50,
+        }
+        world.append(every_other_waits(20_000, false));
+        let living = world.begin(patient, |n, _| match n % 2 {
+            0 => Reply::TryLater,
+            _ => Reply::Take,
+        });
+        if full == Full::Memory {
+            // As much is at rest as may be.
+            living.route.partner.memory.rest(0, 50 << 10);
+        }
+        living.stands_for(full).await;
+        living.stop().await;
+    }
+    let mut world = World::new();
+    world.memory.refused.store(true, Ordering::Relaxed);
+    world.append(keyed(5));
+    let living = world.begin(partner(), |_, _| Reply::Take);
+    living.stands_for(Full::Unreadable).await;
+    world.memory.refused.store(false, Ordering::Relaxed);
+    living.idle().await;
+    living.goes_on().await;
+    living.stop().await;
 }
