@@ -20,6 +20,7 @@ pub mod door;
 pub mod doubt;
 pub mod error;
 pub mod filter;
+pub mod health;
 pub mod import;
 pub mod init;
 mod listing;
@@ -146,6 +147,8 @@ pub enum Command {
     Send(send::Args),
     /// Lag, owners, limits, breakers, ETA
     Status(status::Args),
+    /// Whether the node is alive, or ready: for probes
+    Health(health::Args),
     /// What became of a message, everywhere
     Message(message::Args),
     /// List, show, test, pause and resume partners; forget routes
@@ -179,7 +182,7 @@ pub enum Command {
 /// The commands by what one wants to do, in the order of the help page.
 pub const GROUPS: [(&str, &[&str]); 5] = [
     ("Deliver", &["run", "import", "send"]),
-    ("Inspect", &["status", "message", "partners", "dedup"]),
+    ("Inspect", &["status", "health", "message", "partners", "dedup"]),
     ("Operate", &["doubt", "dead", "skip"]),
     ("Configure", &["init", "check", "render"]),
     ("Try and test", &["demo", "mock", "completions", "man", "version"]),
@@ -237,6 +240,7 @@ fn dispatch(command: Command, global: &Global) -> Result<Exit, CliError> {
         Command::Import(args) => import::run(args, global),
         Command::Send(args) => send::run(args, global),
         Command::Status(args) => status::run(args, global),
+        Command::Health(args) => health::run(&args, global),
         Command::Message(args) => message::run(args, global),
         Command::Partners(args) => partners::run(args, global),
         Command::Dedup(args) => dedup::run(args, global),

@@ -6,7 +6,7 @@
 
 use super::{CliError, Global, door};
 use crate::admin::{Client, ClientError};
-use crate::api::{ApiError, Filter, OrderReport, OrderRequest, PartnerTest, Query, Reply, Status};
+use crate::api::{ApiError, Filter, Health, OrderReport, OrderRequest, PartnerTest, Query, Reply, Status};
 use crate::app::{Offline, OfflineError};
 use crate::config::{self, Loaded};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -15,6 +15,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// A node, or what a stopped one left.
@@ -41,6 +42,25 @@ pub fn with<T>(global: &Global, work: impl FnOnce(&Node) -> Result<T, CliError>)
     let done = done?;
     closed?;
     Ok(done)
+}
+
+/// Probes are given some seconds by whoever asks them.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// Asks a living node whether it is alive, or ready; says where it was asked.
+///
+/// # Errors
+/// If nobody answers, or something that is no node.
+pub fn is_well(global: &Global, ready: bool) -> Result<(String, Health), CliError> {
+    let address = global.admin_address()?;
+    let client = Client::new(&address, None).map_err(|e| CliError::usage(e.to_string()))?;
+    let asked = async { tokio::time::timeout(PROBE, client.health(ready)).await };
+    let answer = door::runtime()?.block_on(asked);
+    let late = |_| CliError::failed(format!("no answer within {PROBE:?}")).at(&address);
+    match answer.map_err(late)? {
+        Ok(health) => Ok((address, health)),
+        Err(error) => Err(CliError::failed("not alive").at(&address).caused_by(error)),
+    }
 }
 
 impl Node {

@@ -214,3 +214,30 @@ fn an_upload_that_a_stop_cuts_off_is_no_file() {
         assert_eq!(counts(&mock).requests, sent, "lines went out twice");
     }
 }
+
+/// What restarts containers asks whether the node is alive: one that drains is, and takes nothing more. A node that is gone is not,
+/// although its folder can be asked for its status.
+#[test]
+fn a_node_that_drains_is_alive_and_not_ready() {
+    let rules = serde_json::json!({"rules": ["id=* hang"]});
+    let mock = partner(Behaviour::default().changed(&rules).expect("a behaviour"));
+    let rig = Rig::new(&format!("[node]\ndrain = \"100s\"\n{}", config(&mock, "", "")));
+    let mut node = rig.start(&[]);
+    node.wait_for_admin();
+    let asked = || {
+        let ends =
+            [["health", "--json"].as_slice(), &["health", "--ready", "--json"]].map(|args| rig.call(args));
+        ends.map(|output| output.status.code())
+    };
+    node.until("alive and ready", || asked() == [Some(0), Some(0)]);
+    rig.import("t", lines(0..1, 1));
+    node.until("a request is out", || counts(&mock).requests == 1);
+    node.signal(rustix::process::Signal::TERM);
+    node.until("alive, and not ready", || asked() == [Some(0), Some(1)]);
+    let told = rig.call(&["health", "--ready"]);
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.contains("error: not ready: draining"), "{told}");
+    node.kill();
+    assert_eq!(asked(), [Some(1), Some(1)]);
+    rig.ok(&["status"]);
+}
