@@ -8,9 +8,11 @@
 //! half of the partner's places between them, and each a quarter: connects that nobody answers take their whole
 //! timeout, and live hosts need places meanwhile.
 //!
-//! A host that is slow would take one place after the other, for it keeps each for longer than others do. So no host has
-//! more than half of them while others find no free one ([`CROWDED`]), nor the last eighth where another one was asked for
-//! lately ([`LATELY`]).
+//! A host that is slow would take one place after the other, for it keeps each for longer than others do. So the last places
+//! are for hosts that have none: an eighth of all where one host has more than half and another was asked for lately
+//! ([`LATELY`]), half as much where several share them. While one finds no free place, or gets no more although it has less than half
+//! ([`CROWDED`]), no host has more than half of them, nor takes one more than twice as many as are free: so several slow hosts
+//! together leave places to the others, the more the fewer they are. Whoever has none stands in line for the next one.
 //!
 //! Who is sent away comes back spread over a time that grows with how many were: a hundred thousand messages of one
 //! dead host cost some thousand looks a second, not all of the processor.
@@ -186,12 +188,15 @@ impl Hosts {
         if self.in_use >= most {
             self.crowded.note(host, now);
         }
-        let full = match h.proven {
-            true if self.crowded.of_another(host, now, CROWDED) => h.in_use >= (most / 2).max(1),
-            true if self.asked.of_another(host, now, LATELY) => h.in_use >= most - most / 8,
-            true => h.in_use >= most,
-            false => h.in_use >= (most / 4).max(1) || self.unproven >= (most / 2).max(1),
+        let (has, proven) = (h.in_use, h.proven);
+        let full = match proven {
+            true => self.is_full(host, has, now),
+            false => has >= (most / 4).max(1) || self.unproven >= (most / 2).max(1),
         };
+        if full && proven && has < most / 2 {
+            self.crowded.note(host, now);
+        }
+        let h = self.hosts.get_mut(&host.0).expect("it was asked for right above");
         if full {
             return Err(h.send_away(now, now, rnd));
         }
@@ -203,6 +208,24 @@ impl Hosts {
             *left = left.saturating_sub(1);
         }
         Ok(Pass { host, probe, proven })
+    }
+
+    /// Whether a proven host that has so many places may have no further one at present.
+    fn is_full(&self, host: HostId, has: u32, now: Time) -> bool {
+        let most = self.settings.concurrency.max(1);
+        // Places that several hosts leave to whoever has none.
+        let kept = most.div_ceil(16).min(most / 8);
+        if self.crowded.of_another(host, now, CROWDED) {
+            let free = most.saturating_sub(self.in_use);
+            return has >= (most / 2).max(1) || (has > 0 && (free <= kept.max(1) || has >= 2 * free));
+        }
+        if self.asked.of_another(host, now, LATELY) {
+            // What is not proven has its own bound.
+            let free = (most + self.unproven).saturating_sub(self.in_use);
+            let kept = if has >= most.div_ceil(2) { most / 8 } else { kept };
+            return has >= most || (has > 0 && free <= kept);
+        }
+        has >= most
     }
 
     /// Sends a message away whose host is left alone, before anything is done for it. None: it may ask.
@@ -457,6 +480,63 @@ mod tests {
         let slow = places.on_their_way.iter().filter(|(_, pass)| pass.host == SLOW);
         assert!((28..=33).contains(&slow.count()), "it has its half");
         assert!(quick >= 10_000 * 28, "{quick} requests went to the quick host");
+    }
+
+    /// Several slow hosts with a backlog: alone they have nearly all places, each its part; a quick one that comes with a
+    /// backlog gets places of its own, and one with a message now and then waits for none.
+    #[test]
+    fn slow_hosts_together_leave_places_to_the_others() {
+        for (concurrency, slow) in [(64, 2), (64, 3), (64, 7), (64, 20), (16, 3)] {
+            let mut places = Places::new(concurrency);
+            let hosts: Vec<HostId> = (100..100 + slow).map(HostId).collect();
+            for host in &hosts {
+                tell(
+                    &mut places.hosts,
+                    *host,
+                    AttemptResult::Answered,
+                    START.minus(LATELY * 2),
+                );
+            }
+            let mut rng = fastrand::Rng::with_seed(7);
+            let (mut now, mut began, mut waited) = (START, Vec::new(), Vec::new());
+            for tick in 0..18_000 {
+                places.end(now);
+                for host in hosts.iter().cycle().take(hosts.len() * 4) {
+                    // Not all at the same time.
+                    let takes = Duration::from_millis(rng.u64(5_000..15_000));
+                    places.offer(*host, 1, takes, now);
+                }
+                // A minute of backlog, then a message a second.
+                let offered = match tick {
+                    6_000..12_000 => 100,
+                    12_000.. if tick % 100 == 0 => 1,
+                    _ => 0,
+                };
+                places.offer(LIVE, offered, TICK, now);
+                let waits = places.begin(now);
+                match tick {
+                    5_999 => {
+                        let used = places.on_their_way.len();
+                        assert!(used * 10 >= concurrency as usize * 8, "{used} of {concurrency}");
+                    }
+                    // The first ones wait for what was on its way before.
+                    9_000..12_000 => began.push(waits.len()),
+                    14_000.. => waited.extend(waits),
+                    _ => {}
+                }
+                now = now.plus(TICK);
+            }
+            assert!(
+                began.iter().all(|n| *n > 0),
+                "{slow} slow hosts, {concurrency} places: {began:?}"
+            );
+            let longest = waited.iter().max();
+            assert_eq!(
+                longest,
+                Some(&Duration::ZERO),
+                "{slow} slow hosts, {concurrency} places"
+            );
+        }
     }
 
     /// One message a second for a quick host: it finds a place at once, although a slow one has a backlog. While there is

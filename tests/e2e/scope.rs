@@ -110,6 +110,37 @@ fn a_dead_host_in_a_list_of_urls_harms_only_its_own_lines() {
     assert_eq!(node.end(), Some(0), "{}", node.said());
 }
 
+/// URLs are records, and three of their four hosts take two seconds for each request. Each has a backlog; the fourth is through with
+/// its own while they have done a few rounds.
+#[test]
+fn several_slow_hosts_leave_places_to_a_quick_one() {
+    let host = |latency: &str| {
+        partner_with(behaviour(&serde_json::json!({"latency": latency})), |options| {
+            options.partners[0].id = field("query:id");
+            options.partners[0].key = None;
+            options.partners[0].seq = None;
+        })
+    };
+    let (slow, quick) = ([(); 3].map(|()| host("2s")), host("1ms"));
+    let rig = Rig::new(
+        "[partners.p]\nurl = \"{{ value }}\"\nconcurrency = 16\n[topics.t]\npartner = \"p\"\nid = \"query:id\"\n",
+    );
+    let mut urls = String::new();
+    for n in 0..400 {
+        for (at, host) in slow.iter().enumerate() {
+            writeln!(urls, "http://{}/?id=s{at}-{n}", host.addr()).expect("a line");
+        }
+        writeln!(urls, "http://{}/?id=q{n}", quick.addr()).expect("a line");
+    }
+    std::fs::write(rig.path("urls.txt"), urls).expect("written");
+    rig.ok(&["import", "urls.txt", "--topic", "t", "--format", "urls"]);
+    let mut node = rig.start(&[]);
+    node.until("the quick host has all", || counts(&quick).ids_applied == 400);
+    let done: u64 = slow.iter().map(|host| counts(host).ids_applied).sum();
+    assert!(done < 300, "the slow ones had {done} meanwhile");
+    node.kill();
+}
+
 #[test]
 fn a_run_that_waits_says_for_what_and_the_status_says_the_same() {
     let mock = partner(behaviour(&serde_json::json!({"faults": ["401"]})));
