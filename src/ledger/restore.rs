@@ -335,6 +335,7 @@ fn attempt(
         lane,
         feed,
         fed_from,
+        end: bounds.next,
         ops: Vec::new(),
         entries: 0,
         fed: 0,
@@ -358,6 +359,11 @@ fn attempt(
     let from = state.next.max(bounds.first);
     if let Some(last) = run.fold(&mut state, from, bounds.next)? {
         crc = last;
+    }
+    let told = bounds.first > 0 && fed_from < bounds.next;
+    let begun_late = told && (store_fell_back || matches!(folded, FoldedFrom::Start { .. }));
+    if begun_late {
+        run.unlearn(&state);
     }
     run.hand_over(Mark {
         next: bounds.next,
@@ -504,6 +510,8 @@ struct Run<'a> {
     feed: &'a mut dyn StoreFeed,
     /// What the store has not taken begins here.
     fed_from: Offset,
+    /// The lane's end.
+    end: Offset,
     ops: Vec<StoreOp>,
     entries: u64,
     fed: u64,
@@ -545,7 +553,8 @@ impl Run<'_> {
             self.ops.truncate(before);
         }
         self.entries += 1;
-        if self.ops.len() >= FEED {
+        // What is behind the last entry goes with it: the store takes nothing for a place that it has.
+        if self.ops.len() >= FEED && offset + 1 < self.end {
             let ops = std::mem::replace(&mut self.ops, Vec::with_capacity(FEED + 8));
             self.fed += ops.len() as u64;
             let upto = Mark {
@@ -556,6 +565,21 @@ impl Run<'_> {
             self.fed_from = offset + 1;
         }
         Ok(())
+    }
+
+    /// What the store was told by a fold that began behind a trim and is not so. An order to call a message delivered that came while
+    /// an attempt was under way changed nothing; with the intent gone it looks like one about a message that nobody
+    /// had begun. The message is carried, and not finished: known as finished, its record would be passed over (I1).
+    /// What has its payload in the ledger is not looked for in the topic.
+    fn unlearn(&mut self, state: &LaneState) {
+        for (at, partition) in &state.partitions {
+            let unfinished = partition
+                .messages
+                .unsettled()
+                .filter(|(_, m)| m.payload.is_none());
+            self.ops
+                .extend(unfinished.map(|(id, _)| StoreOp::Forget { at: *at, id }));
+        }
     }
 
     /// The rest, and that nothing is missing before `upto`.

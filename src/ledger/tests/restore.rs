@@ -56,6 +56,46 @@ fn a_store_that_fell_back_is_told_of_no_order_that_was_refused() {
     }
 }
 
+/// The same behind a trim, where the intent of the attempt is gone and only its carried copy stands behind the order.
+#[test]
+fn an_order_that_was_refused_is_refused_behind_a_trim() {
+    let log = lane();
+    let mark = Action::Mark {
+        at: AT,
+        id: id(2),
+        offset: 2,
+    };
+    let refused = log.say(command(mark));
+    let (state, store, _) = folded(&log, log.next());
+    let known = |store: &Store| store.ids.contains_key(&id(2));
+    assert!(state.partitions[&AT].messages.contains_key(&id(2)) && !known(&store));
+    let before = log.next();
+    for at in 0..refused {
+        let entry = codec::decode(&log.records.lock()[at as usize].value.clone()).unwrap();
+        if state.must_carry(at, &entry) {
+            log.say(entry.carry(at));
+        }
+    }
+    // The views of the node were written before it carried, or after; each of them may be lost, the store with any part.
+    let views: Vec<_> = [before, log.next()]
+        .map(|at| tempfile::tempdir().map(|dir| (at, dir)).unwrap())
+        .into();
+    for (at, dir) in &views {
+        write_checkpoint(&log, dir.path(), *at);
+    }
+    let stores: Vec<Store> = (0..=log.next()).map(|known| folded(&log, known).1).collect();
+    *log.first.lock() = refused;
+    let none = tempfile::tempdir().unwrap();
+    for dir in views.iter().map(|(_, dir)| dir).chain([&none]) {
+        for (upto, store) in stores.iter().enumerate() {
+            let mut store = store.clone();
+            let restored = restore(&log, LANE, dir.path(), &expected(), &mut store).unwrap();
+            assert!(restored.state.partitions[&AT].messages.contains_key(&id(2)));
+            assert!(!known(&store), "store up to {upto}");
+        }
+    }
+}
+
 #[test]
 fn an_empty_lane_is_told_as_such() {
     let (log, dir) = (LaneLog::default(), tempfile::tempdir().unwrap());

@@ -512,6 +512,72 @@ fn what_is_kept_beside_messages_is_bounded() {
     assert!(rounds.contains_key(&id(ROUNDS_MAX as u64)));
 }
 
+/// Rounds that were pushed out, or that went with a forgotten route, make nothing be sent again: what the ledger keeps has its round with
+/// itself, and what it does not keep is begun anew only by a record that nobody remembers, which begins it once. What is lost is that
+/// the new round has another Idempotency-Key than an earlier one.
+#[test]
+fn lost_rounds_reopen_nothing() {
+    let mixed = |n: u64| {
+        MessageId((u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_be_bytes())
+    };
+    for forgotten_route in [false, true] {
+        let mut lane = Lane::new();
+        // Kept in its second round, over in its second round, and forgotten in its second round.
+        for n in [1, 2, 3] {
+            lane.outcome(n, 1, 1, OutcomeKind::Dead(kept("a")));
+            lane.opened(n, 2);
+        }
+        lane.outcome(1, 2, 1, OutcomeKind::Dead(kept("a")));
+        lane.outcome(2, 2, 1, delivered());
+        lane.outcome(3, 2, 1, delivered());
+        lane.command(Action::Forget { at: AT, id: id(3) });
+        assert_eq!(
+            (lane.part().next_round(&id(2)), lane.part().next_round(&id(3))),
+            (3, 3)
+        );
+        if forgotten_route {
+            lane.command(Action::ForgetRoute { route: AT.route });
+            let before = lane.state.clone();
+            // A replay made up before comes too late.
+            for round in 2..5 {
+                lane.opened(1, round);
+            }
+            assert!(lane.message(1).is_none() && before.partitions.is_empty());
+            continue;
+        }
+        for n in 0..=ROUNDS_MAX as u64 {
+            lane.command(Action::Forget {
+                at: AT,
+                id: mixed(n + 10),
+            });
+        }
+        assert_eq!(
+            (lane.part().next_round(&id(2)), lane.part().next_round(&id(3))),
+            (1, 1)
+        );
+        lane.ops.clear();
+        // Replays of what is over, or once more of a round that was, change nothing.
+        for n in [2, 3] {
+            for round in 1..5 {
+                lane.opened(n, round);
+                assert!(lane.message(n).is_none(), "{n} in round {round}");
+            }
+        }
+        for round in [1, 2, 4] {
+            lane.opened(1, round);
+            assert_eq!(
+                lane.message(1).map(|m| m.state),
+                Some(MessageState::Dead),
+                "round {round}"
+            );
+        }
+        lane.opened(1, 3);
+        assert_eq!(lane.message(1).map(|m| m.round), Some(3));
+        // What the store knows stays known, and what was forgotten stays forgotten.
+        assert!(lane.ops.is_empty(), "{:?}", lane.ops);
+    }
+}
+
 /// A rule against a flood passes over messages that were never sent, and keeps none of them: what an operator forgot must
 /// still come again in a later round.
 #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
 
 fn with_fault(hook: impl Fn(Step, u64) -> Option<Fault> + Send + Sync + 'static) -> EmbeddedOptions {
     EmbeddedOptions {
@@ -182,12 +183,12 @@ fn check_after_cut(dir: &Path, before: &Run, when: &str) {
     }
 }
 
-/// A disk that is full while the flag says so.
-fn full_disk() -> (EmbeddedOptions, Arc<AtomicBool>) {
+/// A disk that gives no further room, for this reason, while the flag says so.
+fn no_room(why: i32) -> (EmbeddedOptions, Arc<AtomicBool>) {
     let full = Arc::new(AtomicBool::new(false));
     let hook = Arc::clone(&full);
     let mut options = with_fault(move |step, _| {
-        (step == Step::Allocate && hook.load(Ordering::Acquire)).then_some(Fault::Error(ENOSPC))
+        (step == Step::Allocate && hook.load(Ordering::Acquire)).then_some(Fault::Error(why))
     });
     options.care_every = Duration::from_millis(5);
     (options, full)
@@ -202,8 +203,19 @@ fn until_it_takes_again(log: &EmbeddedLog) {
 
 #[test]
 fn a_full_disk_refuses_records_takes_outcomes_and_recovers() {
+    refuses_records_takes_outcomes_and_recovers(ENOSPC, "space");
+}
+
+/// A disk that the system has made read-only gives no room for new files either; what is open can be written as long as the
+/// system lets it be. (Where that fails, the process ends as after any failed write, and its next start says why.)
+#[test]
+fn a_disk_that_became_read_only_is_like_a_full_one() {
+    refuses_records_takes_outcomes_and_recovers(EROFS, "Read-only file system");
+}
+
+fn refuses_records_takes_outcomes_and_recovers(why: i32, says: &str) {
     let dir = folder();
-    let (options, full) = full_disk();
+    let (options, full) = no_room(why);
     let log = open(dir.path(), &options).expect("opens");
     let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
     append(&log, one(p, 0, 1000)).expect("taken");
@@ -221,7 +233,7 @@ fn a_full_disk_refuses_records_takes_outcomes_and_recovers() {
         assert!(n < 200, "never full");
     };
     assert!(matches!(error, LogError::NoRoom { .. }), "{error}");
-    assert!(log.refuses().is_some_and(|why| why.contains("space")));
+    assert!(log.refuses().is_some_and(|why| why.contains(says)), "{says}");
     assert!(
         matches!(append(&log, one(p, n, 10)), Err(LogError::NoRoom { .. })),
         "small ones neither"
@@ -256,7 +268,7 @@ fn a_full_disk_refuses_records_takes_outcomes_and_recovers() {
 #[test]
 fn room_on_the_disk_ends_the_refusal_too() {
     let dir = folder();
-    let (options, full) = full_disk();
+    let (options, full) = no_room(ENOSPC);
     let log = open(dir.path(), &options).expect("opens");
     let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
     full.store(true, Ordering::Release);
