@@ -22,6 +22,9 @@ pub mod log;
 pub mod memory;
 pub mod mock;
 #[cfg(test)]
+#[path = "../tests/support/patience.rs"]
+mod patience;
+#[cfg(test)]
 mod sim;
 pub mod sink;
 pub mod telemetry;

@@ -10,6 +10,7 @@ fn behaviour(fields: serde_json::Value) -> Behaviour {
 }
 
 fn mock(fields: serde_json::Value) -> MockHandle {
+    crate::patience::watch();
     Mock::start(MockOptions::on_free_port(behaviour(fields))).expect("mock")
 }
 

@@ -43,6 +43,7 @@ fn from_env(name: &str, default: u64) -> u64 {
 
 /// One history. Returns a figure of all its steps, and how many messages were delivered; or what there is to object.
 fn history(scenario: Scenario) -> Result<(u64, u64), String> {
+    crate::patience::watch();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -31,12 +31,14 @@ use crate::intake::fake_log::FakeLog;
 use crate::ledger::lane::{Lane, LanePort};
 use crate::log::{Batch, TopicSpec};
 use crate::memory::MemoryShare;
+use crate::patience::{self, Patience};
 use crate::sink::{
     Answer, AnswerDetail, Asked, Concerns, Delivery, Gate, Moved, Pace, PrepareError, Sent, Settling,
     Verdict, Verified,
 };
 use parking_lot::Mutex;
 use std::cell::RefCell;
+use std::panic::Location;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const AT: RoutePartition = RoutePartition {
@@ -94,6 +96,21 @@ struct FakeSink {
     connects: Arc<AtomicUsize>,
 }
 
+impl FakeSink {
+    /// Waits until the partner has seen so many requests.
+    async fn until_seen(&self, requests: usize) {
+        let patience = Patience::begin();
+        loop {
+            let seen = self.partner.lock().seen.len();
+            if seen >= requests {
+                return;
+            }
+            patience.hold("so many requests", || format!("{seen} of {requests}"));
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 impl Sink for FakeSink {
     type Request = Delivery;
     type Connection = ();
@@ -134,9 +151,7 @@ impl Sink for FakeSink {
         }
         if self.host(delivery) == Some(HostId(1)) {
             // Nobody answers the connect, while others are served.
-            while self.partner.lock().seen.len() < self.silent_until {
-                tokio::task::yield_now().await;
-            }
+            self.until_seen(self.silent_until).await;
             return Err(Answer {
                 verdict: Verdict::TryLater,
                 status: 0,
@@ -146,9 +161,7 @@ impl Sink for FakeSink {
             });
         }
         if delivery.record.key.as_deref() == Some(b"slow to connect") {
-            while self.partner.lock().seen.len() < self.silent_until {
-                tokio::task::yield_now().await;
-            }
+            self.until_seen(self.silent_until).await;
         }
         let still = self.short.load(Ordering::Relaxed);
         if still == 0 {
@@ -195,14 +208,10 @@ impl Sink for FakeSink {
             return Sent::Moved(answer, Box::new(to));
         }
         if let Reply::Wait(_) = reply {
-            while self.partner.lock().seen.len() < self.silent_until {
-                tokio::task::yield_now().await;
-            }
+            self.until_seen(self.silent_until).await;
         }
         if let Reply::TakeAt(requests) = reply {
-            while self.partner.lock().seen.len() < requests {
-                tokio::task::yield_now().await;
-            }
+            self.until_seen(requests).await;
         }
         if reply == Reply::Slowly {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -216,11 +225,9 @@ impl Sink for FakeSink {
                 pace: None,
                 concerns: None,
             };
-            let partner = self.partner.clone();
+            let own = self.clone();
             let settling = Settling::new(async move {
-                while partner.lock().seen.len() < requests {
-                    tokio::task::yield_now().await;
-                }
+                own.until_seen(requests).await;
                 answer(Verdict::Unknown(DoubtCause::Timeout))
             });
             return Sent::Settling(answer(Verdict::Refused), settling);
@@ -408,16 +415,26 @@ impl Living {
     }
 
     /// Waits until something holds.
-    async fn until(&self, holds: impl Fn(&Self) -> bool) {
-        while !holds(self) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    #[track_caller]
+    fn until(&self, holds: impl Fn(&Self) -> bool) -> impl Future<Output = ()> {
+        let (patience, from) = (Patience::begin(), Location::caller());
+        async move {
+            while !holds(self) {
+                patience.hold("what is waited for", || format!("{from}: {}", self.world()));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
     }
 
     /// Waits until nothing is left to do.
-    async fn idle(&self) {
-        while !self.is_idle().await {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+    #[track_caller]
+    fn idle(&self) -> impl Future<Output = ()> {
+        let (patience, from) = (Patience::begin(), Location::caller());
+        async move {
+            while !self.is_idle().await {
+                patience.hold("a partition without work", || format!("{from}: {}", self.world()));
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
         }
     }
 
@@ -431,6 +448,29 @@ impl Living {
     async fn goes_on(&self) {
         self.until(|living| living.route.figures.full.load(Ordering::Relaxed) == 0)
             .await;
+    }
+
+    /// What a test sees that waits in vain.
+    fn world(&self) -> String {
+        let (route, state) = (&self.route, self.memory.state.lock());
+        let (gate, lane) = (&route.partner.gate, route.partner.port.lane());
+        let known = state.partitions.get(&AT);
+        let seen = &route.partner.sink.partner.lock().seen;
+        format!(
+            "position {:?}, {:?}, {} requests, the last ones {:?}; {:?}; at the gate {} wait and {} are in, it asks at {}; \
+             on the wire {:?}; {} entries are not folded; {} bytes are held",
+            known.map(|p| p.position),
+            known.map(|p| p.counts),
+            seen.len(),
+            seen.iter().rev().take(5).collect::<Vec<_>>(),
+            route.figures,
+            gate.waiting(),
+            gate.in_use(),
+            gate.ask_at(),
+            route.on_wire.borrow(),
+            lane.backlog(),
+            route.partner.memory.held(),
+        )
     }
 
     fn delivered(&self) -> u64 {
@@ -499,9 +539,7 @@ impl Living {
         let port = &self.route.partner.port;
         port.flush();
         let last = port.last_outcome();
-        while port.folded() < last {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        self.until(|l| l.route.partner.port.folded() >= last).await;
         self.route.partner.memory.held()
     }
 }
@@ -566,6 +604,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        patience::watch();
         let log = FakeLog::default();
         let spec = TopicSpec {
             partitions: 1,
@@ -644,7 +683,9 @@ impl World {
         until: impl Fn(&LaneState) -> bool,
     ) -> u64 {
         let living = self.begin(config, plan);
+        let patience = Patience::begin();
         while !living.is_idle().await && !until(&self.memory.state.lock()) {
+            patience.hold("the end of a life", || living.world());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         living.stop().await
@@ -934,14 +975,11 @@ async fn a_key_rests_for_a_message_that_is_read_later() {
         let at = state.partitions.get(&AT);
         at.map_or((0, 0), |p| (p.counts.dead, p.counts.delivered))
     };
-    while counts() != (1, 0) || !living.is_idle().await {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    living.until(|_| counts() == (1, 0)).await;
+    living.idle().await;
     // Read in one go: whoever is behind the key's record shows that it was read.
     world.append((1..12).map(|n| (Some(format!("k{}", n - 1)), n)));
-    while counts().1 < 10 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    living.until(|_| counts().1 >= 10).await;
     assert!(!living.is_idle().await, "it waits");
     living.stop().await;
     assert_eq!(requests(&world, 1), 0);

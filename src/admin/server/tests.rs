@@ -1,6 +1,7 @@
 use super::*;
 use crate::admin::{Client, ClientError, Lines};
 use crate::api::*;
+use crate::patience;
 use parking_lot::Mutex;
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -135,6 +136,7 @@ fn local() -> Option<SocketAddr> {
 }
 
 fn start(token: Option<&str>, fake: Fake) -> (AdminServer, Arc<Fake>, Client) {
+    patience::watch();
     let fake = Arc::new(fake);
     let options = AdminOptions {
         admin: local(),
@@ -151,7 +153,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
         .enable_all()
         .build()
         .unwrap()
-        .block_on(future)
+        .block_on(patience::within(future))
 }
 
 /// A request by hand: what it gets back, head and body.
@@ -465,11 +467,9 @@ fn while_uploads_take_their_time_probes_and_commands_are_answered() {
         )
     };
     let uploads = silent(admin, UPLOADS, &head("import?topic=t&name=x"));
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while fake.imports.load(Relaxed) < UPLOADS as u64 {
-        assert!(std::time::Instant::now() < deadline, "not all uploads begin");
-        std::thread::yield_now();
-    }
+    patience::until("all uploads begin", || {
+        fake.imports.load(Relaxed) >= UPLOADS as u64
+    });
     let request = ImportRequest {
         topic: "t".into(),
         name: "x".into(),
@@ -484,13 +484,14 @@ fn while_uploads_take_their_time_probes_and_commands_are_answered() {
     // All other places busy too: probes are still answered, everything else is refused with a reason.
     // A connection whose head was not read yet may have given way to the one that asks: then one more is needed.
     let mut orders = silent(admin, 64 - UPLOADS, &head("query"));
+    let patience = patience::Patience::begin();
     let answer = loop {
         let answer = get(admin, "/api/status");
         if answer.starts_with("HTTP/1.1 503") {
             break answer;
         }
         orders.extend(silent(admin, 1, &head("query")));
-        assert!(std::time::Instant::now() < deadline, "{answer}");
+        patience.hold("a port without a place", || answer);
     };
     assert!(answer.contains("busy"), "{answer}");
     assert!(get(admin, "/healthz").starts_with("HTTP/1.1 200"));
@@ -562,7 +563,7 @@ fn the_end_of_the_server_is_not_the_end_of_a_file() {
         assert!(hears.try_recv().is_err());
         server.stop();
         // The server may have ended before it took the upload up: then nobody reads anything.
-        if let Ok(read) = hears.recv() {
+        if let Ok(read) = patience::hear(&hears) {
             assert!(read.is_err(), "{length}: {read:?}");
         }
         drop(upload);

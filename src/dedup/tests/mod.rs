@@ -8,6 +8,7 @@ mod upkeep;
 use super::*;
 use crate::core::ledger::fold::FinishedState;
 use crate::core::types::{MessageId, RouteId};
+use crate::patience;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -29,6 +30,7 @@ pub(super) fn options() -> DedupOptions {
 }
 
 pub(super) fn open(dir: &Path) -> DedupStore {
+    patience::watch();
     let (store, report) = DedupStore::open(dir, options()).unwrap();
     assert!(
         matches!(report.rebuild, None | Some(Rebuild::Missing)),
@@ -80,12 +82,10 @@ pub(super) fn fill(store: &DedupStore, ids: std::ops::Range<u64>, when: u64, fro
 
 /// Waits until every bucket that is over is sealed, and sled's folders are gone.
 pub(super) fn settle(store: &DedupStore) {
-    let began = std::time::Instant::now();
-    while store.stats().unsealed > 0 || store.retired() > 0 {
+    patience::until("every bucket is sealed", || {
         assert_eq!(store.stats().seal_refuses, None);
-        assert!(began.elapsed() < Duration::from_secs(60), "it is never sealed");
-        std::thread::yield_now();
-    }
+        store.stats().unsealed == 0 && store.retired() == 0
+    });
 }
 
 pub(super) fn has(store: &DedupStore, n: u64) -> bool {

@@ -57,6 +57,7 @@ fn genesis() -> Body {
 }
 
 fn folder() -> tempfile::TempDir {
+    crate::patience::watch();
     let memory = Path::new("/dev/shm");
     match memory.is_dir() {
         true => tempfile::tempdir_in(memory).unwrap(),
@@ -528,7 +529,7 @@ fn append(log: &dyn Log, lane: PartitionId, now: Time, entries: &[Entry]) -> Off
 fn appended(log: &dyn Log, batch: Batch) -> Offset {
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     log.append(batch, Box::new(move |r| tell.send(r).unwrap()));
-    told.recv().unwrap().unwrap().bases[0].1
+    crate::patience::hear(&told).unwrap().unwrap().bases[0].1
 }
 
 fn kept(id: MessageId) -> Box<Kept> {

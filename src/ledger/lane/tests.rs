@@ -5,6 +5,7 @@ use crate::core::ledger::entry::Body;
 use crate::core::types::Time;
 use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Fault, FaultHook, Step};
 use crate::log::{Batch, TopicSpec};
+use crate::patience;
 use parking_lot::Mutex;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
@@ -106,7 +107,7 @@ impl Bench {
             let _ = wait.recv();
         };
         self.log.append(filler(1), Box::new(block));
-        begun.recv().expect("the writer calls back");
+        patience::hear(&begun).expect("the writer calls back");
         self.log
             .append(filler(1000), Box::new(|result| drop(result.expect("taken"))));
         go
@@ -124,11 +125,8 @@ fn busy_bench() -> (Bench, mpsc::Sender<()>) {
 }
 
 fn run(test: impl Future<Output = ()>) {
-    actix_rt::System::new().block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), test)
-            .await
-            .expect("ends");
-    });
+    patience::watch();
+    actix_rt::System::new().block_on(patience::within(test));
 }
 
 /// While the lane's owner refuses, outcomes go on and no intent does; then intents go on by themselves.
@@ -343,7 +341,9 @@ fn the_largest_record_can_be_kept() {
         record.push(bench.lane.partition(), Time(1), None, &vec![0; largest], b"");
         let (tell, told) = mpsc::channel();
         bench.log.append(record, Box::new(move |r| drop(tell.send(r))));
-        told.recv().expect("answered").expect("the log takes it");
+        patience::hear(&told)
+            .expect("answered")
+            .expect("the log takes it");
         port.outcome(Body::Unknown {
             kind: 200,
             bytes: vec![0; largest + 8 * 1024].into(),

@@ -55,9 +55,7 @@ mod tests {
             while left > 0 {
                 left -= server.read(&mut vec![0; left]).unwrap();
             }
-            while unacknowledged(&client) != Some(0) {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
+            crate::patience::until("all is acknowledged", || unacknowledged(&client) == Some(0));
         });
     }
 }

@@ -110,6 +110,10 @@ async fn a_hold_ends_with_its_own_message_only() {
                     .is_some_and(|p| p.counts.parked == 1)
             })
             .await;
+        // What the replay stands behind is queued: a later round goes at its own time, before what is not read yet.
+        living
+            .until(|l| l.route.figures.read.load(Ordering::Relaxed) == 4)
+            .await;
         let id = id_of(3);
         let body = match order {
             "drop" => command(Action::Drop { at: AT, id }),

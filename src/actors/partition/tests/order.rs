@@ -146,10 +146,7 @@ async fn a_slow_look_up_holds_nobody_back_and_misses_nothing() {
     let (tell, timed_out) = (began.clone(), stood.clone());
     let slow = Box::new(move || {
         tell.store(true, Ordering::Release);
-        timed_out.store(
-            wait.recv_timeout(Duration::from_secs(20)).is_err(),
-            Ordering::Release,
-        );
+        timed_out.store(wait.recv_timeout(patience::LIMIT / 2).is_err(), Ordering::Release);
     });
     *living.memory.slow.lock() = Some((|_| true, slow));
     world.append([(None, 1)]);

@@ -194,7 +194,9 @@ impl Case {
                         let most = memory.room() as usize;
                         memory.take(most);
                         living.pause(false);
+                        let patience = Patience::begin();
                         while !living.look(|act| act.left.len() > 1).await {
+                            patience.hold("what is left outside memory", || living.world());
                             pass(1).await;
                         }
                         memory.give_back(most);
@@ -430,7 +432,9 @@ async fn what_a_mark_ended_is_not_left_in_the_ledger() {
     let memory = living.route.partner.memory.clone();
     let most = memory.room() as usize;
     memory.take(most);
+    let patience = Patience::begin();
     while living.look(|act| act.left.is_empty()).await {
+        patience.hold("what is left outside memory", || living.world());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     memory.give_back(most);
@@ -536,9 +540,7 @@ async fn a_mark_reaches_what_an_actor_that_is_gone_had_handed_out() {
     living.pause(true);
     living.until(|l| l.route.partner.gate.waiting() == 1).await;
     living.actor.send(Stop).await.expect("a living actor");
-    while living.actor.connected() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    living.until(|l| !l.actor.connected()).await;
     assert!(living.command(mark(0)).await);
     living.pause(false);
     living.until(|l| l.route.partner.gate.waiting() == 0).await;

@@ -283,7 +283,7 @@ fn large_parts_get_their_turn_under_load() {
                     .map(|n| conformance::send(&*busy, one(small, n, 10)))
                     .collect();
                 sent.iter()
-                    .for_each(|s| drop(s.recv().expect("answered").expect("taken")));
+                    .for_each(|s| drop(patience::hear(s).expect("answered").expect("taken")));
             }
         });
         let mut tx = log.begin().expect("begun");

@@ -33,7 +33,7 @@ fn a_failed_write_or_sync_ends_the_log_for_good() {
         let waiting: Vec<_> = (5..8).map(|n| conformance::send(&log, one(p, n, 10))).collect();
         for answer in waiting {
             assert!(matches!(
-                answer.recv().expect("answered"),
+                patience::hear(&answer).expect("answered"),
                 Err(LogError::Failed { .. })
             ));
         }
@@ -195,10 +195,7 @@ fn no_room(why: i32) -> (EmbeddedOptions, Arc<AtomicBool>) {
 }
 
 fn until_it_takes_again(log: &EmbeddedLog) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while log.refuses().is_some() && std::time::Instant::now() < deadline {
-        std::thread::yield_now();
-    }
+    patience::until("room on the disk again", || log.refuses().is_none());
 }
 
 #[test]
@@ -220,9 +217,9 @@ fn refuses_records_takes_outcomes_and_recovers(why: i32, says: &str) {
     let p = log.create_topic("t", &spec(1)).expect("made").partitions[0];
     append(&log, one(p, 0, 1000)).expect("taken");
     // The reserve is made after opening, on another thread.
-    while log.shared.spares.lock().ready.len() <= options.reserve {
-        std::thread::yield_now();
-    }
+    patience::until("the reserve", || {
+        log.shared.spares.lock().ready.len() > options.reserve
+    });
     full.store(true, Ordering::Release);
     let mut n = 1;
     let error = loop {
@@ -318,7 +315,10 @@ fn a_panicking_callback_fails_the_log() {
     let waiting: Vec<_> = (1..4).map(|n| conformance::send(&log, one(p, n, 10))).collect();
     drop(guard);
     for answer in waiting {
-        assert!(matches!(answer.recv(), Ok(Err(LogError::Failed { .. })) | Err(_)));
+        assert!(matches!(
+            patience::hear(&answer),
+            Ok(Err(LogError::Failed { .. })) | Err(_)
+        ));
     }
     assert!(matches!(
         append(&log, one(p, 2, 10)),

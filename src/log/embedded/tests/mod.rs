@@ -8,10 +8,12 @@ mod model;
 use super::*;
 use crate::log::conformance::{self, Subject, append, read_all};
 use crate::log::{Appended, TopicSpec};
+use crate::patience;
 use std::path::PathBuf;
 
 /// A folder in memory where there is one: these tests sync thousands of times, and what they test is not the disk.
 pub(super) fn folder() -> tempfile::TempDir {
+    patience::watch();
     let memory = Path::new("/dev/shm");
     let made = match memory.is_dir() {
         true => tempfile::tempdir_in(memory),
@@ -84,7 +86,7 @@ pub(super) fn moment(log: &EmbeddedLog) -> Vec<(PathBuf, Vec<u8>)> {
     let dir = log.shared.dir.clone();
     let look = move |_: Result<Appended, LogError>| drop(tell.send(snapshot(&dir)));
     log.shared.enqueue(Job::Control(Vec::new(), Box::new(look)));
-    told.recv().expect("the writer answers")
+    patience::hear(&told).expect("the writer answers")
 }
 
 /// The files of a log that nobody writes to.
@@ -216,14 +218,17 @@ fn too_large_and_too_many_is_refused() {
         one(p, 2, 10),
         Box::new(move |_| {
             began.send(()).expect("waited for");
-            wait.recv().expect("told to go on");
+            patience::hear(&wait).expect("told to go on");
         }),
     );
     // It has taken the first one alone, and takes nothing more before it is told to.
-    begun.recv().expect("the writer calls back");
+    patience::hear(&begun).expect("the writer calls back");
     let waiting: Vec<_> = (3..8).map(|n| conformance::send(&log, one(p, n, 1000))).collect();
     go.send(()).expect("the callback waits");
-    let answers: Vec<_> = waiting.iter().map(|w| w.recv().expect("answered")).collect();
+    let answers: Vec<_> = waiting
+        .iter()
+        .map(|w| patience::hear(w).expect("answered"))
+        .collect();
     let busy = answers
         .iter()
         .filter(|a| matches!(a, Err(LogError::Busy { limit: 3000, .. })));

@@ -390,7 +390,7 @@ fn the_socket_is_looked_at_right_before_a_request_is_written() {
         let request = sink.prepare(&delivery("x")).unwrap();
         let connection = sink.connect(&request).await.ok().unwrap();
         close.send(()).unwrap();
-        heard.recv().unwrap();
+        patience::hear(&heard).unwrap();
         let sent = sink.send(connection, request, &mut || true).await;
         assert!(
             matches!(&sent, Sent::Answered(a) if a.verdict == Verdict::Delivered),
@@ -514,10 +514,14 @@ fn header_names_in_the_spelling_that_old_servers_know() {
         let mut config = partner(&format!("http://{address}/"));
         config.headers = vec![("authorization".into(), "x".into())];
         answered(&sink(&config), &delivery("x")).await;
-        assert!(heard.recv().unwrap().contains("\r\nauthorization: x\r\n"));
+        assert!(
+            patience::hear(&heard)
+                .unwrap()
+                .contains("\r\nauthorization: x\r\n")
+        );
         config.title_case_headers = true;
         answered(&sink(&config), &delivery("x")).await;
-        let head = heard.recv().unwrap();
+        let head = patience::hear(&heard).unwrap();
         assert!(
             head.contains("\r\nAuthorization: x\r\n") && head.contains("\r\nIdempotency-Key: "),
             "{head}"
@@ -571,7 +575,7 @@ fn an_answer_to_nothing_is_nobodys() {
         let sent = sink
             .send(connection, request, &mut || {
                 go.send(()).unwrap();
-                done.recv().unwrap();
+                patience::hear(&done).unwrap();
                 true
             })
             .await;

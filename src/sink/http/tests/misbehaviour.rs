@@ -292,7 +292,7 @@ fn junk_on_an_idle_connection_is_not_the_answer_to_the_next_request() {
         });
         let sink = sink(&partner(&format!("http://{address}/")));
         assert_eq!(answered(&sink, &delivery("x")).await.verdict, Verdict::Delivered);
-        heard.recv().unwrap();
+        patience::hear(&heard).unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(answered(&sink, &delivery("x")).await.verdict, Verdict::Delivered);
         assert_eq!(sink.stats().connected, 2);

@@ -16,6 +16,7 @@ use super::*;
 use crate::config::model::*;
 use crate::core::record::{Headers, Record};
 use crate::core::types::{MessageId, Time};
+use crate::patience;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -57,7 +58,8 @@ fn run<F: std::future::Future>(test: F) -> F::Output {
         .enable_all()
         .build()
         .unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, test)
+    patience::watch();
+    tokio::task::LocalSet::new().block_on(&runtime, patience::within(test))
 }
 
 /// One attempt from end to end; also says how often the gate was asked.

@@ -84,12 +84,12 @@ fn an_answer_that_crosses_the_request_is_not_its_answer() {
                 let sent = sink
                     .send(connection, request, &mut || {
                         go.send(()).unwrap();
-                        done.recv().unwrap();
+                        patience::hear(&done).unwrap();
                         true
                     })
                     .await;
-                let Sent::Answered(answer) = sent else {
-                    panic!("{head} {close}: {sent:?}")
+                let Sent::Answered(answer) = settled(sent).await else {
+                    panic!("{head} {close}: it was answered")
                 };
                 assert_eq!(answer.verdict, UNKNOWN, "{head} {close}: {answer:?}");
                 let crossed = reason(&answer).contains("sent before this request had arrived");
