@@ -40,6 +40,16 @@ pub struct Running {
     pub start: u64,
     /// The one that runs, or ran last.
     pub actor: Option<Addr<PartitionActor<HttpSink>>>,
+    /// The one before, which was told to stop. Every later start waits for its end, not only the one that told it:
+    /// that one may be overtaken meanwhile.
+    pub leaving: Option<Addr<PartitionActor<HttpSink>>>,
+}
+
+impl Running {
+    /// Whether an earlier actor still runs.
+    pub fn is_left(&self) -> bool {
+        self.leaving.as_ref().is_some_and(Addr::connected)
+    }
 }
 
 thread_local! {

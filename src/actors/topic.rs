@@ -5,7 +5,7 @@
 //! requests of the one before have come to their end and their outcomes are folded, so nothing in hand is lost or
 //! sent twice. One that keeps failing makes this actor fail in its turn.
 
-use super::arbiter::{local, on};
+use super::arbiter::{Running, local, on};
 use super::context::{Approach, RouteContext, RouteFigures};
 use super::fault;
 use super::lifeline::{End, Lifeline};
@@ -89,7 +89,8 @@ impl RoutePlan {
     }
 }
 
-/// How often it is looked whether the requests of a failed partition have ended.
+/// How often it is looked whether a failed partition's actor is gone, its requests have ended and their outcomes are
+/// folded.
 const SETTLED_EVERY: Duration = Duration::from_millis(5);
 
 /// See the module.
@@ -137,20 +138,38 @@ impl TopicSupervisor {
     }
 }
 
-/// Starts a partition on the present arbiter, once what an earlier one left behind has settled.
+/// Waits until something holds. False: another start of the partition has begun meanwhile, and goes on in the place of
+/// this one, which must touch nothing any more.
+async fn until(at: RoutePartition, number: u64, holds: impl Fn() -> bool) -> bool {
+    loop {
+        let newest = local(|local| local.partitions.get(&at).map(|running| running.start));
+        if newest != Some(number) {
+            return false;
+        }
+        if holds() {
+            return true;
+        }
+        tokio::time::sleep(SETTLED_EVERY).await;
+    }
+}
+
+/// Starts a partition on the present arbiter, once what an earlier one left behind has settled. Starts of one partition
+/// may meet, where its parent fails again while it is being built: the newest one goes on, alone.
 async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
     let at = plan.at;
-    let (number, earlier) = local(|local| {
+    let number = local(|local| {
         let running = local.partitions.entry(at).or_default();
         running.start += 1;
-        (running.start, running.actor.take())
-    });
-    // It lives on where it was its parent that failed.
-    if let Some(earlier) = earlier {
-        earlier.do_send(Stop);
-        while earlier.connected() {
-            tokio::time::sleep(SETTLED_EVERY).await;
+        // It lives on where it was its parent that failed.
+        if let Some(earlier) = running.actor.take() {
+            earlier.do_send(Stop);
+            running.leaving = Some(earlier);
         }
+        running.start
+    });
+    let is_gone = || local(|local| !local.partitions.get(&at).is_some_and(Running::is_left));
+    if !until(at, number, is_gone).await {
+        return;
     }
     let ended = parent.clone();
     let lifeline = Lifeline::new(move |end| ended.do_send(PartitionEnded { at, end }));
@@ -199,16 +218,16 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
     route.current.set(number);
     let port = &route.partner.port;
     port.flush();
-    while !route.on_wire.borrow().is_empty() {
-        tokio::time::sleep(SETTLED_EVERY).await;
+    if !until(at, number, || route.on_wire.borrow().is_empty()).await {
+        return lifeline.orderly();
     }
     if number > 1 {
         port.outcome(plan.keeper.with_state(|state| nothing_new(state, at)));
         port.flush();
     }
     let last = port.last_outcome();
-    while port.folded() < last {
-        tokio::time::sleep(SETTLED_EVERY).await;
+    if !until(at, number, || port.folded() >= last).await {
+        return lifeline.orderly();
     }
     // An order that came meanwhile may have had it overtaken, too.
     route.current.set(number);
@@ -233,16 +252,10 @@ async fn start(plan: RoutePlan, parent: Addr<TopicSupervisor>) {
         settings: plan.settings,
         lifeline,
     };
-    let partition = local(|local| {
-        let running = local.partitions.get_mut(&at).filter(|r| r.start == number)?;
-        let partition = PartitionActor::new(parts).start();
-        running.actor = Some(partition.clone());
-        Some(partition)
-    });
-    // Without one it has been overtaken: another start goes on.
-    if let Some(partition) = partition {
-        parent.do_send(PartitionStarted { at, partition });
-    }
+    let partition = PartitionActor::new(parts).start();
+    // Nothing else has run on this arbiter since it was found to be the newest start.
+    local(|local| local.partitions.entry(at).or_default().actor = Some(partition.clone()));
+    parent.do_send(PartitionStarted { at, partition });
 }
 
 impl Actor for TopicSupervisor {

@@ -1,13 +1,32 @@
 //! A whole node in this process, with each kind of actor made to panic in turn.
 
 use super::*;
+use crate::actors::arbiter::local;
+use crate::actors::effects;
 use crate::actors::fault::armed;
+use crate::actors::gate::NodeCap;
+use crate::actors::ledger::{Feed, Inputs, LedgerActor, LedgerParts};
+use crate::actors::lifeline::Lifeline;
+use crate::actors::limiter::RateLimiterActor;
+use crate::actors::partition::HoldUp;
+use crate::actors::topic::TopicSupervisor;
 use crate::api::SendRequest;
+use crate::clock::Clock;
 use crate::config::{
     Config, IdSource, KeySource, LimitConfig, LimitRef, OnDoubt, PartnerConfig, Rate, TopicConfig,
 };
 use crate::intake::{send::send, topic_spec};
+use crate::ledger::duties::DutyRules;
+use crate::ledger::lane::{Lane, LanePort};
+use crate::log::Log;
+use crate::memory::MemoryShare;
 use crate::mock::{Behaviour, Field, Latency, Mock, MockHandle, MockOptions, PartnerOptions};
+use crate::patience::{self, Patience};
+use crate::sink::secrets::Secrets;
+use crate::telemetry::metrics::Metrics;
+use actix::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const MESSAGES: u64 = 600;
@@ -21,6 +40,7 @@ struct World {
 impl World {
     /// A topic of this name with messages in it, and a partner that takes two milliseconds for each.
     fn new(topic: &str) -> Self {
+        patience::watch();
         let partner = PartnerOptions {
             key: Some(Field::Json("/user".into())),
             seq: Some(Field::Json("/seq".into())),
@@ -40,19 +60,22 @@ impl World {
             mock: Mock::start(options).unwrap(),
             topic: topic.to_owned(),
         };
-        let config = world.config();
-        let (log, section) = (open_log(&config).unwrap(), &config.topics[topic]);
-        let spec = topic_spec(&config, section);
-        for n in 0..MESSAGES {
-            let record = SendRequest {
-                topic: topic.to_owned(),
-                value: format!(r#"{{"id":{n},"user":"u{}","seq":{n}}}"#, n % 37),
-                ..SendRequest::default()
-            };
-            send(log.as_ref(), section, &spec, &[], &record).unwrap();
-        }
+        let log = open_log(&world.config()).unwrap();
+        (0..MESSAGES).for_each(|n| world.send(log.as_ref(), n));
         log.close().unwrap();
         world
+    }
+
+    /// Writes one message to the topic.
+    fn send(&self, log: &dyn Log, n: u64) {
+        let config = self.config();
+        let section = &config.topics[&self.topic];
+        let record = SendRequest {
+            topic: self.topic.clone(),
+            value: format!(r#"{{"id":{n},"user":"u{}","seq":{n}}}"#, n % 37),
+            ..SendRequest::default()
+        };
+        send(log, section, &topic_spec(&config, section), &[], &record).unwrap();
     }
 
     fn config(&self) -> Config {
@@ -94,7 +117,7 @@ impl World {
             until_drained: true,
             timeout: Some(Duration::from_secs(60)),
         };
-        std::thread::spawn(move || run(parts, options)).join().unwrap()
+        patience::join(std::thread::spawn(move || run(parts, options))).unwrap()
     }
 
     /// Each message reached the partner at most once and in the order of its key, and none is lost.
@@ -141,4 +164,107 @@ fn without_its_supervisor_the_node_ends() {
         matches!(&ended, RunError::Fatal(why) if why.contains("supervisor")),
         "{ended}"
     );
+}
+
+/// A topic's supervisor fails again while its partition is being built: of two starts that meet the later one goes on,
+/// alone, and what the earlier one still does takes nothing from it.
+#[test]
+fn of_two_starts_of_a_partition_the_later_one_goes_on() {
+    let world = World::new("two-starts");
+    let config = Arc::new(world.config());
+    System::new().block_on(async {
+        let clock = Clock::start();
+        let opened = open(&config, clock).unwrap();
+        let (log, keeper) = (opened.log.clone(), opened.keeper.clone());
+        let fatal = Box::new(|error| panic!("the log failed: {error}"));
+        let (lane, feed) = Lane::new(log.clone(), opened.lane, opened.tenure, opened.life, clock, fatal);
+        local(|local| local.port = Some(LanePort::open(lane.clone())));
+        let metrics = Arc::new(Metrics::new());
+        let ledger = LedgerParts {
+            keeper: keeper.clone(),
+            lane,
+            feed: Feed::new(feed),
+            inputs: Inputs::default(),
+            rules: DutyRules::of(&config),
+            clock,
+            metrics: metrics.clone(),
+            effects: effects::channel().0,
+        };
+        LedgerActor::new(ledger, Lifeline::new(|_| {})).start();
+        let partner = partner::PartnerStart {
+            number: 0,
+            partner: config.partners[&world.topic].clone(),
+            memory: MemoryShare::divide(64 << 20, 1).remove(0),
+            config: config.clone(),
+            clock,
+            secrets: Secrets::none(),
+            cap: NodeCap::new(100),
+            metrics: metrics.clone(),
+            keeper: keeper.clone(),
+            paused: false,
+            own: Vec::new(),
+        };
+        partner.start().unwrap();
+        let gate = local(|local| local.partners[world.topic.as_str()].gate.clone());
+        RateLimiterActor::new(gate.clone(), clock, Lifeline::new(|_| {})).start();
+        let homes = BTreeMap::from([(world.topic.clone(), Arbiter::current())]);
+        let (section, meta) = (&config.topics[&world.topic], log.topic(&world.topic).unwrap());
+        let plans = plan::plans(
+            &config,
+            section,
+            &meta,
+            &homes,
+            &log,
+            (opened.lane, &keeper),
+            &mut 0,
+        );
+        let supervise = || {
+            let restart = config.actors.restart.clone();
+            TopicSupervisor::new(
+                plans.clone(),
+                restart,
+                clock,
+                metrics.clone(),
+                Lifeline::new(|_| {}),
+            )
+            .start()
+        };
+        let delivered =
+            || keeper.with_state(|s| s.partitions.values().map(|p| p.counts.delivered).sum::<u64>());
+        let until_delivered = async |messages: u64| {
+            let patience = Patience::begin();
+            while delivered() < messages {
+                patience.hold("all are delivered", || format!("{} of {messages}", delivered()));
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let running = || local(|l| l.partitions.values().next().map(|p| (p.start, p.actor.is_some())));
+        let _first = supervise();
+        until_delivered(MESSAGES).await;
+        // Nothing is on the wire, and what the next actor takes up stays at the gate.
+        gate.with(|turnstile, now| turnstile.pause(now));
+        (0..20).for_each(|n| world.send(log.as_ref(), MESSAGES + n));
+        // As after two panics of the topic's supervisor: the first partition's actor lives on, and nobody hears of it.
+        // It takes its time to stop.
+        let earlier = local(|l| l.partitions.values().find_map(|p| p.actor.clone())).unwrap();
+        let (go, held_up) = tokio::sync::oneshot::channel();
+        earlier.send(HoldUp(held_up)).await.unwrap();
+        let _two = (supervise(), supervise());
+        for _ in 0..50 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let another = running().is_some_and(|(_, is_there)| is_there);
+            assert!(earlier.connected() && !another, "one actor at a time (I2)");
+        }
+        go.send(()).unwrap();
+        let patience = Patience::begin();
+        while running() != Some((3, true)) {
+            patience.hold("the third start has made an actor", || format!("{:?}", running()));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        gate.with(|turnstile, now| turnstile.resume(now));
+        until_delivered(MESSAGES + 20).await;
+        let seen = world.mock.report().partners.remove(0);
+        assert_eq!((seen.ids_applied, seen.requests), (MESSAGES + 20, MESSAGES + 20));
+        assert_eq!((seen.ids_requested_again, seen.order_violations), (0, 0));
+    });
 }

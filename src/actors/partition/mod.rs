@@ -803,6 +803,20 @@ impl<S: Sink> Handler<Stop> for PartitionActor<S> {
     }
 }
 
+/// Has the actor hear nothing, not even that it is to stop, until this is over.
+#[cfg(test)]
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct HoldUp(pub(crate) tokio::sync::oneshot::Receiver<()>);
+
+#[cfg(test)]
+impl<S: Sink> Handler<HoldUp> for PartitionActor<S> {
+    type Result = ();
+    fn handle(&mut self, HoldUp(over): HoldUp, ctx: &mut Context<Self>) {
+        ctx.wait(over.into_actor(self).map(|_, _, _| ()));
+    }
+}
+
 impl<S: Sink> Drop for PartitionActor<S> {
     fn drop(&mut self) {
         // What it held is given up with it; what its keys' actors have in hand is not counted any more.
