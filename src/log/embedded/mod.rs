@@ -55,7 +55,6 @@ use crate::core::types::{Offset, Time, TopicId};
 use frame::{Entry, TopicEntry};
 use parking_lot::Mutex;
 use state::{Partition, Shared, Topic};
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -146,8 +145,6 @@ pub struct EmbeddedLog {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// One topic is made at a time: two callers with one name must get one topic.
     making: Mutex<()>,
-    /// Held until the log is closed; the system gives it back when the process ends, however it ends.
-    lock: Mutex<Option<File>>,
 }
 
 impl EmbeddedLog {
@@ -160,12 +157,12 @@ impl EmbeddedLog {
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<EmbeddedLog, LogError> {
         let lock = recovery::lock(dir)?;
         let (shared, active) = recovery::open(dir, options.bounded())?;
+        *shared.lock.lock() = Some(lock);
         let writer = Writer::new(Arc::clone(&shared), active);
         let log = EmbeddedLog {
             shared: Arc::clone(&shared),
             threads: Mutex::default(),
             making: Mutex::default(),
-            lock: Mutex::new(Some(lock)),
         };
         let care = Arc::clone(&shared);
         let failed = |e: std::io::Error| LogError::Open {
@@ -400,13 +397,18 @@ impl Log for EmbeddedLog {
         self.shared.wake.notify_all();
         self.shared.room.notify_all();
         let threads = std::mem::take(&mut *self.threads.lock());
+        let own = std::thread::current().id();
+        if threads.iter().any(|thread| thread.thread().id() == own) {
+            // A callback closes the log, on the writer's own thread. The other one may be waiting for the writer at this
+            // moment: to wait for it here would be for ever. Both end behind this, and with the last one goes the lock.
+            return self.shared.check();
+        }
         for thread in threads {
-            // A callback may close the log: it runs on the writer's own thread, which ends after it.
-            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            if thread.join().is_err() {
                 tracing::error!(event = "log_panicked", "a thread of the log has panicked");
             }
         }
-        self.lock.lock().take();
+        self.shared.lock.lock().take();
         self.shared.check()
     }
 }

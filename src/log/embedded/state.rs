@@ -115,6 +115,9 @@ pub(super) struct Shared {
     pub failed: OnceLock<LogError>,
     pub full: Mutex<Option<String>>,
     pub counters: Counters,
+    /// Held until the log is closed, and its threads have ended; the system gives it back when the process ends, however
+    /// it ends.
+    pub lock: Mutex<Option<File>>,
 }
 
 impl Shared {
@@ -139,6 +142,7 @@ impl Shared {
             failed: OnceLock::new(),
             full: Mutex::default(),
             counters: Counters::default(),
+            lock: Mutex::default(),
         }
     }
 

@@ -360,3 +360,43 @@ fn folders_are_made_with_those_above_them() {
     std::fs::write(dir.path().join("file"), b"").expect("written");
     assert!(crate::files::folder(&dir.path().join("file/b")).is_err());
 }
+
+/// Whoever holds the log last may be a callback, on the writer's own thread, while the log's care waits for the writer:
+/// neither waits for the other, and the folder is free once both have ended.
+#[test]
+fn a_callback_may_be_the_last_to_hold_the_log() {
+    let dir = folder();
+    let mut options = tiny();
+    options.care_every = Duration::from_millis(1);
+    let log = Arc::new(open(dir.path(), &options).expect("opens"));
+    let old = TopicSpec {
+        retention: Some(Duration::from_secs(1)),
+        ..spec(1)
+    };
+    let p = log.create_topic("t", &old).expect("made").partitions[0];
+    append(&*log, one(p, 0, 10)).expect("taken");
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (began, begun) = std::sync::mpsc::channel();
+    let (tell, dropped) = std::sync::mpsc::channel();
+    let last = Arc::clone(&log);
+    log.append(
+        one(p, 1, 10),
+        Box::new(move |_| {
+            began.send(()).expect("waited for");
+            patience::hear(&wait).expect("told to go on");
+            // What is past its retention: care has the writer write that it goes, and waits for the answer.
+            patience::until("care waits for the writer", || {
+                !last.shared.queue.lock().jobs.is_empty()
+            });
+            drop(last);
+            // Who waits for it may have given up.
+            let _ = tell.send(());
+        }),
+    );
+    patience::hear(&begun).expect("the writer calls back");
+    log.allow_trim(p, 2);
+    drop(log);
+    go.send(()).expect("the callback waits");
+    patience::hear(&dropped).expect("the callback ends");
+    patience::until("the folder is free", || open(dir.path(), &tiny()).is_ok());
+}
