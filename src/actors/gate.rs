@@ -291,6 +291,8 @@ impl PartnerGate {
                 ..
             } = &mut *self.state.borrow_mut();
             if *closed || turnstile.waiting() == 0 {
+                // Nobody is kept waiting by a time that is over: whoever comes next is looked after at once.
+                self.ask_at.set(Time::NEVER);
                 return;
             }
             let room = self.cap.take(self.turn.min(turnstile.waiting()));
@@ -611,6 +613,14 @@ mod tests {
         drop(second);
         assert!(third.as_mut().now_or_never().is_some());
         assert_eq!((gate.waiting(), gate.cap.in_flight()), (0, 0));
+        // Nor does a time for which it waited wake anybody any more.
+        gate.with(|turnstile, now| turnstile.pause_until(now.plus(Duration::from_secs(60)), now));
+        let mut fourth = Box::pin(gate.enter(0, Draws::new()));
+        assert!(fourth.as_mut().now_or_never().is_none());
+        assert!(gate.ask_at() < Time::NEVER);
+        drop(fourth);
+        gate.pump();
+        assert_eq!(gate.ask_at(), Time::NEVER);
     }
 
     #[test]
