@@ -1,5 +1,8 @@
 //! One HTTP/1.1 connection, driven by whoever uses it.
 //!
+//! It begins without hyper, and needs none while all is [plain](super::plain). From the first answer that is not, it
+//! is hyper's.
+//!
 //! hyper splits a connection into a sender and a future that does the reading and writing. Usually the latter is a
 //! task of its own; here both live in one value and the caller of [`Http1::exchange`] polls both. That is a little
 //! cheaper, and more important, the first byte is written *inside* the first poll after the caller's gate said yes,
@@ -12,19 +15,22 @@
 //! whatever the error was. It also notes whether an answer came before the partner's machine had acknowledged any of
 //! them, for such an answer belongs to another request ([`crate::core::stray`]).
 
+use super::plain::{self, Begun, Done, Replay, Wants, Whole};
 use super::unacked::unacknowledged;
 use crate::core::stray::Behind;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
@@ -293,7 +299,7 @@ fn is_reset(error: Option<&io::Error>) -> bool {
 }
 
 /// What goes over a connection.
-pub(super) type Message = Request<Full<Bytes>>;
+pub(super) type Message = Request<Bytes>;
 
 /// Why an exchange brought no head of an answer.
 pub(super) enum Failed {
@@ -331,11 +337,29 @@ pub(super) const HEAD: usize = 256 * 1024;
 /// Fields of a head, where a partner sends many.
 pub(super) const MANY_FIELDS: usize = 4_096;
 
-/// An established connection and its state.
-pub(super) struct Http1 {
+/// What an exchange brought.
+pub(super) enum Got {
+    /// A plain answer.
+    Whole(Whole),
+    /// The head of any other.
+    Head(Box<Response<Incoming>>),
+}
+
+/// A connection that hyper has taken over.
+struct ByHyper {
     sender: http1::SendRequest<Full<Bytes>>,
     /// None once it has ended.
-    conn: Option<http1::Connection<TokioIo<Io>, Full<Bytes>>>,
+    conn: Option<http1::Connection<TokioIo<Replay>, Full<Bytes>>>,
+    /// Bytes of a request that were written before.
+    left: Rc<Cell<usize>>,
+}
+
+/// An established connection and its state.
+pub(super) struct Http1 {
+    /// While all its answers were plain; none once hyper has it, or once it has ended.
+    plain: Option<Io>,
+    hyper: Option<Box<ByHyper>>,
+    dialect: Dialect,
     wire: Arc<Wire>,
     /// The socket, and what hyper had read and could make nothing of, when the connection ended.
     rest: Option<Box<(Io, Bytes)>>,
@@ -356,26 +380,13 @@ pub(super) struct Http1 {
 }
 
 impl Http1 {
-    /// HTTP/1.1 on a connection that stands.
-    pub(super) async fn start(io: Io, dialect: Dialect, good_until: Instant) -> hyper::Result<Self> {
-        let wire = io.wire();
-        let mut builder = http1::Builder::new();
-        // The head of an answer: what does not fit is no reason to grow (I6). Servers send what no standard allows
-        // and mean well: the status line decides, not a cookie with a space in the wrong place.
-        builder
-            .max_buf_size(HEAD)
-            .allow_spaces_after_header_name_in_responses(true)
-            .allow_obsolete_multiline_headers_in_responses(true)
-            .ignore_invalid_headers_in_responses(true)
-            .title_case_headers(dialect.title_case);
-        if dialect.many_fields {
-            builder.max_headers(MANY_FIELDS);
-        }
-        let (sender, conn) = builder.handshake(TokioIo::new(io)).await?;
-        Ok(Self {
-            sender,
-            conn: Some(conn),
-            wire,
+    /// HTTP/1.1 on an established connection.
+    pub(super) fn new(io: Io, dialect: Dialect, good_until: Instant) -> Self {
+        Self {
+            wire: io.wire(),
+            plain: Some(io),
+            hyper: None,
+            dialect,
             rest: None,
             stray: false,
             reset: false,
@@ -384,7 +395,29 @@ impl Http1 {
             slowest: Duration::ZERO,
             used: Instant::now(),
             good_until,
-        })
+        }
+    }
+
+    /// Gives the connection to hyper, in the middle of an exchange.
+    async fn hand_over(&mut self, io: Io, begun: Begun) -> hyper::Result<()> {
+        let mut builder = http1::Builder::new();
+        // The head of an answer: what does not fit is no reason to grow (I6). Servers send what no standard allows
+        // and mean well: the status line decides, not a cookie with a space in the wrong place.
+        builder
+            .max_buf_size(HEAD)
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
+            .title_case_headers(self.dialect.title_case);
+        if self.dialect.many_fields {
+            builder.max_headers(MANY_FIELDS);
+        }
+        let left = Rc::default();
+        let replay = Replay::new(io, begun, Rc::clone(&left));
+        let (sender, conn) = builder.handshake(TokioIo::new(replay)).await?;
+        let conn = Some(conn);
+        self.hyper = Some(Box::new(ByHyper { sender, conn, left }));
+        Ok(())
     }
 
     /// Bytes that the kernel took so far, TLS handshake included.
@@ -392,9 +425,10 @@ impl Http1 {
         self.wire.written()
     }
 
-    /// Lets the connection read and write what it can.
+    /// Lets hyper read and write what it can.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(conn) = &mut self.conn
+        if let Some(hyper) = &mut self.hyper
+            && let Some(conn) = &mut hyper.conn
             && let Poll::Ready(end) = Pin::new(conn).poll(cx)
         {
             // An error has been told to the exchange, if there was one; else bytes came that nobody asked for, which
@@ -405,22 +439,38 @@ impl Http1 {
                     Some(cause) => self.reset |= is_reset(cause.downcast_ref()),
                 }
             }
-            self.rest = self.conn.take().map(|conn| {
+            self.rest = hyper.conn.take().map(|conn| {
                 let parts = conn.into_parts();
-                Box::new((parts.io.into_inner(), parts.read_buf))
+                let (io, unread) = parts.io.into_inner().into_parts();
+                let read = match unread.is_empty() {
+                    true => parts.read_buf,
+                    false => [&parts.read_buf[..], &unread[..]].concat().into(),
+                };
+                Box::new((io, read))
             });
         }
     }
 
+    /// Whether hyper still has the connection.
+    fn is_driven(&self) -> bool {
+        self.hyper.as_ref().is_some_and(|hyper| hyper.conn.is_some())
+    }
+
     /// Whether nothing has ended it yet, without a look at the socket.
     pub(super) fn is_open(&self) -> bool {
-        self.conn.is_some() && !self.wire.broken.load(Relaxed)
+        (self.plain.is_some() || self.is_driven()) && !self.wire.broken.load(Relaxed)
     }
 
     /// Whether another request can be written to it, as far as the runtime knows.
     pub(super) fn is_usable(&mut self) -> bool {
+        if let Some(io) = &mut self.plain {
+            if !plain::is_quiet(io) {
+                self.plain = None;
+            }
+            return self.is_open();
+        }
         self.drive(&mut Context::from_waker(Waker::noop()));
-        self.is_open() && !self.sender.is_closed()
+        self.is_open() && self.hyper.as_ref().is_some_and(|hyper| !hyper.sender.is_closed())
     }
 
     /// Whether another request can be written to it now: the kernel itself is asked. Bytes that nobody asked for,
@@ -434,7 +484,8 @@ impl Http1 {
 
     /// Whether the exchange before has ended cleanly, so that the next one can begin.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.is_open() && (self.sender.is_ready() || (self.is_usable() && self.sender.is_ready()))
+        let is_ready = |c: &Self| c.hyper.as_ref().is_none_or(|hyper| hyper.sender.is_ready());
+        self.is_open() && (is_ready(self) || (self.is_usable() && is_ready(self)))
     }
 
     /// Whether the answer that has just been heard came before any byte of its request was acknowledged.
@@ -451,7 +502,7 @@ impl Http1 {
         if self.reset {
             return Poll::Ready(Behind::Reset);
         }
-        if self.conn.is_some() {
+        if self.is_driven() {
             return Poll::Pending;
         }
         // The answer ended the connection for HTTP. How it ends below is read from the socket.
@@ -493,6 +544,13 @@ impl Http1 {
         .boxed_local()
     }
 
+    /// An answer to a request of then was heard to its end; how long the answer before it is ago.
+    pub(super) fn note_answer(&mut self, begun: Instant) -> Duration {
+        let now = Instant::now();
+        self.slowest = self.slowest.max(now.duration_since(begun));
+        now.duration_since(std::mem::replace(&mut self.answered, now))
+    }
+
     /// Takes note of how long the partner keeps an idle connection, and of an answer after which it cannot be used.
     pub(super) fn heed(&mut self, status: u16, headers: &HeaderMap, now: Instant) {
         if let Some(keeps) = super::pace::keep_alive(headers) {
@@ -504,28 +562,86 @@ impl Http1 {
         }
     }
 
-    /// Writes a request and waits for the head of its answer. The write begins within the first poll.
-    ///
-    /// The part of hyper that answers is polled without a waker: it makes progress only through `drive`, in this
-    /// very task, and a waker would only make the task wake itself once more.
-    pub(super) async fn exchange(&mut self, message: Box<Message>) -> Result<Response<Incoming>, Failed> {
+    /// Writes a request and waits for its answer: for the whole of a plain one, else for its head. The write begins
+    /// within the first poll.
+    pub(super) async fn exchange(&mut self, message: Box<Message>, wants: Wants<'_>) -> Result<Got, Failed> {
         let before = self.written();
         self.served = self.served.saturating_add(1);
         if self.served > 1 {
             self.wire.watch();
         }
-        let mut answer = pin!(self.sender.try_send_request(*message));
-        let result = poll_fn(|cx| {
-            self.drive(cx);
-            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-        })
-        .await;
+        let mut begun = None;
+        if let Some(io) = &mut self.plain {
+            if self.dialect.title_case {
+                begun = Some(Begun::default());
+            } else {
+                let mut exchange = plain::Exchange::default();
+                let (wire, message) = (&self.wire, &*message);
+                let is_broken = || wire.broken.load(Relaxed);
+                match poll_fn(|cx| exchange.poll(cx, io, message, &wants, is_broken)).await {
+                    Done::Whole(whole) => {
+                        self.wire.watching.store(false, Relaxed);
+                        return Ok(Got::Whole(whole));
+                    }
+                    Done::Begun(it) => begun = Some(it),
+                }
+            }
+        }
+        let head = self.by_hyper(message, begun, before).await;
         self.wire.watching.store(false, Relaxed);
-        result.map_err(|mut failed| match failed.take_message() {
-            Some(message) => Failed::NotWritten(Box::new(message)),
-            None if self.wire.written() == before => Failed::NothingLeft(failed.into_error()),
-            None => Failed::Broken(failed.into_error()),
-        })
+        head.map(Got::Head)
+    }
+
+    /// The same by hyper, from the beginning or from what has begun.
+    ///
+    /// The part of hyper that answers is polled without a waker: it makes progress only through `drive`, in this
+    /// very task, and a waker would only make the task wake itself once more.
+    ///
+    /// Boxed: the future of every request must not be larger for those that are not plain.
+    fn by_hyper(
+        &mut self,
+        message: Box<Message>,
+        begun: Option<Begun>,
+        before: u64,
+    ) -> LocalBoxFuture<'_, Result<Box<Response<Incoming>>, Failed>> {
+        async move {
+            let lost = |conn: &Self, e| match conn.wire.written() == before {
+                true => Failed::NothingLeft(e),
+                false => Failed::Broken(e),
+            };
+            if let (Some(begun), Some(io)) = (begun, self.plain.take())
+                && let Err(e) = self.hand_over(io, begun).await
+            {
+                return Err(lost(self, e));
+            }
+            let Some(hyper) = &mut self.hyper else {
+                // It has ended.
+                return Err(Failed::NotWritten(message));
+            };
+            let left = Rc::clone(&hyper.left);
+            let mut answer = pin!(hyper.sender.try_send_request(message.map(Full::new)));
+            let result = poll_fn(|cx| {
+                self.drive(cx);
+                answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            })
+            .await;
+            if left.get() > 0 {
+                // What was written before is not what hyper wrote: the next request must not go this way.
+                self.good_until = self.used;
+            }
+            match result {
+                Ok(response) => Ok(Box::new(response)),
+                Err(mut failed) => Err(match failed.take_message() {
+                    Some(message) if self.wire.written() == before => {
+                        let body = |body: Full<Bytes>| body.collect().now_or_never();
+                        let message = message.map(|b| body(b).map(|Ok(b)| b.to_bytes()).unwrap_or_default());
+                        Failed::NotWritten(Box::new(message))
+                    }
+                    _ => lost(self, failed.into_error()),
+                }),
+            }
+        }
+        .boxed_local()
     }
 
     /// The head of an answer that hyper gave up reading, to its end or to the bound.

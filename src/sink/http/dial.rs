@@ -56,8 +56,6 @@ pub(super) enum ConnectError {
     Proxy(String),
     #[error("no connection within {0:?}")]
     Timeout(Duration),
-    #[error("{0}")]
-    Handshake(hyper::Error),
     #[error("http2: {0}")]
     Http2(h2::Error),
     /// Of the connect that this request waited for.

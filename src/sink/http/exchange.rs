@@ -1,10 +1,11 @@
 //! One request and its answer on a connection in hand: the gate is asked, the request written, the answer read.
 
 use super::answer::Oddity;
-use super::connection::{self, BodyEnd, Failed, within};
+use super::connection::{self, BodyEnd, Failed, Got, within};
 use super::dial::Proxy;
 use super::failure::Failure;
 use super::http2::Tried;
+use super::plain::Wants;
 use super::pool::Leased;
 use super::reply::{Outcome, Reply};
 use super::request::Request;
@@ -75,15 +76,32 @@ impl HttpSink {
             let deadline = now + timeout;
             let http1 = alone.begin(now);
             let before = http1.written();
-            let answered = within(deadline, pin!(http1.exchange(message))).await;
+            let wants = Wants {
+                body: &needs_body,
+                fields: !self.reading.rules.is_empty(),
+                limit: self.answer_limit,
+            };
+            let answered = within(deadline, pin!(http1.exchange(message, wants))).await;
             let nothing_written = http1.written() == before;
             let response = match answered {
+                Some(Ok(Got::Whole(whole))) => {
+                    http1.heed(whole.status, &whole.headers, now);
+                    http1.note_answer(now);
+                    alone.done();
+                    return Outcome::Heard(Reply {
+                        status: whole.status,
+                        headers: whole.headers,
+                        body: whole.body,
+                        end: BodyEnd::Whole,
+                        odd: None,
+                    });
+                }
                 // It is not this request's: that lies in hyper still, or was thrown away behind a failed write.
-                Some(Ok(_)) if nothing_written => {
+                Some(Ok(Got::Head(_))) if nothing_written => {
                     let why = "an answer came before anything was written";
                     return Outcome::NeverWritten(Failure::Connect(why.to_owned()));
                 }
-                Some(Ok(response)) => response,
+                Some(Ok(Got::Head(response))) => *response,
                 Some(Err(Failed::NotWritten(back))) => {
                     // It is closed; the next turn replaces it.
                     message = back;
@@ -132,10 +150,7 @@ impl HttpSink {
                 read.unwrap_or(BodyEnd::Cut)
             };
             let written = http1.written() - before;
-            let ended = Instant::now();
-            let since_last = ended.duration_since(http1.answered);
-            http1.answered = ended;
-            http1.slowest = http1.slowest.max(ended.duration_since(now));
+            let since_last = http1.note_answer(now);
             let mut reply = Reply {
                 status,
                 headers: head.headers,

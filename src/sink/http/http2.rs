@@ -18,7 +18,6 @@ use h2::client::SendRequest;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
-use http_body_util::BodyExt;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -244,9 +243,7 @@ fn request(origin: &Origin, message: Message) -> Result<(Request<()>, Bytes), St
         .build()
         .map_err(|e| e.to_string())?;
     head.version = Version::HTTP_2;
-    // A body in memory is there at once.
-    let body = body.collect().now_or_never().map(|Ok(body)| body.to_bytes());
-    Ok((Request::from_parts(head, ()), body.unwrap_or_default()))
+    Ok((Request::from_parts(head, ()), body))
 }
 
 async fn send(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {

@@ -5,8 +5,8 @@
 //! hand (a failure is no doubt), [`HttpSink::send`] asks the gate and writes, within one poll of one task. What was
 //! never written is no doubt either, and hyper tells which that is.
 //!
-//! Behind it stands one [pool] of connections: HTTP/1.1 of hyper's, driven by whoever uses them, and HTTP/2 where a
-//! partner wants it ([`http2`]); with proxies and TLS below them ([`dial`]). A connection is in hand, and has been
+//! Behind it stands one [pool] of connections: HTTP/1.1, driven by whoever uses them (what is [plain] without hyper,
+//! all else by it), and HTTP/2 where a partner wants it ([`http2`]); with proxies and TLS below them ([`dial`]). A connection is in hand, and has been
 //! looked at, before the gate is asked. Redirects are answers that lead to the next attempt
 //! ([`crate::core::redirect`]), never a request within this one.
 //!
@@ -26,6 +26,7 @@ mod http2;
 mod odd;
 mod origin;
 mod pace;
+mod plain;
 mod pool;
 mod redirects;
 mod reply;

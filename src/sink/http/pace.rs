@@ -44,6 +44,11 @@ pub(super) fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     Some(told.saturating_sub((told / 4).clamp(MARGIN.0, MARGIN.1)))
 }
 
+/// Whether a field of this name may be one that is looked at here. By its first letter: nearly all answers have none.
+pub(super) fn may_tell(name: &[u8]) -> bool {
+    matches!(name.first().map(u8::to_ascii_lowercase), Some(b'k' | b'r' | b'x'))
+}
+
 /// Whether a body is announced.
 pub(super) fn announces_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING)

@@ -387,9 +387,7 @@ impl Pool {
             title_case: self.config.title_case,
             many_fields: self.many_fields.get(),
         };
-        let conn = Http1::start(io, dialect, good_until)
-            .await
-            .map_err(ConnectError::Handshake)?;
+        let conn = Http1::new(io, dialect, good_until);
         Ok(Leased::Alone(
             Rc::clone(stack).lease(Box::new(conn), Instant::now()),
         ))

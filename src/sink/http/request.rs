@@ -12,10 +12,8 @@ use crate::sink::secrets::Secrets;
 use crate::sink::template::{Template, Templates};
 use crate::sink::{Delivery, Moved, PrepareError};
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request as HttpRequest, Version};
-use http_body_util::{BodyExt, Full};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -59,9 +57,7 @@ impl Request {
     }
     /// The body as it stands.
     pub(super) fn body(&self) -> Bytes {
-        // A body in memory is there at once.
-        let collected = self.message.body().clone().collect().now_or_never();
-        collected.map(|Ok(body)| body.to_bytes()).unwrap_or_default()
+        self.message.body().clone()
     }
     /// Whether its method asks for nothing to be done.
     pub(super) fn is_safe(&self) -> bool {
@@ -306,7 +302,7 @@ impl RequestPlan {
             // hyper sends no length without a body, and some servers then answer 411.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
         }
-        let mut message = HttpRequest::new(Full::new(body));
+        let mut message = HttpRequest::new(body);
         *message.method_mut() = self.method.clone();
         *message.uri_mut() = path;
         *message.version_mut() = Version::HTTP_11;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod misbehaviour;
+mod plain;
 mod pool;
 mod requests;
 mod server;
