@@ -16,6 +16,7 @@
 //! them, for such an answer belongs to another request ([`crate::core::stray`]).
 
 use super::plain::{self, Begun, Done, Replay, Wants, Whole};
+use super::request::Form;
 use super::unacked::unacknowledged;
 use crate::core::stray::Behind;
 use bytes::Bytes;
@@ -564,7 +565,7 @@ impl Http1 {
 
     /// Writes a request and waits for its answer: for the whole of a plain one, else for its head. The write begins
     /// within the first poll.
-    pub(super) async fn exchange(&mut self, message: Box<Message>, wants: Wants<'_>) -> Result<Got, Failed> {
+    pub(super) async fn exchange(&mut self, request: Form, wants: Wants<'_>) -> Result<Got, Failed> {
         let before = self.written();
         self.served = self.served.saturating_add(1);
         if self.served > 1 {
@@ -576,9 +577,9 @@ impl Http1 {
                 begun = Some(Begun::default());
             } else {
                 let mut exchange = plain::Exchange::default();
-                let (wire, message) = (&self.wire, &*message);
+                let (wire, request) = (&self.wire, &request);
                 let is_broken = || wire.broken.load(Relaxed);
-                match poll_fn(|cx| exchange.poll(cx, io, message, &wants, is_broken)).await {
+                match poll_fn(|cx| exchange.poll(cx, io, request, &wants, is_broken)).await {
                     Done::Whole(whole) => {
                         self.wire.watching.store(false, Relaxed);
                         return Ok(Got::Whole(whole));
@@ -587,7 +588,7 @@ impl Http1 {
                 }
             }
         }
-        let head = self.by_hyper(message, begun, before).await;
+        let head = self.by_hyper(request.into_message(), begun, before).await;
         self.wire.watching.store(false, Relaxed);
         head.map(Got::Head)
     }

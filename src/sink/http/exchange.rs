@@ -8,7 +8,7 @@ use super::http2::Tried;
 use super::plain::Wants;
 use super::pool::Leased;
 use super::reply::{Outcome, Reply};
-use super::request::Request;
+use super::request::{Form, Request};
 use super::unsettled::Unsettled;
 use super::{Connection, HttpSink, odd};
 use crate::core::stray::{Behind, Seen};
@@ -31,11 +31,9 @@ impl HttpSink {
         timeout: Duration,
         needs_body: impl Fn(u16) -> bool,
     ) -> Outcome {
-        let Request {
-            origin, mut message, ..
-        } = request;
+        let Request { origin, mut form, .. } = request;
         if let Some(proxy) = self.pool.dialer().told_to(&origin) {
-            tell_proxy(proxy, &mut message);
+            tell_proxy(proxy, form.message_mut());
         }
         let mut leased = connection.0;
         let (mut renewed, mut gave_back) = (false, false);
@@ -45,11 +43,17 @@ impl HttpSink {
                 Leased::Alone(alone) => !gave_back && alone.is_usable(now),
                 Leased::Shared(stream) => {
                     match stream
-                        .exchange(&origin, message, &mut *gate, timeout, self.answer_limit)
+                        .exchange(
+                            &origin,
+                            form.into_message(),
+                            &mut *gate,
+                            timeout,
+                            self.answer_limit,
+                        )
                         .await
                     {
                         Tried::Over(outcome) => return outcome,
-                        Tried::Elsewhere(back) => message = back,
+                        Tried::Elsewhere(back) => form = Form::Message(back),
                     }
                     false
                 }
@@ -81,7 +85,7 @@ impl HttpSink {
                 fields: !self.reading.rules.is_empty(),
                 limit: self.answer_limit,
             };
-            let answered = within(deadline, pin!(http1.exchange(message, wants))).await;
+            let answered = within(deadline, pin!(http1.exchange(form, wants))).await;
             let nothing_written = http1.written() == before;
             let response = match answered {
                 Some(Ok(Got::Whole(whole))) => {
@@ -104,7 +108,7 @@ impl HttpSink {
                 Some(Ok(Got::Head(response))) => *response,
                 Some(Err(Failed::NotWritten(back))) => {
                     // It is closed; the next turn replaces it.
-                    message = back;
+                    form = Form::Message(back);
                     gave_back = true;
                     continue;
                 }

@@ -18,6 +18,7 @@
 
 use super::connection::{Io, Message};
 use super::pace;
+use super::request::Form;
 use bytes::{Buf, Bytes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
@@ -103,15 +104,15 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         io: &mut Io,
-        message: &Message,
+        request: &Form,
         wants: &Wants<'_>,
         is_broken: impl Fn() -> bool,
     ) -> Poll<Done> {
         if self.written == 0 {
-            let Some(head) = head(message) else {
+            let Some(head) = head(request) else {
                 return Poll::Ready(Done::Begun(Begun::default()));
             };
-            if let Err(begun) = self.write(cx, io, head, message.body(), is_broken) {
+            if let Err(begun) = self.write(cx, io, head, request.body(), is_broken) {
                 return Poll::Ready(Done::Begun(begun));
             }
         }
@@ -198,17 +199,38 @@ impl Exchange {
     }
 }
 
-/// The head of a request as hyper writes it, byte for byte. None: hyper adds to it, or reads its answer otherwise.
-fn head(message: &Message) -> Option<Vec<u8>> {
-    let (method, body) = (message.method(), message.body());
-    if *method == Method::HEAD || message.version() != Version::HTTP_11 {
+/// The head of a request as hyper writes it, byte for byte, with room for a short body. None: hyper adds to it, or reads
+/// its answer otherwise.
+fn head(request: &Form) -> Option<Vec<u8>> {
+    let body = request.body();
+    let room = if body.len() <= COPIED { body.len() } else { 0 };
+    let message = match request {
+        Form::Alike(alike) => return Some(alike.head(room)),
+        Form::Message(message) => message,
+    };
+    if *message.method() == Method::HEAD || message.version() != Version::HTTP_11 {
         return None;
     }
-    let copied = if body.len() <= COPIED { body.len() } else { 0 };
-    let mut out = Vec::with_capacity(512 + copied);
-    out.extend_from_slice(method.as_str().as_bytes());
-    out.push(b' ');
+    let mut out = first_line(message);
+    out.reserve(512 + room);
+    let mut has_length = false;
+    for (name, value) in message.headers() {
+        has_length |= *name == header::CONTENT_LENGTH;
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    (has_length || (body.is_empty() && *message.method() == Method::GET)).then_some(out)
+}
+
+/// The line of a request that says what is asked of what.
+pub(super) fn first_line(message: &Message) -> Vec<u8> {
     let uri = message.uri();
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(message.method().as_str().as_bytes());
+    out.push(b' ');
     if let Some(scheme) = uri.scheme_str() {
         out.extend_from_slice(scheme.as_bytes());
         out.extend_from_slice(b"://");
@@ -222,16 +244,7 @@ fn head(message: &Message) -> Option<Vec<u8>> {
         out.extend_from_slice(query.as_bytes());
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let mut has_length = false;
-    for (name, value) in message.headers() {
-        has_length |= *name == header::CONTENT_LENGTH;
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
-    (has_length || (body.is_empty() && *method == Method::GET)).then_some(out)
+    out
 }
 
 /// Reads what there is of an answer.

@@ -31,15 +31,23 @@ impl HttpSink {
         let target = Target::parse(&moved.to)
             .map_err(|e| PrepareError(self.masker().text(&format!("redirect: {e}"))))?;
         if target.origin != request.origin {
-            let all = std::mem::take(request.message.headers_mut());
+            let all = std::mem::take(request.form.message_mut().headers_mut());
             let kept = EVERYWHERE
                 .iter()
                 .filter_map(|name| Some((name.clone(), all.get(name)?.clone())));
-            request.message.headers_mut().extend(kept.collect::<Vec<_>>());
-            request.message.headers_mut().insert(header::HOST, target.host);
+            request
+                .form
+                .message_mut()
+                .headers_mut()
+                .extend(kept.collect::<Vec<_>>());
+            request
+                .form
+                .message_mut()
+                .headers_mut()
+                .insert(header::HOST, target.host);
             request.origin = target.origin;
         }
-        *request.message.uri_mut() = target.path;
+        *request.form.message_mut().uri_mut() = target.path;
         request.moved = Some(Box::new(moved.clone()));
         Ok(request)
     }

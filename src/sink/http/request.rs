@@ -1,8 +1,9 @@
 //! From a delivery to a request. Pure: no I/O.
 //!
-//! What does not depend on the record (URL, most headers) is rendered once and cloned; it is made anew when a
-//! secret has changed. On the hot path a request is then: a clone of the header map, `idempotency-key`,
-//! `traceparent`, and the record's value as the body, uncopied.
+//! What does not depend on the record (URL, most headers) is rendered once; it is made anew when a secret has changed.
+//! Where nothing but `idempotency-key`, `traceparent`, the length and the body differ from one request to the next,
+//! the head is a text with three gaps ([`Shape`]), and a message is made of it only where somebody asks for one.
+//! Else a request is a clone of the header map with what the record says. The record's value as the body is not copied.
 
 use super::connection::Message;
 use super::error::SinkError;
@@ -13,8 +14,8 @@ use crate::sink::template::{Template, Templates};
 use crate::sink::{Delivery, Moved, PrepareError};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request as HttpRequest, Version};
-use std::cell::RefCell;
+use http::{Method, Request as HttpRequest, Uri, Version};
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::str::FromStr;
 
@@ -41,7 +42,7 @@ const NOT_YOURS: [&str; 9] = [
 #[derive(Debug)]
 pub struct Request {
     pub(super) origin: Rc<Origin>,
-    pub(super) message: Box<Message>,
+    pub(super) form: Form,
     /// How it came here, where the partner sent it on.
     pub(super) moved: Option<Box<Moved>>,
 }
@@ -49,24 +50,219 @@ pub struct Request {
 impl Request {
     /// The method.
     pub fn method(&self) -> &Method {
-        self.message.method()
+        match &self.form {
+            Form::Message(message) => message.method(),
+            Form::Alike(alike) => &alike.shape.method,
+        }
     }
     /// The headers.
     pub fn headers(&self) -> &HeaderMap {
-        self.message.headers()
+        self.form.message().headers()
     }
     /// The body as it stands.
     pub(super) fn body(&self) -> Bytes {
-        self.message.body().clone()
+        self.form.body().clone()
     }
     /// Whether its method asks for nothing to be done.
     pub(super) fn is_safe(&self) -> bool {
-        matches!(*self.message.method(), Method::GET | Method::HEAD)
+        matches!(*self.method(), Method::GET | Method::HEAD)
     }
     /// The URL as it stands, secrets included.
     pub(super) fn url(&self) -> String {
-        format!("{}{}", self.origin.url(), self.message.uri())
+        let uri = match &self.form {
+            Form::Message(message) => message.uri(),
+            Form::Alike(alike) => &alike.shape.path,
+        };
+        format!("{}{uri}", self.origin.url())
     }
+}
+
+/// What a request is made of.
+#[derive(Debug)]
+pub(super) enum Form {
+    /// Anything.
+    Message(Box<Message>),
+    /// Like the partner's other requests but for body, Idempotency-Key, trace and length.
+    Alike(Box<Alike>),
+}
+
+impl Form {
+    pub(super) fn message(&self) -> &Message {
+        match self {
+            Form::Message(message) => message,
+            Form::Alike(alike) => alike.message.get_or_init(|| alike.to_message()),
+        }
+    }
+    pub(super) fn message_mut(&mut self) -> &mut Message {
+        if let Form::Alike(alike) = self {
+            *self = Form::Message(alike.to_message());
+        }
+        match self {
+            Form::Message(message) => message,
+            Form::Alike(_) => unreachable!("it has just become a message"),
+        }
+    }
+    pub(super) fn into_message(self) -> Box<Message> {
+        match self {
+            Form::Message(message) => message,
+            Form::Alike(alike) => alike.to_message(),
+        }
+    }
+    pub(super) fn body(&self) -> &Bytes {
+        match self {
+            Form::Message(message) => message.body(),
+            Form::Alike(alike) => &alike.body,
+        }
+    }
+}
+
+/// See [`Form::Alike`].
+#[derive(Debug)]
+pub(super) struct Alike {
+    shape: Rc<Shape>,
+    id: MessageId,
+    round: u32,
+    attempt: u32,
+    body: Bytes,
+    message: OnceCell<Box<Message>>,
+}
+
+/// What requests that are alike have in common.
+#[derive(Debug)]
+struct Shape {
+    method: Method,
+    path: Uri,
+    headers: HeaderMap,
+    gaps: Gaps,
+    /// The head up to the length.
+    before: Vec<u8>,
+    /// Where the Idempotency-Key stands in it.
+    key_at: Option<usize>,
+    /// Where the trace does.
+    trace_at: Option<usize>,
+    /// The head behind the length.
+    after: Vec<u8>,
+}
+
+/// Headers that each attempt fills in.
+#[derive(Clone, Copy, Debug)]
+struct Gaps {
+    idempotency_key: bool,
+    traceparent: bool,
+}
+
+impl Gaps {
+    /// One that the partner's own `headers` sets is no gap.
+    fn is_key(self, name: &HeaderName, value: &HeaderValue) -> bool {
+        self.idempotency_key && value.is_empty() && *name == IDEMPOTENCY_KEY
+    }
+    fn is_trace(self, name: &HeaderName, value: &HeaderValue) -> bool {
+        self.traceparent && value.is_empty() && *name == TRACEPARENT
+    }
+}
+
+impl Shape {
+    /// None where the headers have no length to fill in.
+    fn new(method: &Method, path: &Uri, headers: &HeaderMap, gaps: Gaps) -> Option<Self> {
+        let mut message = HttpRequest::new(Bytes::new());
+        *message.method_mut() = method.clone();
+        *message.uri_mut() = path.clone();
+        let mut text = super::plain::first_line(&message);
+        let (mut key_at, mut trace_at, mut length_at) = (None, None, None);
+        for (name, value) in headers {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(b": ");
+            let at = text.len();
+            if gaps.is_key(name, value) {
+                key_at = Some(at);
+                text.extend_from_slice(&[b'0'; KEY]);
+            } else if gaps.is_trace(name, value) {
+                trace_at = Some(at);
+                text.extend_from_slice(&[b'0'; TRACE]);
+            } else if *name == header::CONTENT_LENGTH {
+                length_at = Some(at);
+            } else {
+                text.extend_from_slice(value.as_bytes());
+            }
+            text.extend_from_slice(b"\r\n");
+        }
+        text.extend_from_slice(b"\r\n");
+        let length_at = length_at.filter(|at| key_at.max(trace_at).is_none_or(|gap| gap < *at))?;
+        let after = text.split_off(length_at);
+        Some(Self {
+            method: method.clone(),
+            path: path.clone(),
+            headers: headers.clone(),
+            gaps,
+            before: text,
+            key_at,
+            trace_at,
+            after,
+        })
+    }
+}
+
+impl Alike {
+    /// The head, with room for so many bytes behind it.
+    pub(super) fn head(&self, room: usize) -> Vec<u8> {
+        let shape = &*self.shape;
+        let mut out = Vec::with_capacity(shape.before.len() + DIGITS + shape.after.len() + room);
+        out.extend_from_slice(&shape.before);
+        if let Some(at) = shape.key_at {
+            hex(&self.id.0, &mut out[at..at + KEY]);
+        }
+        if let Some(at) = shape.trace_at {
+            out[at..at + TRACE].copy_from_slice(&trace(self.id, self.round, self.attempt));
+        }
+        put_decimal(self.body.len(), &mut out);
+        out.extend_from_slice(&shape.after);
+        out
+    }
+
+    fn to_message(&self) -> Box<Message> {
+        let shape = &*self.shape;
+        let mut headers = shape.headers.clone();
+        for (name, value) in &mut headers {
+            if shape.gaps.is_key(name, value) {
+                let mut text = [0; KEY];
+                hex(&self.id.0, &mut text);
+                *value = HeaderValue::from_bytes(&text).expect("digits");
+            } else if shape.gaps.is_trace(name, value) {
+                *value = traceparent(self.id, self.round, self.attempt);
+            } else if *name == header::CONTENT_LENGTH {
+                *value = HeaderValue::from(self.body.len() as u64);
+            }
+        }
+        message(&shape.method, shape.path.clone(), headers, self.body.clone())
+    }
+}
+
+/// Characters of the Idempotency-Key of a first round, of a trace, and at most of a length.
+const KEY: usize = 32;
+const TRACE: usize = 55;
+const DIGITS: usize = 20;
+
+fn put_decimal(mut n: usize, out: &mut Vec<u8>) {
+    let mut digits = [0; DIGITS];
+    let mut at = DIGITS;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+fn message(method: &Method, path: Uri, headers: HeaderMap, body: Bytes) -> Box<Message> {
+    let mut message = HttpRequest::new(body);
+    *message.method_mut() = method.clone();
+    *message.uri_mut() = path;
+    *message.version_mut() = Version::HTTP_11;
+    *message.headers_mut() = headers;
+    // Boxed: it passes through several futures on its way to the connection.
+    Box::new(message)
 }
 
 /// How requests of one partner are made.
@@ -92,6 +288,8 @@ struct Fixed {
     headers: HeaderMap,
     /// The same, with the content type of a JSON body.
     headers_json: HeaderMap,
+    /// Where all requests are alike: without that content type, and with it.
+    shapes: Option<[Rc<Shape>; 2]>,
 }
 
 /// What a plan is made of.
@@ -143,6 +341,7 @@ impl RequestPlan {
                 target: None,
                 headers: HeaderMap::new(),
                 headers_json: HeaderMap::new(),
+                shapes: None,
             }),
             templates,
             secrets: secrets.clone(),
@@ -218,13 +417,26 @@ impl RequestPlan {
         if !self.headers.iter().any(|(n, _)| n == header::CONTENT_TYPE) {
             headers_json.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
+        let are_alike = self.body.is_none() && self.headers.iter().all(|(_, t)| t.is_fixed());
+        let shapes = target.as_ref().filter(|_| are_alike).and_then(|target| {
+            let shape = |headers| Shape::new(&self.method, &target.path, headers, self.gaps());
+            Some([Rc::new(shape(&headers)?), Rc::new(shape(&headers_json)?)])
+        });
         *self.fixed.borrow_mut() = Fixed {
             version,
             target,
             headers,
             headers_json,
+            shapes,
         };
         Ok(())
+    }
+
+    fn gaps(&self) -> Gaps {
+        Gaps {
+            idempotency_key: self.idempotency_key,
+            traceparent: self.traceparent,
+        }
     }
 
     /// Makes the request of one attempt.
@@ -234,6 +446,25 @@ impl RequestPlan {
             self.renew(version)?;
         }
         let fixed = self.fixed.borrow();
+        if let (Some(shapes), Some(target)) = (&fixed.shapes, &fixed.target)
+            && d.idempotency_key.is_none()
+            && d.round <= 1
+        {
+            let body = d.record.value.clone();
+            let shape = Rc::clone(&shapes[usize::from(is_json(&body))]);
+            return Ok(Request {
+                origin: Rc::clone(&target.origin),
+                form: Form::Alike(Box::new(Alike {
+                    shape,
+                    id: d.id,
+                    round: d.round,
+                    attempt: d.attempt,
+                    body,
+                    message: OnceCell::new(),
+                })),
+                moved: None,
+            });
+        }
         let body = match &self.body {
             None => d.record.value.clone(),
             Some(template) => {
@@ -255,8 +486,7 @@ impl RequestPlan {
                 Bytes::from(text.into_owned())
             }
         };
-        let json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
-        let mut headers = if json {
+        let mut headers = if is_json(&body) {
             fixed.headers_json.clone()
         } else {
             fixed.headers.clone()
@@ -302,18 +532,17 @@ impl RequestPlan {
             // hyper sends no length without a body, and some servers then answer 411.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
         }
-        let mut message = HttpRequest::new(body);
-        *message.method_mut() = self.method.clone();
-        *message.uri_mut() = path;
-        *message.version_mut() = Version::HTTP_11;
-        *message.headers_mut() = headers;
-        // Boxed: it passes through several futures on its way to the connection.
         Ok(Request {
             origin,
-            message: Box::new(message),
+            form: Form::Message(message(&self.method, path, headers, body)),
             moved: None,
         })
     }
+}
+
+/// Whether a body looks like JSON.
+fn is_json(body: &[u8]) -> bool {
+    matches!(body.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
 /// Whether a content type says that the body is one JSON text.
@@ -377,7 +606,7 @@ fn idempotency_value(d: &Delivery) -> Result<HeaderValue, PrepareError> {
     let text = match &d.idempotency_key {
         Some(key) => HeaderValue::from_str(key),
         None if d.round <= 1 => {
-            let mut text = [0; 32];
+            let mut text = [0; KEY];
             hex(&d.id.0, &mut text);
             HeaderValue::from_bytes(&text)
         }
@@ -389,13 +618,17 @@ fn idempotency_value(d: &Delivery) -> Result<HeaderValue, PrepareError> {
 /// W3C trace context, version 00: the trace is the message (its ID in hex, so that a partner's traces are found by
 /// it), the span is the attempt. Not sampled: whether a trace is recorded is the partner's choice.
 fn traceparent(id: MessageId, round: u32, attempt: u32) -> HeaderValue {
+    HeaderValue::from_bytes(&trace(id, round, attempt)).expect("digits and dashes")
+}
+
+fn trace(id: MessageId, round: u32, attempt: u32) -> [u8; TRACE] {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     // A trace ID of zeros is invalid; no hash comes out so, but an ID need not come from one.
     let trace = if id.0 == [0; 16] { [1; 16] } else { id.0 };
     hex(&trace, &mut text[3..35]);
     let span = mix(id.head() ^ mix((u64::from(round) << 32) | u64::from(attempt))).max(1);
     hex(&span.to_be_bytes(), &mut text[36..52]);
-    HeaderValue::from_bytes(&text).expect("digits and dashes")
+    text
 }
 
 /// The finaliser of SplitMix64: spreads every bit over the word.
