@@ -232,6 +232,11 @@ impl Orders {
         }
     }
 
+    /// Whether any skip rule is in force.
+    pub fn has_skips(&self) -> bool {
+        !self.skips.borrow().is_empty()
+    }
+
     /// The rule that passes a message over, if one does. One whose earlier attempt is in doubt is not passed over:
     /// its doubt comes first.
     pub fn skipped(&self, item: &Item, now: Time) -> Option<String> {

@@ -194,9 +194,15 @@ impl PartnerGate {
 
     /// Looks at, or changes, the turnstile; then grants what that made possible.
     pub fn with<R>(&self, f: impl FnOnce(&mut Turnstile, Time) -> R) -> R {
-        let result = f(&mut self.state.borrow_mut().turnstile, self.clock.now());
-        self.pump();
+        let now = self.clock.now();
+        let result = f(&mut self.state.borrow_mut().turnstile, now);
+        self.pump_at(now);
         result
+    }
+
+    /// How long nothing could start so far, for no fault of a message.
+    pub fn outage(&self, now: Time) -> Duration {
+        self.state.borrow_mut().turnstile.outage(now)
     }
 
     /// Looks at, or changes, the budgets; then grants what that made possible.
@@ -280,7 +286,10 @@ impl PartnerGate {
 
     /// Grants slots to those who wait, as far as that is possible now.
     pub fn pump(&self) {
-        let now = self.clock.now();
+        self.pump_at(self.clock.now());
+    }
+
+    fn pump_at(&self, now: Time) {
         let mut woken: smallvec::SmallVec<[Waker; 8]> = smallvec::SmallVec::new();
         let ask_at = {
             let State {
@@ -352,7 +361,7 @@ impl PartnerGate {
         if let Some((before, after)) = turned {
             self.tell_breaker(before, after, now);
         }
-        self.pump();
+        self.pump_at(now);
     }
 
     #[cold]
@@ -409,7 +418,7 @@ impl PartnerGate {
             .borrow_mut()
             .turnstile
             .missed(slot, now, &mut self.budgets.borrow_mut());
-        self.pump();
+        self.pump_at(now);
     }
 }
 

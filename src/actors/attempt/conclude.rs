@@ -43,10 +43,10 @@ pub(super) fn close_uncounted<S: Sink>(
     item.delivery.attempt -= 1;
 }
 
-pub(super) fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time) {
+pub(super) fn note_first_try<S>(route: &RouteContext<S>, item: &mut Item, first_try: Time, now: Time) {
     if item.first_try == Time::ZERO {
         item.first_try = first_try;
-        item.outage_at_first_try = route.partner.gate.with(|turnstile, now| turnstile.outage(now));
+        item.outage_at_first_try = route.partner.gate.outage(now);
     }
 }
 
@@ -159,7 +159,7 @@ pub(super) fn conclude<S: Sink>(
             settle(route, item, doubt, None, detail)
         }
         _ => {
-            note_first_try(route, item, now);
+            note_first_try(route, item, now, now);
             let (held, partner_answers) = partner.gate.with(|turnstile, now| {
                 let held = turnstile.outage(now).saturating_sub(item.outage_at_first_try);
                 (held, turnstile.is_answering(now))

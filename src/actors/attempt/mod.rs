@@ -272,9 +272,10 @@ async fn send<S: Sink>(
             Err(LaneError::NoRoom(_)) => return After::Again(clock.now().plus(NO_ROOM_WAIT)),
         }
         // What stands before a start is the connect, if one was needed, and the commit.
-        partner.gate.prepared_within(clock.now().since(granted));
-        note_first_try(route, item, first_try);
-        let wait = slot_at.since(clock.now());
+        let ready = clock.now();
+        partner.gate.prepared_within(ready.since(granted));
+        note_first_try(route, item, first_try, ready);
+        let wait = slot_at.since(ready);
         if wait > Duration::ZERO {
             tokio::time::sleep(wait).await;
         }
@@ -446,7 +447,7 @@ fn away<S: Sink>(route: &Rc<RouteContext<S>>, item: &mut Item, at: Time) -> Afte
         return After::Again(now);
     }
     // Waiting for a host that does not answer ages a message, tried or not: others are answered.
-    note_first_try(route, item, now);
+    note_first_try(route, item, now, now);
     let give_up_after = partner.config.retry.give_up_after;
     if now.since(item.first_try) < give_up_after {
         return After::Again(at);

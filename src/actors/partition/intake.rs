@@ -450,18 +450,22 @@ impl<S: Sink> PartitionActor<S> {
     /// finished, or waits until the order is decided; it comes back otherwise.
     pub(super) fn passed_over(&mut self, mut item: Box<Item>) -> Passed {
         item.checked = self.route.orders.version();
-        let now = self.now();
         match self.route.orders.bar_of(&item.delivery.id) {
             Some(Bar::Marked) => {
                 self.end_marked(item.delivery.id, item.delivery.record.offset);
                 return Passed::Over(self.leave_queue(&item));
             }
             Some(Bar::Claimed) => {
-                self.again(item, now.plus(CLAIMED_WAIT));
+                let at = self.now().plus(CLAIMED_WAIT);
+                self.again(item, at);
                 return Passed::Waits;
             }
             None => {}
         }
+        if !self.route.orders.has_skips() {
+            return Passed::No(item);
+        }
+        let now = self.now();
         let Some(reason) = self.route.orders.skipped(&item, now) else {
             return Passed::No(item);
         };

@@ -364,6 +364,9 @@ impl<S: Sink> PartitionActor<S> {
             self.hold(item.delivery.id, place);
         }
         let place = self.end(&item);
+        if item.key_rests_until == Time::ZERO {
+            return self.free_place(place, ctx);
+        }
         let now = self.now();
         if item.key_rests_until > now {
             // The partner's word about this key outlives the message that brought it.
