@@ -565,35 +565,39 @@ impl Http1 {
 
     /// Writes a request and waits for its answer: for the whole of a plain one, else for its head. The write begins
     /// within the first poll.
-    pub(super) async fn exchange(&mut self, request: Form, wants: Wants<'_>) -> Result<Got, Failed> {
+    pub(super) fn exchange<'a>(
+        &'a mut self,
+        request: Form,
+        wants: Wants<'a>,
+    ) -> impl Future<Output = Result<Got, Failed>> + 'a {
         let before = self.written();
         self.served = self.served.saturating_add(1);
         if self.served > 1 {
             self.wire.watch();
         }
-        let mut begun = None;
-        if let Some(io) = &mut self.plain {
-            if self.dialect.title_case {
-                begun = Some(Begun::default());
-            } else {
-                let mut exchange = plain::Exchange::default();
-                let (wire, request) = (&self.wire, &request);
-                let is_broken = || wire.broken.load(Relaxed);
-                match poll_fn(|cx| exchange.poll(cx, io, request, &wants, is_broken)).await {
-                    Done::Whole(whole) => {
-                        self.wire.watching.store(false, Relaxed);
-                        return Ok(Got::Whole(whole));
-                    }
-                    Done::Begun(it) => begun = Some(it),
+        let mut exchange = plain::Exchange::default();
+        // Not an `async fn`: its future would hold what it is called with twice.
+        async move {
+            let done = poll_fn(|cx| match &mut self.plain {
+                Some(io) if !self.dialect.title_case => {
+                    exchange.poll(cx, io, &request, &wants, || self.wire.broken.load(Relaxed))
                 }
-            }
+                _ => Poll::Ready(Done::Begun(Begun::default())),
+            });
+            let head = match done.await {
+                Done::Whole(whole) => {
+                    self.wire.watching.store(false, Relaxed);
+                    return Ok(Got::Whole(whole));
+                }
+                Done::Begun(begun) => self.by_hyper(request.into_message(), begun, before),
+            };
+            let head = head.await;
+            self.wire.watching.store(false, Relaxed);
+            head.map(Got::Head)
         }
-        let head = self.by_hyper(request.into_message(), begun, before).await;
-        self.wire.watching.store(false, Relaxed);
-        head.map(Got::Head)
     }
 
-    /// The same by hyper, from the beginning or from what has begun.
+    /// The same by hyper, from what has begun.
     ///
     /// The part of hyper that answers is polled without a waker: it makes progress only through `drive`, in this
     /// very task, and a waker would only make the task wake itself once more.
@@ -602,7 +606,7 @@ impl Http1 {
     fn by_hyper(
         &mut self,
         message: Box<Message>,
-        begun: Option<Begun>,
+        begun: Begun,
         before: u64,
     ) -> LocalBoxFuture<'_, Result<Box<Response<Incoming>>, Failed>> {
         async move {
@@ -610,7 +614,7 @@ impl Http1 {
                 true => Failed::NothingLeft(e),
                 false => Failed::Broken(e),
             };
-            if let (Some(begun), Some(io)) = (begun, self.plain.take())
+            if let Some(io) = self.plain.take()
                 && let Err(e) = self.hand_over(io, begun).await
             {
                 return Err(lost(self, e));

@@ -95,6 +95,9 @@ pub struct HttpSink {
     redirect_to: Vec<Rc<origin::Origin>>,
 }
 
+/// Where a request went: URL, origin, and whether its method asks for nothing to be done.
+type SentFrom = Box<(String, Rc<origin::Origin>, bool)>;
+
 /// A connection in hand. Dropped unused it goes back to the pool.
 pub struct Connection(Leased);
 
@@ -244,34 +247,42 @@ impl HttpSink {
     ///
     /// The gate is asked right before the first byte. A connection that turns out closed is replaced once, before
     /// the gate is asked where that is known by then, else the gate is asked again.
-    pub async fn send(&self, connection: Connection, mut request: Request, gate: Gate<'_>) -> Sent {
-        let needs_body = |status| self.reading.needs_body(status);
+    pub fn send(
+        &self,
+        connection: Connection,
+        mut request: Request,
+        gate: Gate<'_>,
+    ) -> impl Future<Output = Sent> {
         let moved = request.moved.take();
         // Only a redirect that may be followed needs to know where the request went.
         let from = (self.redirects > 0).then(|| {
             let origin = Rc::clone(&request.origin);
             Box::new((request.url(), origin, request.is_safe()))
         });
-        let exchange = self.exchange(connection, request, gate, self.request_timeout, needs_body);
-        let (mut reply, mut unsettled) = match exchange.await {
-            Outcome::Heard(reply) => (reply, None),
-            Outcome::Unsettled(reply, unsettled) => (reply, Some(unsettled)),
-            Outcome::Stopped => return Sent::Stopped,
-            Outcome::NeverWritten(failure) => {
-                let answer = self.unanswered(failure.unwritten(), &failure);
-                return Sent::NeverWritten(behind(moved.as_deref(), answer));
+        // Not an `async fn`: its future would hold what it is called with twice.
+        async move {
+            let needs_body = |status| self.reading.needs_body(status);
+            let exchange = self.exchange(connection, request, gate, self.request_timeout, needs_body);
+            match exchange.await {
+                Outcome::Heard(reply) => self.heard(reply, from, moved),
+                Outcome::Unsettled(reply, unsettled) => self.unsettled(reply, unsettled, from, moved).await,
+                Outcome::Stopped => Sent::Stopped,
+                Outcome::NeverWritten(failure) => {
+                    let answer = self.unanswered(failure.unwritten(), &failure);
+                    Sent::NeverWritten(behind(moved.as_deref(), answer))
+                }
+                Outcome::Failed(failure) => {
+                    let answer = self.unanswered(Verdict::Unknown(DoubtCause::Timeout), &failure);
+                    Sent::Answered(behind(moved.as_deref(), answer))
+                }
             }
-            Outcome::Failed(failure) => {
-                let answer = self.unanswered(Verdict::Unknown(DoubtCause::Timeout), &failure);
-                return Sent::Answered(behind(moved.as_deref(), answer));
-            }
-        };
+        }
+    }
+
+    fn heard(&self, mut reply: Reply, from: Option<SentFrom>, moved: Option<Box<Moved>>) -> Sent {
         if let Some(from) = from
             && (300..400).contains(&reply.status)
         {
-            if let Some(unsettled) = unsettled.take() {
-                reply.odd = unsettled.settled().await.map(Oddity::Stray);
-            }
             let (url, origin, safe) = *from;
             match self.step(&reply, &url, &origin, safe, moved.as_deref()) {
                 Ok(Some(to)) => return self.sent_on(&reply, to),
@@ -279,19 +290,33 @@ impl HttpSink {
                 Err(why) => reply.odd = reply.odd.or(Some(Oddity::NotFollowed(why))),
             }
         }
-        let answer = self
-            .reading
-            .answer(&reply.heard(), || self.clock.now(), &self.masker());
-        let answer = behind(moved.as_deref(), answer);
-        match unsettled {
-            None => Sent::Answered(answer),
-            Some(unsettled) => self.settling(answer, reply, unsettled, moved).await,
+        Sent::Answered(behind(moved.as_deref(), self.answer(&reply)))
+    }
+
+    fn answer(&self, reply: &Reply) -> Answer {
+        (self.reading).answer(&reply.heard(), || self.clock.now(), &self.masker())
+    }
+
+    /// Boxed: few answers come here, and the future of every request must not be larger for them.
+    fn unsettled(
+        &self,
+        mut reply: Reply,
+        unsettled: Box<Unsettled>,
+        from: Option<SentFrom>,
+        moved: Option<Box<Moved>>,
+    ) -> LocalBoxFuture<'_, Sent> {
+        async move {
+            if from.is_some() && (300..400).contains(&reply.status) {
+                reply.odd = unsettled.settled().await.map(Oddity::Stray);
+                return self.heard(reply, from, moved);
+            }
+            let answer = behind(moved.as_deref(), self.answer(&reply));
+            self.settling(answer, reply, unsettled, moved).await
         }
+        .boxed_local()
     }
 
     /// An answer of which it is known a little later whether it answers the request.
-    ///
-    /// Boxed: few answers come here, and the future of every request must not be larger for them.
     fn settling(
         &self,
         answer: Answer,
@@ -423,11 +448,11 @@ impl super::Sink for HttpSink {
     fn prepare_moved(&self, delivery: &Delivery, moved: &Moved) -> Result<Request, PrepareError> {
         HttpSink::prepare_moved(self, delivery, moved)
     }
-    async fn connect(&self, request: &Request) -> Result<Connection, Answer> {
-        HttpSink::connect(self, request).await
+    fn connect(&self, request: &Request) -> impl Future<Output = Result<Connection, Answer>> {
+        HttpSink::connect(self, request)
     }
-    async fn send(&self, connection: Connection, request: Request, gate: Gate<'_>) -> Sent {
-        HttpSink::send(self, connection, request, gate).await
+    fn send(&self, connection: Connection, request: Request, gate: Gate<'_>) -> impl Future<Output = Sent> {
+        HttpSink::send(self, connection, request, gate)
     }
     fn look_up(&self, delivery: &Delivery) -> Result<Request, super::Verified> {
         HttpSink::look_up(self, delivery)
