@@ -1,6 +1,7 @@
 //! The partition's actor with its key actors, gate and lane, over an in-memory log and a partner made of a closure.
 
 mod doubts;
+mod earlier;
 mod effects;
 mod memory;
 mod order;
@@ -18,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, IdSource, KeySource, LimitConfig, OnDoubt, PartnerConfig, Rate};
 use crate::core::breaker::{BreakerSettings, Cause};
 use crate::core::hosts::HostId;
-use crate::core::ledger::entry::{BudgetDraw, SkipMatch, SkipRule};
+use crate::core::ledger::entry::{BudgetDraw, Intent, Outcome, OutcomeKind, SkipMatch, SkipRule};
 use crate::core::ledger::fold::{FinishedState, LaneState, Message, MessageState, StoreOp};
 use crate::core::limiter::BudgetTable;
 use crate::core::mask::Masker;
@@ -36,6 +37,7 @@ use crate::sink::{
     Answer, AnswerDetail, Asked, Concerns, Delivery, Gate, Moved, Pace, PrepareError, Sent, Settling,
     Verdict, Verified,
 };
+use earlier::*;
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::panic::Location;
@@ -858,24 +860,13 @@ impl World {
             messages.filter(|(_, m)| waits(m)).collect()
         };
         for (id, m) in waiting {
-            let later = crate::core::ledger::entry::Outcome {
-                at: AT,
+            let later = Outcome {
                 id,
-                offset: m.offset,
-                round: 1,
                 attempts: m.attempts + 1,
                 when: Time(2),
-                life: LifeId(1),
-                status: 429,
-                kind: crate::core::ledger::entry::OutcomeKind::Later {
-                    not_before: Time(3),
-                    first_try: m.first_try,
-                    key: m.key,
-                    reason: String::new(),
-                    counted: true,
-                },
+                ..outcome(m.offset, 429, later(m.key, m.first_try, Time(3)))
             };
-            append_entry(&self.log, self.lane, &self.memory, Body::Outcome(later));
+            self.wrote(Body::Outcome(later));
         }
     }
 

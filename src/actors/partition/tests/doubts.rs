@@ -51,21 +51,10 @@ async fn a_doubt_of_an_earlier_life_is_parked_before_its_key_goes_on() {
     world.append(keyed(14));
     world.lives = 1;
     // An earlier life wrote the intent of record 2 and died.
-    let intent = crate::core::ledger::entry::Intent {
-        at: AT,
-        id: MessageId(*b"2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
-        key: KeyHash(b"k2".iter().fold(17, |h, b| h * 31 + u64::from(*b))),
-        offset: 2,
-        round: 1,
-        attempt: 1,
-        first_try: Time(1),
-        slot: Time(1),
-        budgets: Default::default(),
-        life: LifeId(1),
-        lease_ms: 10_000,
-        timeout_ms: 10_000,
-    };
-    append_entry(&world.log, world.lane, &world.memory, Body::Intent(intent));
+    world.wrote(Body::Intent(intent(
+        2,
+        KeyHash(b"k2".iter().fold(17, |h, b| h * 31 + u64::from(*b))),
+    )));
     world.live(partner(), |_, _| Reply::Take).await;
     let seen = world.partner.lock().seen.clone();
     assert_eq!(seen.len(), 13);
@@ -135,15 +124,7 @@ async fn a_hold_ends_with_its_own_message_only() {
         tokio::time::sleep(Duration::from_millis(30)).await;
         let sent = |world: &World| world.partner.lock().seen.iter().map(|s| s.1).collect::<Vec<_>>();
         assert_eq!(sent(&world), [3, 5], "{order}: the doubt of 5 holds the key");
-        assert!(
-            living
-                .command(Action::Mark {
-                    at: AT,
-                    id: id_of(5),
-                    offset: 0
-                })
-                .await
-        );
+        assert!(living.command(mark(5)).await);
         living
             .until(|l| l.memory.state.lock().partitions[&AT].counts.delivered == 2)
             .await;
@@ -174,21 +155,10 @@ async fn a_doubt_of_this_life_keeps_its_cause_when_the_partition_is_built_again(
     for (settling, delivered) in [(Some(DoubtCause::Timeout), 7), (None, 6)] {
         let mut world = World::new();
         world.append(keyed(7));
-        let intent = crate::core::ledger::entry::Intent {
-            at: AT,
-            id: id_of(2),
-            key: KeyHash(b"k2".iter().fold(17, |h, b| h * 31 + u64::from(*b))),
-            offset: 2,
-            round: 1,
-            attempt: 1,
-            first_try: Time(1),
-            slot: Time(1),
-            budgets: Default::default(),
-            life: LifeId(1),
-            lease_ms: 10_000,
+        world.wrote(Body::Intent(Intent {
             timeout_ms: 1,
-        };
-        append_entry(&world.log, world.lane, &world.memory, Body::Intent(intent));
+            ..intent(2, KeyHash(b"k2".iter().fold(17, |h, b| h * 31 + u64::from(*b))))
+        }));
         world.settling = settling.map(|cause| (id_of(2), cause)).into_iter().collect();
         let mut config = partner();
         config.doubt = DoubtConfig {
@@ -214,21 +184,12 @@ async fn a_doubt_of_this_life_keeps_its_cause_when_the_partition_is_built_again(
 async fn a_doubt_whose_record_is_gone_is_parked() {
     let mut world = World::new();
     world.append([(None, 0), (None, 1)]);
-    let intent = crate::core::ledger::entry::Intent {
-        at: AT,
-        id: id_of(0),
-        key: KeyHash(1),
-        offset: 0,
-        round: 1,
-        attempt: 1,
-        first_try: Time(1),
-        slot: Time(1),
-        budgets: Default::default(),
+    world.wrote(Body::Intent(Intent {
         life: LifeId(99),
         lease_ms: 1,
         timeout_ms: 1,
-    };
-    append_entry(&world.log, world.lane, &world.memory, Body::Intent(intent));
+        ..intent(0, KeyHash(1))
+    }));
     world.log.trim(world.input, 1).expect("trimmed");
     world.fresh = true;
     let parked = |state: &LaneState| state.partitions[&AT].counts.parked == 1;

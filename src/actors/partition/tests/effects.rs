@@ -13,11 +13,7 @@ async fn an_order_reaches_what_stands_at_the_gate() {
         living.pause(true);
         living.until(|l| l.route.partner.gate.waiting() == 4).await;
         let of = |n: u64| match what {
-            "mark" => Action::Mark {
-                at: AT,
-                id: id_of(n),
-                offset: 0,
-            },
+            "mark" => mark(n),
             _ => Action::SkipAdd(SkipRule {
                 rule: n + 1,
                 topic: "t".into(),
@@ -61,18 +57,10 @@ async fn a_stale_mark_swallows_nothing() {
     let living = world.begin(partner(), |_, _| Reply::Take);
     living.pause(true);
     living.until(|l| l.route.partner.gate.waiting() == 2).await;
-    let (mark, forget) = (
-        Action::Mark {
-            at: AT,
-            id: id_of(0),
-            offset: 0,
-        },
-        Action::Forget { at: AT, id: id_of(0) },
-    );
-    assert!(living.command(mark.clone()).await);
+    assert!(living.command(mark(0)).await);
     living.pause(false);
     living.idle().await;
-    assert!(living.command(forget.clone()).await);
+    assert!(living.command(forget(0)).await);
     world.append([(None, 0)]);
     living.idle().await;
     assert_eq!(
@@ -81,8 +69,8 @@ async fn a_stale_mark_swallows_nothing() {
         "1, and 0 once it was forgotten"
     );
     // Delivered, and marked only then.
-    assert!(living.command(mark).await);
-    assert!(living.command(forget).await);
+    assert!(living.command(mark(0)).await);
+    assert!(living.command(forget(0)).await);
     world.append([(None, 0)]);
     living.idle().await;
     living.stop().await;
@@ -97,11 +85,6 @@ async fn a_mark_that_comes_too_late_is_refused() {
     world.append([(None, 0)]);
     let living = world.begin(partner(), |_, _| Reply::TakeAt(2));
     living.until(|l| !l.route.on_wire.borrow().is_empty()).await;
-    let mark = |n| Action::Mark {
-        at: AT,
-        id: id_of(n),
-        offset: 0,
-    };
     assert!(!living.command(mark(0)).await, "it is on the wire");
     world.append([(None, 1)]);
     living.idle().await;
@@ -182,7 +165,7 @@ async fn an_effect_that_the_start_knows_is_ignored() {
         idempotency_key: "again".into(),
     };
     let offset = world.memory.state.lock().next;
-    append_entry(&world.log, world.lane, &world.memory, Body::Opened(opened));
+    world.wrote(Body::Opened(opened));
     let living = world.begin(partner(), |_, _| Reply::Take);
     living
         .until(|l| l.memory.state.lock().partitions[&AT].counts.delivered == 1)
@@ -211,12 +194,7 @@ async fn a_mark_that_was_taken_back_swallows_nothing() {
     let living = world.begin(partner(), |_, _| Reply::Take);
     living.pause(true);
     living.until(|l| l.route.partner.gate.waiting() == 1).await;
-    let mark = Action::Mark {
-        at: AT,
-        id: id_of(0),
-        offset: 0,
-    };
-    assert!(living.command(mark).await);
+    assert!(living.command(mark(0)).await);
     let forget = Action::Forget { at: AT, id: id_of(0) };
     assert!(living.command(forget).await);
     world.append([(None, 0)]);
@@ -255,7 +233,7 @@ async fn replays_that_a_rule_passes_over_leave_their_places() {
             when: Time(1),
             idempotency_key: "again".into(),
         });
-        append_entry(&world.log, world.lane, &world.memory, opened);
+        world.wrote(opened);
     }
     config.concurrency = 2;
     let living = world.begin(config, |_, _| Reply::Take);

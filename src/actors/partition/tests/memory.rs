@@ -24,10 +24,8 @@ async fn a_stuck_key_does_not_starve_the_others_of_its_partner() {
         // A backoff with jitter may be shorter than what counts as long.
         world.waiting_after = Duration::from_millis(100);
         world.append(every_other_slow(20_000));
-        let mut patient = partner();
+        let mut patient = patient();
         patient.on_doubt = on_doubt;
-        patient.retry.first = Duration::from_secs(3_600);
-        patient.retry.longest = Duration::from_secs(3_600);
         let plan = move |n, _| match n {
             0 => reply,
             _ => Reply::Take,
@@ -235,24 +233,12 @@ async fn what_a_larger_share_left_keeps_a_smaller_one_from_nothing() {
     world.append(apart(2_000));
     let first_try = Clock::start().now();
     for offset in 0..2_000 {
-        let later = crate::core::ledger::entry::Outcome {
-            at: AT,
-            id: id_of(offset),
+        let key = crate::core::message_id::key_hash(format!("k{offset}").as_bytes());
+        world.wrote(Body::Outcome(outcome(
             offset,
-            round: 1,
-            attempts: 1,
-            when: Time(2),
-            life: LifeId(1),
-            status: 429,
-            kind: crate::core::ledger::entry::OutcomeKind::Later {
-                not_before: Time(3),
-                first_try,
-                key: crate::core::message_id::key_hash(format!("k{offset}").as_bytes()),
-                reason: String::new(),
-                counted: true,
-            },
-        };
-        append_entry(&world.log, world.lane, &world.memory, Body::Outcome(later));
+            429,
+            later(key, first_try, Time(3)),
+        )));
     }
     let life = world.live(partner(), |_, _| Reply::Take);
     assert_eq!(patience::within(life).await, 0);
@@ -294,7 +280,7 @@ async fn a_restart_leaves_in_the_ledger_what_waits_there_behind_a_key() {
             not_before: Time(2),
             kept: Box::new(kept),
         };
-        append_entry(&world.log, world.lane, &world.memory, Body::Waiting(waiting));
+        world.wrote(Body::Waiting(waiting));
     }
     assert_eq!(world.position(), 500);
     let held = world.live(partner(), |_, _| Reply::Take).await;

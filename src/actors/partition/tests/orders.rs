@@ -75,12 +75,8 @@ impl Order {
     fn body(self, memory: &Memory) -> Body {
         let id = id_of(IT);
         match self {
-            Order::Mark => command(Action::Mark {
-                at: AT,
-                id,
-                offset: 0,
-            }),
-            Order::Forget => command(Action::Forget { at: AT, id }),
+            Order::Mark => command(mark(IT)),
+            Order::Forget => command(forget(IT)),
             Order::Drop => command(Action::Drop { at: AT, id }),
             Order::Skip => command(Action::SkipAdd(SkipRule {
                 rule: 1,
@@ -234,11 +230,7 @@ impl Case {
             _ => {
                 living.pause(false);
                 if self.place.behind() {
-                    let settle = command(Action::Mark {
-                        at: AT,
-                        id: id_of(BEFORE),
-                        offset: 0,
-                    });
+                    let settle = command(mark(BEFORE));
                     living.order(settle).await;
                 }
                 pass(5_000).await;
@@ -355,14 +347,6 @@ fn what_two_orders_come_to_follows_from_the_ledger() {
     assert_eq!(cases, 1_250);
 }
 
-fn mark(n: u64) -> Action {
-    Action::Mark {
-        at: AT,
-        id: id_of(n),
-        offset: 0,
-    }
-}
-
 fn forget(n: u64) -> Action {
     Action::Forget { at: AT, id: id_of(n) }
 }
@@ -375,9 +359,7 @@ async fn a_record_that_a_mark_ended_takes_no_later_one_with_it() {
     world.waiting_after = Duration::from_millis(10);
     let key = || Some("k".to_owned());
     world.append([(key(), 0), (key(), 1)]);
-    let mut patient = partner();
-    patient.retry.first = Duration::from_secs(3_600);
-    patient.retry.longest = Duration::from_secs(3_600);
+    let patient = patient();
     let living = world.begin(patient, |n, _| if n == 0 { Reply::TryLater } else { Reply::Take });
     living.pause(true);
     living.until(|l| l.route.partner.gate.waiting() == 1).await;
@@ -558,19 +540,10 @@ async fn what_is_built_again_knows_all_intents_of_the_one_before() {
     let before = world.memory.state.lock().partitions[&AT].clone();
     let living = world.begin(partner(), |_, _| Reply::Take);
     let port = living.route.partner.port.clone();
-    port.intent(Body::Intent(crate::core::ledger::entry::Intent {
-        at: AT,
-        id: id_of(1),
-        key: KeyHash(1),
-        offset: 1,
-        round: 1,
+    port.intent(Body::Intent(Intent {
         attempt: 6,
-        first_try: Time(1),
-        slot: Time(1),
-        budgets: Default::default(),
         life: LifeId(2),
-        lease_ms: 1,
-        timeout_ms: 1,
+        ..intent(1, KeyHash(1))
     }));
     let number = port.outcome(nothing_new(&world.memory.state.lock(), AT));
     port.flush();

@@ -6,7 +6,7 @@ use super::*;
 /// soon as any retry would.
 #[actix_rt::test]
 async fn retries_noted_by_a_clock_that_was_ahead_are_not_waited_for() {
-    use crate::core::ledger::entry::{Kept, Outcome, OutcomeKind, Waiting};
+    use crate::core::ledger::entry::{Kept, Waiting};
     let mut world = World::new();
     world.append((0..4).map(|n| (Some(format!("k{n}")), n)));
     world.lives = 1;
@@ -14,36 +14,14 @@ async fn retries_noted_by_a_clock_that_was_ahead_are_not_waited_for() {
     let ahead = Clock::start().now().plus(month);
     for n in 1..=2 {
         let key = crate::core::message_id::key_hash(format!("k{n}").as_bytes());
-        let intent = crate::core::ledger::entry::Intent {
-            at: AT,
-            id: id_of(n),
-            key,
-            offset: n,
-            round: 1,
-            attempt: 1,
+        let intent = Intent {
             first_try: ahead,
             slot: ahead,
-            budgets: Default::default(),
-            life: LifeId(1),
-            lease_ms: 10_000,
-            timeout_ms: 10_000,
+            ..intent(n, key)
         };
         let later = Outcome {
-            at: AT,
-            id: id_of(n),
-            offset: n,
-            round: 1,
-            attempts: 1,
             when: ahead,
-            life: LifeId(1),
-            status: 503,
-            kind: OutcomeKind::Later {
-                not_before: ahead.plus(month),
-                first_try: ahead,
-                key,
-                reason: String::new(),
-                counted: true,
-            },
+            ..outcome(n, 503, later(key, ahead, ahead.plus(month)))
         };
         let mut bodies = vec![Body::Intent(intent), Body::Outcome(later)];
         if n == 2 {
@@ -62,9 +40,7 @@ async fn retries_noted_by_a_clock_that_was_ahead_are_not_waited_for() {
                 }),
             }));
         }
-        bodies
-            .into_iter()
-            .for_each(|body| append_entry(&world.log, world.lane, &world.memory, body));
+        bodies.into_iter().for_each(|body| world.wrote(body));
     }
     let mut config = partner();
     config.retry.longest_retry_after = Duration::from_millis(20);
@@ -82,9 +58,7 @@ async fn what_waits_long_holds_no_position_and_keeps_its_order_over_a_restart() 
     let mut world = World::new();
     world.waiting_after = Duration::from_millis(300);
     world.append(keyed(70));
-    let mut patient = partner();
-    patient.retry.first = Duration::from_secs(3_600);
-    patient.retry.longest = Duration::from_secs(3_600);
+    let patient = patient();
     let plan = |n, _| match n {
         3 => Reply::TryLater,
         _ => Reply::Take,
@@ -119,24 +93,13 @@ async fn what_waits_long_holds_no_position_and_keeps_its_order_over_a_restart() 
                 .find(|(_, o)| o.offset == m.offset);
             found.expect("it waits")
         };
-        let later = crate::core::ledger::entry::Outcome {
-            at: AT,
+        let later = Outcome {
             id,
-            offset: m.offset,
-            round: 1,
             attempts: 2,
             when: Time(2),
-            life: LifeId(1),
-            status: 429,
-            kind: crate::core::ledger::entry::OutcomeKind::Later {
-                not_before: Time(3),
-                first_try: m.first_try,
-                key: m.key,
-                reason: String::new(),
-                counted: true,
-            },
+            ..outcome(m.offset, 429, later(m.key, m.first_try, Time(3)))
         };
-        append_entry(&world.log, world.lane, &world.memory, Body::Outcome(later));
+        world.wrote(Body::Outcome(later));
     }
     let read = world.log.read_count(world.input);
     world.live(partner(), |_, _| Reply::Take).await;
@@ -158,9 +121,7 @@ async fn finished_ranges_are_not_read_again() {
     // It holds the position for as long as this test lasts.
     world.waiting_after = Duration::from_secs(86_400);
     world.append(keyed(1_000));
-    let mut patient = partner();
-    patient.retry.first = Duration::from_secs(3_600);
-    patient.retry.longest = Duration::from_secs(3_600);
+    let patient = patient();
     let plan = |n, _| match n {
         0 => Reply::TryLater,
         _ => Reply::Take,
@@ -201,18 +162,8 @@ async fn a_replay_whose_payload_has_gone_holds_nothing_back() {
         first_try: Time(1),
         dropped: false,
     };
-    let dead = crate::core::ledger::entry::Outcome {
-        at: AT,
-        id,
-        offset: 7,
-        round: 1,
-        attempts: 1,
-        when: Time(1),
-        life: LifeId(1),
-        status: 422,
-        kind: crate::core::ledger::entry::OutcomeKind::Dead(Box::new(kept)),
-    };
-    append_entry(&world.log, world.lane, &world.memory, Body::Outcome(dead));
+    let dead = outcome(7, 422, OutcomeKind::Dead(Box::new(kept)));
+    world.wrote(Body::Outcome(dead));
     let opened = crate::core::ledger::entry::Opened {
         at: AT,
         id,
@@ -220,7 +171,7 @@ async fn a_replay_whose_payload_has_gone_holds_nothing_back() {
         when: Time(1),
         idempotency_key: "7-2".into(),
     };
-    append_entry(&world.log, world.lane, &world.memory, Body::Opened(opened));
+    world.wrote(Body::Opened(opened));
     world.gone = Some(7);
     let held = world.live(partner(), |_, _| Reply::Take).await;
     assert_eq!(
@@ -232,22 +183,11 @@ async fn a_replay_whose_payload_has_gone_holds_nothing_back() {
 /// An earlier life has delivered these records and no others.
 fn delivered_before(world: &World, offsets: &[u64]) {
     for offset in offsets {
-        let mut id = [0; 16];
-        id[..offset.to_string().len()].copy_from_slice(offset.to_string().as_bytes());
-        let outcome = crate::core::ledger::entry::Outcome {
-            at: AT,
-            id: MessageId(id),
-            offset: *offset,
-            round: 1,
-            attempts: 1,
-            when: Time(1),
-            life: LifeId(1),
-            status: 200,
-            kind: crate::core::ledger::entry::OutcomeKind::Delivered {
-                readable: Default::default(),
-            },
+        let delivered = OutcomeKind::Delivered {
+            readable: Default::default(),
         };
-        append_entry(&world.log, world.lane, &world.memory, Body::Outcome(outcome));
+        let outcome = outcome(*offset, 200, delivered);
+        world.wrote(Body::Outcome(outcome));
     }
 }
 
@@ -280,9 +220,7 @@ async fn a_message_that_goes_on_by_another_record_of_it_is_not_lost() {
     // Nothing is copied into the ledger meanwhile.
     world.waiting_after = Duration::from_secs(36_000);
     let slow = |n: u64| (Some("slow".to_owned()), n);
-    let mut patient = partner();
-    patient.retry.first = Duration::from_secs(3_600);
-    patient.retry.longest = Duration::from_secs(3_600);
+    let patient = patient();
     world.append([slow(0)]);
     let waits = |number: u64, offset: Offset| {
         move |state: &LaneState| {

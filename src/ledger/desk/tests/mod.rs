@@ -223,14 +223,21 @@ impl World {
             topic_id: TopicId(5),
             partner: "acme".into(),
         }));
-        world.write(Body::Position(Position {
-            at: AT,
+        world.meet(AT.partition);
+        world
+    }
+
+    /// The ledger knows this partition of the route.
+    fn meet(&mut self, partition: u32) -> RoutePartition {
+        let at = RoutePartition { partition, ..AT };
+        self.write(Body::Position(Position {
+            at,
             leader_epoch: 0,
             position: 0,
             finished: Vec::new(),
             high_water: 0,
         }));
-        world
+        at
     }
 
     fn begin(&mut self) {

@@ -62,14 +62,7 @@ fn readable_ids_are_found_and_survive_another_incarnation() {
 #[test]
 fn an_unknown_id_is_marked_wherever_it_may_turn_up() {
     let mut world = World::new();
-    let other = RoutePartition { partition: 2, ..AT };
-    world.write(Body::Position(Position {
-        at: other,
-        leader_epoch: 0,
-        position: 0,
-        finished: Vec::new(),
-        high_water: 0,
-    }));
+    let other = world.meet(2);
     let (effects, report) = world.order(Order::Mark {
         filter: Filter::of_id("a|1"),
     });
@@ -97,14 +90,7 @@ fn an_unknown_id_is_marked_wherever_it_may_turn_up() {
 #[test]
 fn a_list_without_partitions_is_taken_in_for_all_of_them() {
     let mut world = World::new();
-    let other = RoutePartition { partition: 2, ..AT };
-    world.write(Body::Position(Position {
-        at: other,
-        leader_epoch: 0,
-        position: 0,
-        finished: Vec::new(),
-        high_water: 0,
-    }));
+    let other = world.meet(2);
     let rows = |lines: &[&str]| Order::DedupImport {
         rows: lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect(),
     };
@@ -136,14 +122,7 @@ fn a_list_without_partitions_is_taken_in_for_all_of_them() {
 #[test]
 fn a_hash_is_not_marked_in_a_partition_that_is_not_its_own() {
     let mut world = World::new();
-    let other = RoutePartition { partition: 2, ..AT };
-    world.write(Body::Position(Position {
-        at: other,
-        leader_epoch: 0,
-        position: 0,
-        finished: Vec::new(),
-        high_water: 0,
-    }));
+    world.meet(2);
     world.delivered(4);
     let mark = Order::Mark {
         filter: Filter {

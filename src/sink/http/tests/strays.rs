@@ -34,6 +34,13 @@ fn patient(address: SocketAddr) -> HttpSink {
     sink
 }
 
+/// The same, with a connection on which a message was delivered.
+async fn used(address: SocketAddr) -> HttpSink {
+    let sink = patient(address);
+    assert_eq!(answered(&sink, &delivery("x")).await.verdict, Verdict::Delivered);
+    sink
+}
+
 /// Waits until a request lies in the kernel, unread.
 fn wait_for_request(stream: &TcpStream) -> bool {
     matches!(stream.peek(&mut [0]), Ok(1..))
@@ -76,8 +83,7 @@ fn an_answer_that_crosses_the_request_is_not_its_answer() {
                         // that the stray is read: then this tells.
                     }
                 });
-                let sink = patient(address);
-                assert_eq!(answered(&sink, &delivery("x")).await.verdict, Verdict::Delivered);
+                let sink = used(address).await;
                 let request = sink.prepare(&delivery("x")).unwrap();
                 let connection = sink.connect(&request).await.ok().unwrap();
                 // Between the last look at the socket and the first byte.
@@ -119,8 +125,7 @@ fn an_answer_of_a_server_that_closes_with_the_request_unread_is_not_its_answer()
                         }
                     }
                 });
-                let sink = patient(address);
-                assert_eq!(answered(&sink, &delivery("x")).await.verdict, Verdict::Delivered);
+                let sink = used(address).await;
                 let answer = answered(&sink, &delivery("x")).await;
                 assert_eq!(answer.verdict, UNKNOWN, "{head} {close}: {answer:?}");
                 assert!(reason(&answer).contains("with this request unread"), "{answer:?}");
@@ -144,8 +149,7 @@ fn one_of_two_answers_is_not_its_answer() {
                     }
                 }
             });
-            let sink = patient(address);
-            assert_eq!(answered(&sink, &delivery("x")).await.verdict, Verdict::Delivered);
+            let sink = used(address).await;
             let answer = answered(&sink, &delivery("x")).await;
             assert_eq!(answer.verdict, UNKNOWN, "{head}: {answer:?}");
             assert!(reason(&answer).contains("another answer followed"), "{answer:?}");
