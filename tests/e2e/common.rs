@@ -18,7 +18,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_sluicegate");
 
 /// A port for the node's admin address. Below the range from which the system takes the ports of connections, so
 /// that none of the many connections of these tests sits on it when the node binds it.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const PORTS: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -221,13 +221,22 @@ fn an_upload_that_a_stop_cuts_off_is_no_file() {
 fn a_node_that_drains_is_alive_and_not_ready() {
     let rules = serde_json::json!({"rules": ["id=* hang"]});
     let mock = partner(Behaviour::default().changed(&rules).expect("a behaviour"));
-    let rig = Rig::new(&format!("[node]\ndrain = \"100s\"\n{}", config(&mock, "", "")));
+    let rig = Rig::new("");
+    let probes = format!("127.0.0.1:{}", free_port());
+    rig.configure_with(&format!(
+        "probes = \"{probes}\"\n[node]\ndrain = \"100s\"\n{}",
+        config(&mock, "", "")
+    ));
     let mut node = rig.start(&[]);
     node.wait_for_admin();
+    let ends = |at: &[&str]| {
+        let ends = [["health", "--json"].as_slice(), &["health", "--ready", "--json"]];
+        ends.map(|args| rig.call(&[at, args].concat()).status.code())
+    };
+    // The port of the configuration, and that of the probes.
     let asked = || {
-        let ends =
-            [["health", "--json"].as_slice(), &["health", "--ready", "--json"]].map(|args| rig.call(args));
-        ends.map(|output| output.status.code())
+        let both = [ends(&[]), ends(&["--admin", &probes])];
+        if both[0] == both[1] { both[0] } else { [None, None] }
     };
     node.until("alive and ready", || asked() == [Some(0), Some(0)]);
     rig.import("t", lines(0..1, 1));
@@ -237,6 +246,12 @@ fn a_node_that_drains_is_alive_and_not_ready() {
     let told = rig.call(&["health", "--ready"]);
     let told = String::from_utf8_lossy(&told.stderr).into_owned();
     assert!(told.contains("error: not ready: draining"), "{told}");
+    // A mistake in a file that the node has not read says nothing of it.
+    let file = rig.path("actors.toml");
+    let good = std::fs::read_to_string(&file).expect("the configuration");
+    std::fs::write(&file, good.replace("drain =", "drian =")).expect("written");
+    assert_eq!(ends(&["--admin", &probes]), [Some(0), Some(1)]);
+    std::fs::write(&file, good).expect("written");
     node.kill();
     assert_eq!(asked(), [Some(1), Some(1)]);
     rig.ok(&["status"]);
