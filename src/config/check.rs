@@ -1,11 +1,10 @@
 //! Checks that need more than one key: references, policies that contradict each other, bounds of the machine.
 
-use super::effective::origin_of;
 use super::finding::{Finding, Severity, nearest};
 use super::model::*;
 use super::secrets;
 use super::topic::whole_name;
-use super::tree::{Origin, join, quoted};
+use super::tree::{self, Origin, join, quoted};
 use super::units::duration as show;
 use super::{mask, template};
 use crate::core::expr::{Expr, Vocabulary};
@@ -70,6 +69,12 @@ pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>, machine
     };
     check.node();
     check.machine(machine);
+    for name in config.secrets.keys() {
+        check.secret(&join("secrets", name));
+    }
+    if config.listen.token.is_some() {
+        check.secret("listen.token");
+    }
     check.limits();
     for partner in config.partners.values() {
         check.partner(partner);
@@ -97,20 +102,21 @@ impl Check<'_> {
         } else {
             format!("{section}.{key}")
         };
-        let origin = match key {
-            "" => self.origins.get(section),
-            key => origin_of(self.origins, section, key).or_else(|| self.origins.get(section)),
-        };
-        self.findings.push(Finding {
-            severity,
-            value: value.map(|value| mask::found(&full, &value)),
-            key: full,
-            file: origin.and_then(Origin::file),
-            line: origin.map(|o| o.line).filter(|line| *line > 0),
-            message,
-            hint: (!hint.is_empty()).then(|| hint.to_owned()),
+        // The key itself, or the nearest table around it.
+        let around = std::iter::successors(Some(full.as_str()), |key| {
+            key.rsplit_once('.').map(|(table, _)| table)
         });
+        let origin = around.filter_map(|key| self.origins.get(key)).next();
+        let text = if hint.is_empty() {
+            message
+        } else {
+            format!("{message}\n{hint}")
+        };
+        let mut finding = Finding::at(severity, &full, origin).says(&text);
+        finding.value = value.map(|value| mask::found(&full, &value));
+        self.findings.push(finding);
     }
+
     pub(super) fn error(
         &mut self,
         section: &str,
@@ -139,36 +145,24 @@ impl Check<'_> {
         let c = self.config;
         if c.topics.is_empty() {
             let hint = "add [topics.NAME] with its partner; `sluicegate init` writes an example";
-            self.warn(
-                "topics",
-                "",
-                None,
-                "no topic is defined: there is nothing to deliver",
-                hint,
-            );
+            let message = "no topic is defined: there is nothing to deliver";
+            self.warn("topics", "", None, message, hint);
         }
         let admin = c.listen.admin;
         if !admin.ip().is_loopback() && c.listen.token.is_none() {
-            self.error(
-                "listen",
-                "admin",
-                Some(quoted(&admin.to_string())),
-                "any address but loopback needs a token",
-                "set listen.token = { env = \"NAME\" }, or listen on 127.0.0.1; listen.probes serves health and metrics alone",
-            );
+            let value = Some(quoted(&admin.to_string()));
+            let message = "any address but loopback needs a token";
+            let hint = "set listen.token = { env = \"NAME\" }, or listen on 127.0.0.1; listen.probes serves health and metrics alone";
+            self.error("listen", "admin", value, message, hint);
         }
         if c.listen
             .probes
             .is_some_and(|probes| probes == admin && admin.port() != 0)
         {
             let value = Some(quoted(&admin.to_string()));
-            self.error(
-                "listen",
-                "probes",
-                value,
-                "is the admin address",
-                "give probes a port of their own",
-            );
+            let message = "is the admin address";
+            let hint = "give probes a port of their own";
+            self.error("listen", "probes", value, message, hint);
         }
         let restart = &c.actors.restart;
         self.ordered(
@@ -181,13 +175,8 @@ impl Check<'_> {
         if c.dedup.bucket > c.dedup.retention {
             let value = Some(quoted(&show(c.dedup.bucket)));
             let message = format!("is longer than dedup.retention ({})", show(c.dedup.retention));
-            self.error(
-                "dedup",
-                "bucket",
-                value,
-                message,
-                "memory comes back bucket by bucket: take a retention of several buckets",
-            );
+            let hint = "memory comes back bucket by bucket: take a retention of several buckets";
+            self.error("dedup", "bucket", value, message, hint);
         }
         let buckets = c.dedup.retention.as_secs_f64() / c.dedup.bucket.as_secs_f64();
         if buckets > 400.0 {
@@ -200,24 +189,16 @@ impl Check<'_> {
                 "is below actors.busy_keys ({}): so many keys can never be busy",
                 c.actors.busy_keys
             );
-            self.warn(
-                "actors",
-                "window",
-                Some(c.actors.window.to_string()),
-                message,
-                "raise it, or lower busy_keys",
-            );
+            let value = Some(c.actors.window.to_string());
+            let hint = "raise it, or lower busy_keys";
+            self.warn("actors", "window", value, message, hint);
         }
         self.share_of_memory();
         if c.log.segment > c.node.memory {
             let value = Some(quoted(&super::units::size(c.log.segment)));
-            self.warn(
-                "log",
-                "segment",
-                value,
-                "is larger than node.memory",
-                "segments of 64MiB are large enough",
-            );
+            let message = "is larger than node.memory";
+            let hint = "segments of 64MiB are large enough";
+            self.warn("log", "segment", value, message, hint);
         }
         if c.log.retention < c.ledger.waiting_after {
             self.retention_too_short("log", "retention", c.log.retention);
@@ -247,25 +228,16 @@ impl Check<'_> {
             "is shorter than ledger.waiting_after ({}): a record would be gone before it is copied into the ledger",
             show(self.config.ledger.waiting_after)
         );
-        self.error(
-            section,
-            key,
-            Some(quoted(&show(retention))),
-            message,
-            "keep records longer, or lower ledger.waiting_after",
-        );
+        let value = Some(quoted(&show(retention)));
+        let hint = "keep records longer, or lower ledger.waiting_after";
+        self.error(section, key, value, message, hint);
     }
 
     pub(super) fn ordered(&mut self, section: &str, small: &str, low: Duration, large: &str, high: Duration) {
         if low > high {
             let message = format!("is longer than {large} ({})", show(high));
-            self.error(
-                section,
-                small,
-                Some(quoted(&show(low))),
-                message,
-                "lower it, or raise the other",
-            );
+            let hint = "lower it, or raise the other";
+            self.error(section, small, Some(quoted(&show(low))), message, hint);
         }
     }
 
@@ -333,15 +305,21 @@ impl Check<'_> {
                     window: *span,
                 });
                 let message = format!("{loose} never bites: {tight} is stricter");
-                self.warn(
-                    section,
-                    &format!("{prefix}rates"),
-                    None,
-                    message,
-                    "take it out, or check which one the partner means",
-                );
+                let hint = "take it out, or check which one the partner means";
+                self.warn(section, &format!("{prefix}rates"), None, message, hint);
             }
         }
+    }
+
+    /// `env` or `file`, and not both: as a secret of its own, or where one is asked for.
+    fn secret(&mut self, at: &str) {
+        let message = match (self.is_set(at, "env"), self.is_set(at, "file")) {
+            (true, true) => "has both env and file",
+            (false, false) => "needs env or file",
+            _ => return,
+        };
+        let hint = "write { env = \"NAME\" } or { file = \"PATH\" }";
+        self.error(at, "", None, message, hint);
     }
 
     fn unused(&mut self) {
@@ -356,13 +334,9 @@ impl Check<'_> {
             })
             .collect();
         for name in c.limits.keys().filter(|name| !named.contains(name.as_str())) {
-            self.warn(
-                &join("limits", name),
-                "",
-                None,
-                "no partner draws from it",
-                "set limits at a partner, or take it out",
-            );
+            let message = "no partner draws from it";
+            let hint = "set limits at a partner, or take it out";
+            self.warn(&join("limits", name), "", None, message, hint);
         }
         let used = used_secrets(c);
         for name in c.secrets.keys().filter(|name| !used.contains(*name)) {
@@ -383,13 +357,9 @@ impl Check<'_> {
             .keys()
             .filter(|name| !by_field && !fed.contains(name.as_str()))
         {
-            self.warn(
-                &join("partners", name),
-                "",
-                None,
-                "no topic feeds it",
-                "add [topics.NAME] with partner = this one",
-            );
+            let message = "no topic feeds it";
+            let hint = "add [topics.NAME] with partner = this one";
+            self.warn(&join("partners", name), "", None, message, hint);
         }
     }
 
@@ -404,33 +374,36 @@ impl Check<'_> {
                 format!("deliver[{i}].partner")
             }
         };
+        let (partner, deliver) = (self.is_set(s, "partner"), self.is_set(s, "deliver"));
+        if partner && deliver {
+            let hint = "partner is short for deliver with one partner: keep one of them";
+            self.error(s, "partner", None, "stands beside `deliver`", hint);
+        }
+        if deliver && t.deliver.is_empty() && !self.is_set(s, "deliver[0]") {
+            let message = "expected a list of partners, as [{ partner = \"NAME\", when = \"…\" }]";
+            self.error(s, "deliver", Some("[]".into()), message, "");
+        }
+        if !partner && !deliver {
+            let hint = "write partner = \"NAME\", or deliver = [{ partner = \"NAME\" }]";
+            self.error(s, "", None, "names no partner", hint);
+        }
         let mut seen = BTreeSet::new();
         for (i, route) in t.deliver.iter().enumerate() {
             let PartnerRef::Named(name) = &route.partner else {
                 continue;
             };
-            if !self.config.partners.contains_key(name) {
+            if !self.is_set("partners", &tree::key(name)) {
                 let hint = match nearest(name, self.config.partners.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("add [partners.{name}] with its url"),
                 };
-                self.error(
-                    s,
-                    &key(i),
-                    Some(quoted(name)),
-                    format!("no partner `{name}` is defined"),
-                    &hint,
-                );
+                let message = format!("no partner `{name}` is defined");
+                self.error(s, &key(i), Some(quoted(name)), message, &hint);
             }
             if !seen.insert(name) {
                 let hint = "one topic feeds a partner over one route: join the filters with `or`";
-                self.error(
-                    s,
-                    &key(i),
-                    Some(quoted(name)),
-                    "the topic feeds this partner twice",
-                    hint,
-                );
+                let message = "the topic feeds this partner twice";
+                self.error(s, &key(i), Some(quoted(name)), message, hint);
             }
         }
         if let Some(retention) = t.retention
@@ -446,33 +419,19 @@ impl Check<'_> {
             fed && shown_id(&t.id, b"x", &Masker::new(&p.mask, &[])).is_none()
         });
         if hidden.is_some() {
-            self.warn(
-                s,
-                "id",
-                None,
-                "comes from what is masked: lists and logs name such messages by their hash only",
-                "take another field, or `hash`",
-            );
+            let message = "comes from what is masked: lists and logs name such messages by their hash only";
+            let hint = "take another field, or `hash`";
+            self.warn(s, "id", None, message, hint);
         }
         let positions = t.id.contains(&IdSource::Position);
         if positions && t.id.len() > 1 {
             let hint = "take position out, or the others";
-            self.warn(
-                s,
-                "id",
-                None,
-                "with the position in it every record is a message of its own",
-                hint,
-            );
+            let message = "with the position in it every record is a message of its own";
+            self.warn(s, "id", None, message, hint);
         }
         if positions && self.is_set(s, "id_missing") {
-            self.warn(
-                s,
-                "id_missing",
-                None,
-                "has no effect: a position is never missing",
-                "",
-            );
+            let message = "has no effect: a position is never missing";
+            self.warn(s, "id_missing", None, message, "");
         }
     }
 
@@ -497,13 +456,8 @@ impl Check<'_> {
                 .find(|(earlier, _)| earlier.pattern == t.pattern);
             if let Some((earlier, _)) = same {
                 let message = format!("[topics.{}] has the same pattern and goes first", earlier.name);
-                self.error(
-                    &s,
-                    "match",
-                    None,
-                    message,
-                    "join the two sections: deliver takes several partners",
-                );
+                let hint = "join the two sections: deliver takes several partners";
+                self.error(&s, "match", None, message, hint);
                 continue;
             }
             for named in c
@@ -512,13 +466,8 @@ impl Check<'_> {
                 .filter(|n| n.pattern.is_none() && regex.is_match(&n.name))
             {
                 let message = format!("also matches {}, whose own section goes first", named.name);
-                self.warn(
-                    &s,
-                    "match",
-                    None,
-                    message,
-                    "narrow the pattern, if that is not meant",
-                );
+                let hint = "narrow the pattern, if that is not meant";
+                self.warn(&s, "match", None, message, hint);
             }
         }
     }
@@ -623,6 +572,8 @@ pub(super) fn missing_secrets(
             .iter()
             .map(|source| ("listen".to_owned(), "token", source)),
     );
+    // One without a name has a finding already.
+    sources.retain(|(.., source)| !matches!(source, SecretSource::Env(name) if name.is_empty()));
     for (section, key, source) in sources {
         let read = secrets::read(source, |name| env.get(name).map(Into::into));
         if let Some(e) = read.err().filter(&wanted) {
@@ -644,19 +595,4 @@ pub(super) fn missing_secrets(
         }
     }
     check.findings
-}
-
-impl Config {
-    /// The section that decides about a topic: the one of exactly its name, else the first pattern in alphabetical
-    /// order of the sections. One topic has one section, so its ID and key mean one thing.
-    pub fn section_of(&self, topic: &str) -> Option<&TopicConfig> {
-        let named = self.topics.get(topic).filter(|t| t.pattern.is_none());
-        named.or_else(|| {
-            self.topics.values().find(|t| {
-                t.pattern
-                    .as_ref()
-                    .is_some_and(|p| whole_name(p).is_ok_and(|regex| regex.is_match(topic)))
-            })
-        })
-    }
 }

@@ -3,7 +3,7 @@
 use super::check::{Check, templates};
 use super::finding::nearest;
 use super::model::*;
-use super::tree::{join, quoted};
+use super::tree::{self, join, quoted};
 use super::units::duration as show;
 use super::{mask, template};
 use rustls::RootCertStore;
@@ -41,9 +41,12 @@ impl Check<'_> {
     pub(super) fn partner(&mut self, p: &PartnerConfig) {
         let section = join("partners", &p.name);
         let s = section.as_str();
+        if p.url.is_empty() && !self.is_set(s, "url") {
+            self.error(s, "url", None, "is missing and has no default", "");
+        }
         for limit in &p.limits {
             match limit {
-                LimitRef::Named(name) if !self.config.limits.contains_key(name) => {
+                LimitRef::Named(name) if !self.is_set("limits", &tree::key(name)) => {
                     let message = format!("no limit `{name}` is defined");
                     let hint = match nearest(name, self.config.limits.keys().map(String::as_str)) {
                         Some(near) => format!("did you mean `{near}`?"),
@@ -59,13 +62,8 @@ impl Check<'_> {
         }
         if p.body.is_some() && ["GET", "HEAD"].contains(&p.method.as_str()) {
             let hint = "set method = \"POST\", or take the body out";
-            self.error(
-                s,
-                "body",
-                None,
-                format!("a {} request has no body", p.method),
-                hint,
-            );
+            let message = format!("a {} request has no body", p.method);
+            self.error(s, "body", None, message, hint);
         }
         self.in_templates(s, p);
         self.redirects(s, p);
@@ -110,16 +108,27 @@ impl Check<'_> {
         if held > self.config.node.memory {
             let value = Some(quoted(&super::units::size(p.answer_limit as u64)));
             let message = format!("times concurrency ({}) exceeds node.memory", p.concurrency);
-            self.warn(
-                s,
-                "answer_limit",
-                value,
-                message,
-                "answers are read up to this bound only: lower it",
-            );
+            let hint = "answers are read up to this bound only: lower it";
+            self.warn(s, "answer_limit", value, message, hint);
         }
+        self.verdicts(s, p);
         self.literals(s, p);
         self.secrets_defined(s, p);
+    }
+
+    fn verdicts(&mut self, s: &str, p: &PartnerConfig) {
+        for (i, rule) in p.verdict.iter().enumerate() {
+            if rule.after.is_some() && rule.is != RuleVerdict::Later {
+                let message = "only a rule with is = \"later\" can wait";
+                self.error(s, &format!("verdict[{i}].after"), None, message, "");
+            }
+            let spares = matches!(rule.scope, Some(RuleScope::Message | RuleScope::Key));
+            if spares && matches!(rule.is, RuleVerdict::Unknown | RuleVerdict::Pause) {
+                let message = "a rule with is = \"pause\" or \"unknown\" always concerns the partner";
+                let hint = "take `scope` out, or let the rule say later or refused";
+                self.error(s, &format!("verdict[{i}].scope"), None, message, hint);
+            }
+        }
     }
 
     /// What a template may do that its author is unlikely to mean.
@@ -146,13 +155,8 @@ impl Check<'_> {
     fn redirects(&mut self, s: &str, p: &PartnerConfig) {
         if !p.redirect_to.is_empty() && p.redirects == 0 {
             let hint = "set redirects = 1, or take it out";
-            self.warn(
-                s,
-                "redirect_to",
-                None,
-                "no redirect is followed: redirects is 0",
-                hint,
-            );
+            let message = "no redirect is followed: redirects is 0";
+            self.warn(s, "redirect_to", None, message, hint);
         }
     }
 
@@ -161,13 +165,9 @@ impl Check<'_> {
         self.ordered(s, "retry.first", retry.first, "retry.longest", retry.longest);
         if retry.first > retry.give_up_after {
             let value = Some(quoted(&show(retry.give_up_after)));
-            self.warn(
-                s,
-                "retry.give_up_after",
-                value,
-                "ends before the first retry may start",
-                "raise it, or lower retry.first",
-            );
+            let message = "ends before the first retry may start";
+            let hint = "raise it, or lower retry.first";
+            self.warn(s, "retry.give_up_after", value, message, hint);
         }
         let Some(attempts) = retry.attempts else { return };
         let most = longest_run(retry, attempts, p.timeout.request);
@@ -186,13 +186,8 @@ impl Check<'_> {
         } else {
             return;
         };
-        self.warn(
-            s,
-            "retry.attempts",
-            Some(attempts.to_string()),
-            message,
-            "take one of them out; without attempts the age alone decides",
-        );
+        let hint = "take one of them out; without attempts the age alone decides";
+        self.warn(s, "retry.attempts", Some(attempts.to_string()), message, hint);
     }
 
     fn doubt(&mut self, s: &str, p: &PartnerConfig) {
@@ -201,26 +196,16 @@ impl Check<'_> {
             if !p.idempotency_key {
                 let hint =
                     "without it the partner cannot tell a repeat: let it be sent, or use doubt = \"park\"";
-                self.error(
-                    s,
-                    "idempotency_key",
-                    Some("false".into()),
-                    "resend needs the Idempotency-Key",
-                    hint,
-                );
+                let message = "resend needs the Idempotency-Key";
+                self.error(s, "idempotency_key", Some("false".into()), message, hint);
             }
             if !self.is_set(s, "idempotency_window") {
                 let message = format!(
                     "resend rests on it, and it is not set: {} is assumed",
                     show(p.idempotency_window)
                 );
-                self.warn(
-                    s,
-                    "idempotency_window",
-                    None,
-                    message,
-                    "ask the partner how long it remembers an Idempotency-Key, and write that",
-                );
+                let hint = "ask the partner how long it remembers an Idempotency-Key, and write that";
+                self.warn(s, "idempotency_window", None, message, hint);
             }
             let least = lease + p.timeout.request;
             if p.idempotency_window <= least {
@@ -229,13 +214,8 @@ impl Check<'_> {
                     show(least)
                 );
                 let value = Some(quoted(&show(p.idempotency_window)));
-                self.error(
-                    s,
-                    "idempotency_window",
-                    value,
-                    message,
-                    "shorten timeout.request, or use doubt = \"park\" or \"verify\"",
-                );
+                let hint = "shorten timeout.request, or use doubt = \"park\" or \"verify\"";
+                self.error(s, "idempotency_window", value, message, hint);
             } else if p.idempotency_window < p.retry.longest {
                 let message = format!(
                     "is shorter than retry.longest ({}): a doubt after a long wait parks",
@@ -245,33 +225,20 @@ impl Check<'_> {
                 self.warn(s, "idempotency_window", value, message, "");
             }
         } else if self.is_set(s, "idempotency_window") {
-            self.warn(
-                s,
-                "idempotency_window",
-                None,
-                "has no effect: no doubt is resent",
-                "set doubt = \"resend\", or take it out",
-            );
+            let message = "has no effect: no doubt is resent";
+            let hint = "set doubt = \"resend\", or take it out";
+            self.warn(s, "idempotency_window", None, message, hint);
         }
         match (&p.verify, p.doubt.uses(DoubtPolicy::Verify)) {
             (None, true) => {
                 let hint = "add verify = { url = \"https://…/{{ id }}\", delivered = \"status == 200\", never_seen = \"status == 404\" }";
-                self.error(
-                    s,
-                    "doubt",
-                    Some(quoted("verify")),
-                    "there is no look-up to verify with",
-                    hint,
-                );
+                let message = "there is no look-up to verify with";
+                self.error(s, "doubt", Some(quoted("verify")), message, hint);
             }
             (Some(_), false) => {
-                self.warn(
-                    s,
-                    "verify",
-                    None,
-                    "has no effect: no doubt is verified",
-                    "set doubt = \"verify\", or take it out",
-                );
+                let message = "has no effect: no doubt is verified";
+                let hint = "set doubt = \"verify\", or take it out";
+                self.warn(s, "verify", None, message, hint);
             }
             _ => {}
         }
@@ -305,28 +272,20 @@ impl Check<'_> {
             found.push("body".into());
         }
         for key in found {
-            self.warn(
-                s,
-                &key,
-                None,
-                "looks like a secret or personal data written out",
-                hint,
-            );
+            let message = "looks like a secret or personal data written out";
+            self.warn(s, &key, None, message, hint);
         }
     }
 
     fn secrets_defined(&mut self, s: &str, p: &PartnerConfig) {
         for (key, text) in templates(p) {
             for name in template::secrets(text) {
-                if self.config.secrets.contains_key(&name) {
+                if self.is_set("secrets", &tree::key(&name)) {
                     continue;
                 }
                 let hint = match nearest(&name, self.config.secrets.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!(
-                        "add to [secrets]: {} = {{ env = \"NAME\" }}",
-                        super::tree::key(&name)
-                    ),
+                    None => format!("add to [secrets]: {} = {{ env = \"NAME\" }}", tree::key(&name)),
                 };
                 self.error(s, &key, None, format!("no secret `{name}` is defined"), &hint);
             }

@@ -1,5 +1,6 @@
 //! What a check of the configuration found, told so that it can be mended without asking anybody.
 
+use super::tree::Origin;
 use serde::Serialize;
 use std::fmt;
 
@@ -30,6 +31,29 @@ pub struct Finding {
     pub message: String,
     /// How to mend it.
     pub hint: Option<String>,
+}
+
+impl Finding {
+    /// A finding at a key, written there; what it says is still to come.
+    pub(super) fn at(severity: Severity, key: &str, origin: Option<&Origin>) -> Self {
+        Self {
+            severity,
+            key: key.to_owned(),
+            value: None,
+            file: origin.and_then(Origin::file),
+            line: origin.map(|origin| origin.line).filter(|line| *line > 0),
+            message: String::new(),
+            hint: None,
+        }
+    }
+
+    /// Takes a message, and a hint on its second line.
+    pub(super) fn says(mut self, text: &str) -> Self {
+        let (message, hint) = text.split_once('\n').map_or((text, None), |(m, h)| (m, Some(h)));
+        self.message = message.to_owned();
+        self.hint = hint.map(str::to_owned);
+        self
+    }
 }
 
 impl fmt::Display for Finding {

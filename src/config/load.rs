@@ -4,9 +4,8 @@ use super::check::{self, Machine};
 use super::effective::{self, Show, Which};
 use super::finding::{Finding, Severity};
 use super::model::{Config, SecretSource};
-use super::read::Reader;
+use super::read;
 use super::secrets::{self, Secret};
-use super::sections;
 use super::tree::{self, ENV_PREFIX, Origin};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,19 +46,16 @@ impl Loaded {
 
     /// The same as one object: dotted key to `{ value, source }`.
     pub fn effective_json(&self) -> serde_json::Value {
-        let entries = effective::entries(&self.config, Show::Masked)
-            .into_iter()
-            .map(|entry| {
-                let origin = effective::origin_of(&self.sources, &entry.section, &entry.key);
-                let source = origin.map_or_else(|| "default".to_owned(), ToString::to_string);
-                let value = entry
-                    .value
-                    .as_deref()
-                    .and_then(|v| v.parse::<toml_edit::Value>().ok());
-                let value = value.as_ref().map_or(serde_json::Value::Null, json);
-                let name = format!("{}.{}", entry.section, entry.key);
-                (name, serde_json::json!({ "value": value, "source": source }))
-            });
+        let entries = effective::entries(&self.config, Show::Masked).into_iter();
+        let entries = entries.map(|entry| {
+            let origin = effective::origin_of(&self.sources, &entry.section, &entry.key);
+            let source = origin.map_or_else(|| "default".to_owned(), ToString::to_string);
+            let name = format!("{}.{}", entry.section, entry.key);
+            (
+                name,
+                serde_json::json!({ "value": entry.value, "source": source }),
+            )
+        });
         serde_json::Value::Object(entries.collect())
     }
 
@@ -98,21 +94,6 @@ impl Loaded {
             .as_ref()
             .map(|source| secrets::read(source, |name| self.env.get(name).map(Into::into)))
             .transpose()
-    }
-}
-
-fn json(value: &toml_edit::Value) -> serde_json::Value {
-    use toml_edit::Value as Toml;
-    match value {
-        Toml::String(text) => text.value().as_str().into(),
-        Toml::Integer(n) => (*n.value()).into(),
-        Toml::Float(x) => (*x.value()).into(),
-        Toml::Boolean(flag) => (*flag.value()).into(),
-        Toml::Datetime(at) => at.value().to_string().into(),
-        Toml::Array(items) => items.iter().map(json).collect(),
-        Toml::InlineTable(table) => {
-            serde_json::Value::Object(table.iter().map(|(k, v)| (k.to_owned(), json(v))).collect())
-        }
     }
 }
 
@@ -155,27 +136,17 @@ pub fn load_text(name: &str, text: &str) -> Result<Loaded, Vec<Finding>> {
 
 fn layer(number: usize, file: &Path) -> Result<tree::Layer, Box<Finding>> {
     let name = file.display().to_string();
-    let unreadable = |message: String, hint: &str| {
-        Box::new(Finding {
-            severity: Severity::Error,
-            key: String::new(),
-            value: None,
-            file: Some(name.clone()),
-            line: None,
-            message,
-            hint: Some(hint.to_owned()),
-        })
+    let unreadable = |text: &str| {
+        let mut finding = Finding::at(Severity::Error, "", None).says(text);
+        finding.file = Some(name.clone());
+        Box::new(finding)
     };
     let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => unreadable(
-            "no such file".into(),
-            "sluicegate init --http URL --limit 50/s writes one to start from; --config FILE names another",
+            "no such file\nsluicegate init --http URL --limit 50/s writes one to start from; --config FILE names another",
         ),
-        std::io::ErrorKind::InvalidData => unreadable("not UTF-8 text".into(), "save it as UTF-8"),
-        _ => unreadable(
-            format!("cannot read it: {e}"),
-            "check that it is a file you may read",
-        ),
+        std::io::ErrorKind::InvalidData => unreadable("not UTF-8 text\nsave it as UTF-8"),
+        _ => unreadable(&format!("cannot read it: {e}\ncheck that it is a file you may read")),
     })?;
     tree::file_layer(number, &name, &text)
 }
@@ -187,28 +158,17 @@ fn parse(
     machine: &Machine,
 ) -> Result<Loaded, Vec<Finding>> {
     let failed = |e: config::ConfigError| {
-        vec![Finding {
-            severity: Severity::Error,
-            key: String::new(),
-            value: None,
-            file: None,
-            line: None,
-            message: format!("cannot merge the files: {e}"),
-            hint: None,
-        }]
+        vec![Finding::at(Severity::Error, "", None).says(&format!("cannot merge the files: {e}"))]
     };
-    let mut reader = Reader::default();
+    let mut findings = Vec::new();
     let mut root = tree::merge(&layers).map_err(failed)?;
     if env.keys().any(|name| name.starts_with(ENV_PREFIX)) {
-        layers.push(tree::env_layer(env_layer, &root, &env, &mut reader.findings));
+        layers.push(tree::env_layer(env_layer, &root, &env, &mut findings));
         root = tree::merge(&layers).map_err(failed)?;
     }
-    let mut config = sections::config(&mut reader, &root);
-    let Reader {
-        mut findings,
-        origins,
-        ..
-    } = reader;
+    let origins = root.origins();
+    let mut config = read::config(&root, &mut findings);
+    config.complete(&origins);
     let known_bad: Vec<String> = findings.iter().map(|f| f.key.clone()).collect();
     let mut crossed = check::check(&config, &origins, machine);
     // A value that is wrong stands at its default; what follows from that is not the user's mistake.

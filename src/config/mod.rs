@@ -3,26 +3,29 @@
 //!
 //! ```text
 //! files ─┐ tree: layers, merged by the config crate, every value with file and line
-//! env ───┴─► read, sections, partner, topic: typed values, every mistake gathered
+//! env ───┴─► read: typed values by serde, every mistake gathered
 //!                └─► check: references, contradictions, bounds of the machine ─► Loaded, or all findings
 //! ```
 //!
-//! [`defaults`] has every default, [`mod@reference`] documents every key (`docs/configuration.md` is printed from it),
+//! A key is written once, as a field of its section in `node`, `limits`, `partner`, `topic` or `secrets`: type and
+//! [kind](kinds) say how it is read and printed, `Default` has its default, the doc comment is its text in the manual.
+//! [`manual`] makes `docs/configuration.md`, `actors.toml` and the schema for editors of that,
 //! [`load::Loaded::effective`] shows what holds and where it comes from, credentials masked (I9).
 
 mod check;
 mod check_partner;
-pub mod defaults;
 mod effective;
 pub mod finding;
+mod kinds;
+mod limits;
 pub mod load;
+pub mod manual;
 mod mask;
 pub mod model;
+mod node;
 mod partner;
 mod read;
-pub mod reference;
 pub mod secrets;
-mod sections;
 mod template;
 mod topic;
 mod tree;

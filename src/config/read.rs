@@ -1,438 +1,431 @@
-//! Reads typed values out of the tree, and gathers every mistake on the way instead of stopping at the first.
+//! Reads the typed configuration out of the tree with serde, and gathers every mistake instead of stopping at the
+//! first.
+//!
+//! serde ends at the first error. So a mistake is noted where it is found, with file and line, its node is marked as
+//! wrong, and the tree is read again without it, until nothing is wrong any more: what is wrong stands at its default.
+//! A key that must be there and is not is read as a [`Hole`] from then on.
+//!
+//! A hole can be read as anything. [`fields`] reads the whole configuration out of one, which tells which keys the
+//! types take, in the order in which they are written there: the manual, the sample and the effective configuration
+//! follow it.
 
 use super::finding::{Finding, Severity, nearest};
-use super::tree::{Data, Node, Origin, join};
-use super::{mask, units};
-use crate::core::expr::{Expr, PathExpr, Vocabulary};
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use super::manual::manual;
+use super::mask;
+use super::model::Config;
+use super::tree::{Data, Node, join};
+use serde::de::value::{MapDeserializer, SeqDeserializer, StrDeserializer};
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, Expected, IntoDeserializer, Unexpected, Visitor,
+};
+use serde::forward_to_deserialize_any;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
 
-/// What a value should have been: the rest of a finding's message.
-pub(super) type Expected = String;
+/// Name of the newtypes that take a text, a list or a table: a table (and a hole) comes as the newtype, all else as it
+/// is. Only a type's own reading knows what to make of the other forms.
+pub(super) const FORMS: &str = "sluicegate forms";
 
-/// Gathers findings, origins and the keys that were asked for.
-#[derive(Default)]
-pub(super) struct Reader {
-    pub(super) findings: Vec<Finding>,
-    /// Where each key that is set was written, by dotted key.
-    pub(super) origins: BTreeMap<String, Origin>,
-    /// Patterns of all keys asked for: what the loader accepts.
-    pub(super) asked: BTreeSet<String>,
+/// Keys and words that once were, or are kept for a later version, by [`Node::pattern`]: what is said of them instead
+/// of `unknown key`. A hint stands on a line of its own.
+const NOTES: &[(&str, Option<&str>, &str)] = &[
+    (
+        "partners.NAME.client",
+        None,
+        "there is one client for everything now: HTTP/1.1, HTTP/2, proxies and redirects\ntake it out",
+    ),
+    ("partners.NAME.sink", Some("postgres"), HTTP_ONLY),
+    ("partners.NAME.sink", Some("object_store"), HTTP_ONLY),
+    ("log.kind", Some("kafka"), EMBEDDED_ONLY),
+    ("log.kafka", None, EMBEDDED_ONLY),
+    ("log.prefix", None, EMBEDDED_ONLY),
+    ("log.lanes", None, EMBEDDED_ONLY),
+];
+const HTTP_ONLY: &str = "this version has the http sink only, expected \"http\"";
+const EMBEDDED_ONLY: &str =
+    "this version has the embedded log only, expected kind = \"embedded\"\ntake the key out";
+const NOT_YET: &str =
+    "this section is not in this version\ntake it out; the name is kept for a later version";
+/// Sections kept for later versions.
+pub(super) const RESERVED: [&str; 6] = ["ingest", "import", "jobs", "reports", "alerts", "telemetry"];
+
+/// Reads a tree. Keys that are wrong keep their defaults, and have their findings in `findings`.
+pub(super) fn config(tree: &Node, findings: &mut Vec<Finding>) -> Config {
+    let notes = RefCell::new(std::mem::take(findings));
+    let config = loop {
+        match Config::deserialize(At {
+            node: tree,
+            notes: &notes,
+        }) {
+            Ok(config) => break config,
+            // One more node is marked: this ends.
+            Err(Error::Noted) => {}
+            Err(error) => {
+                note(&notes, tree, error);
+                break Config::default();
+            }
+        }
+    };
+    *findings = notes.into_inner();
+    config
 }
 
-/// A table that is being read.
-pub(super) struct Section<'t> {
-    /// Dotted key, as findings name it.
-    pub(super) path: String,
-    /// The same with `NAME` and `[]`, as [`super::reference`] names it.
+/// The keys of each table that the types know, by [`Node::pattern`] of the table, in the order of the types.
+pub(super) fn fields() -> BTreeMap<String, &'static [&'static str]> {
+    let fields = RefCell::new(BTreeMap::new());
+    let hole = Hole {
+        pattern: String::new(),
+        fields: Some(&fields),
+    };
+    // A hole can be read as anything; a test sees to it that this holds of every type here.
+    let _ = Config::deserialize(hole);
+    fields.into_inner()
+}
+
+/// The whole configuration out of a hole.
+#[cfg(test)]
+pub(super) fn whole_from_a_hole() -> Result<Config, Error> {
+    Config::deserialize(Hole {
+        pattern: String::new(),
+        fields: None,
+    })
+}
+
+/// Why a value could not be read.
+#[derive(Debug)]
+pub(super) enum Error {
+    /// Its finding is written down.
+    Noted,
+    /// What is wrong; a hint stands on a second line.
+    Wrong(String),
+    /// A key that nobody knows, and those that are known.
+    Unknown(&'static [&'static str]),
+    /// A key that must be there.
+    Missing(&'static str),
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Noted => f.write_str("told already"),
+            Error::Wrong(message) => f.write_str(message),
+            Error::Unknown(_) => f.write_str("unknown key"),
+            Error::Missing(key) => write!(f, "{key} is missing and has no default"),
+        }
+    }
+}
+
+/// The values that serde found are not shown: they may be secrets.
+impl de::Error for Error {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Error::Wrong(message.to_string())
+    }
+
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = expected.to_string();
+        Error::Wrong(match expected.as_str() {
+            "a boolean" => "expected true or false, without quotes".to_owned(),
+            "a string" => "expected a text in quotes".to_owned(),
+            "a sequence" => "expected a list".to_owned(),
+            other if other == "a map" || other.starts_with("struct ") => "expected a table".to_owned(),
+            other => format!("expected {other}"),
+        })
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::invalid_type(found, expected)
+    }
+
+    fn unknown_variant(found: &str, words: &'static [&'static str]) -> Self {
+        let near = nearest(found, words.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
+        Error::Wrong(match words {
+            [only] => format!("expected \"{only}\""),
+            _ => format!("expected one of {}{}", words.join(", "), near.unwrap_or_default()),
+        })
+    }
+
+    fn unknown_field(_: &str, known: &'static [&'static str]) -> Self {
+        Error::Unknown(known)
+    }
+
+    fn missing_field(key: &'static str) -> Self {
+        Error::Missing(key)
+    }
+}
+
+type Notes = RefCell<Vec<Finding>>;
+
+/// Notes an error of a node, unless that is done already, and takes the node out of what is read next.
+fn note(notes: &Notes, node: &Node, error: Error) -> Error {
+    let mut finding = Finding::at(Severity::Error, &node.path, Some(&node.origin));
+    let special = |word: Option<&str>| {
+        let mut all = NOTES.iter();
+        let of_it = all.find(|(pattern, of, _)| *pattern == node.pattern && *of == word);
+        of_it.map(|(.., text)| (*text).to_owned())
+    };
+    let text = match error {
+        Error::Noted => return Error::Noted,
+        Error::Missing(key) => {
+            node.missing.borrow_mut().push(key);
+            // A wrong value has its finding already.
+            if node.has(key) {
+                return Error::Noted;
+            }
+            finding.key = join(&node.path, key);
+            "is missing and has no default".to_owned()
+        }
+        // The value is not shown: under a misspelt key nobody knows whether it is a secret.
+        Error::Unknown(known) => {
+            node.wrong.set(true);
+            let reserved = RESERVED
+                .contains(&node.pattern.as_str())
+                .then(|| NOT_YET.to_owned());
+            let unknown = || match nearest(&node.name, known.iter().copied()) {
+                Some(near) => format!("unknown key\ndid you mean `{near}`?"),
+                None => format!("unknown key\nknown here: {}", known.join(", ")),
+            };
+            reserved.or_else(|| special(None)).unwrap_or_else(unknown)
+        }
+        Error::Wrong(mut text) => {
+            node.wrong.set(true);
+            // Nor is a table: it may hold anything.
+            if !matches!(node.data, Data::Table(_)) {
+                finding.value = Some(mask::found(&node.path, &node.as_written()));
+            }
+            if let Some(key) = manual().find(&node.pattern).filter(|_| text == "expected a list") {
+                text.push_str(&format!(", as {}", manual().toml(&key.path, &key.example)));
+            }
+            match &node.data {
+                Data::Text(word) => special(Some(word)).unwrap_or(text),
+                _ => text,
+            }
+        }
+    };
+    notes.borrow_mut().push(finding.says(&text));
+    Error::Noted
+}
+
+/// A value of the tree.
+#[derive(Clone, Copy)]
+struct At<'t> {
+    node: &'t Node,
+    notes: &'t Notes,
+}
+
+impl<'de> Deserializer<'de> for At<'_> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match &self.node.data {
+            Data::Text(text) => visitor.visit_str(text),
+            Data::Int(n) => visitor.visit_i64(*n),
+            // No key takes a fraction; one that is not finite would be read as a hole.
+            Data::Float(x) => visitor.visit_f64(if x.is_finite() { *x } else { f64::MAX }),
+            Data::Flag(flag) => visitor.visit_bool(*flag),
+            Data::List(items) => visitor.visit_seq(Items {
+                items: items.iter(),
+                notes: self.notes,
+            }),
+            Data::Table(map) => visitor.visit_map(Entries {
+                of: self,
+                entries: map.iter(),
+                missing: self.node.missing.borrow().clone(),
+                value: None,
+            }),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match self.node.data {
+            Data::Table(_) => visitor.visit_newtype_struct(self),
+            _ if name != FORMS => visitor.visit_newtype_struct(self),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match self.node.data {
+            Data::Table(_) => self.deserialize_any(visitor),
+            _ => Err(de::Error::invalid_type(Unexpected::Other(""), &visitor)),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        words: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match &self.node.data {
+            Data::Text(word) => visitor.visit_enum(word.as_str().into_deserializer()),
+            _ => Err(de::Error::unknown_variant("", words)),
+        }
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map identifier ignored_any
+    }
+}
+
+struct Items<'t> {
+    items: std::slice::Iter<'t, Node>,
+    notes: &'t Notes,
+}
+
+impl<'de> de::SeqAccess<'de> for Items<'_> {
+    type Error = Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
+        let notes = self.notes;
+        let Some(node) = self.items.find(|node| !node.wrong.get()) else {
+            return Ok(None);
+        };
+        seed.deserialize(At { node, notes })
+            .map(Some)
+            .map_err(|e| note(notes, node, e))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
+}
+
+struct Entries<'t> {
+    of: At<'t>,
+    entries: std::collections::btree_map::Iter<'t, String, Node>,
+    missing: Vec<&'static str>,
+    value: Option<&'t Node>,
+}
+
+impl<'de> de::MapAccess<'de> for Entries<'_> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        let key = |name| seed.deserialize(StrDeserializer::new(name)).map(Some);
+        if let Some((name, node)) = self.entries.find(|(_, node)| !node.wrong.get()) {
+            self.value = Some(node);
+            return key(name).map_err(|e| note(self.of.notes, node, e));
+        }
+        self.value = None;
+        match self.missing.pop() {
+            Some(name) => key(name),
+            None => Ok(None),
+        }
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
+        let notes = self.of.notes;
+        match self.value {
+            Some(node) => seed
+                .deserialize(At { node, notes })
+                .map_err(|e| note(notes, node, e)),
+            None => seed.deserialize(Hole {
+                pattern: String::new(),
+                fields: None,
+            }),
+        }
+    }
+}
+
+/// Where a value should be: it reads as an empty or first value of whatever type is asked for, with all its keys.
+struct Hole<'f> {
     pattern: String,
-    table: Option<&'t BTreeMap<String, Node>>,
-    known: Vec<&'static str>,
-    /// Where the table begins.
-    pub(super) origin: Origin,
+    fields: Option<&'f RefCell<BTreeMap<String, &'static [&'static str]>>>,
 }
 
-impl<'t> Section<'t> {
-    /// A key's node, which counts it as known.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<&'t Node> {
-        self.known.push(key);
-        self.table.and_then(|table| table.get(key))
-    }
-
-    /// Dotted key of one of its keys.
-    pub(super) fn key(&self, key: &str) -> String {
-        join(&self.path, key)
-    }
-}
-
-impl Reader {
-    /// Reports a mistake in a value.
-    pub(super) fn wrong(&mut self, key: &str, node: &Node, message: impl Into<String>) -> &mut Finding {
-        let value = mask::found(key, &node.as_written());
-        self.report(Severity::Error, key, &node.origin, Some(value), message)
-    }
-
-    /// Reports anything.
-    pub(super) fn report(
-        &mut self,
-        severity: Severity,
-        key: &str,
-        origin: &Origin,
-        value: Option<String>,
-        message: impl Into<String>,
-    ) -> &mut Finding {
-        let at = self.findings.len();
-        self.findings.push(Finding {
-            severity,
-            key: key.to_owned(),
-            value,
-            file: origin.file(),
-            line: (origin.line > 0).then_some(origin.line),
-            message: message.into(),
-            hint: None,
-        });
-        &mut self.findings[at]
-    }
-
-    /// The root of the tree.
-    pub(super) fn root<'t>(&mut self, node: &'t Node) -> Section<'t> {
-        let table = if let Data::Table(table) = &node.data {
-            Some(table)
-        } else {
-            None
-        };
-        Section {
-            path: String::new(),
-            pattern: String::new(),
-            table,
-            known: Vec::new(),
-            origin: node.origin.clone(),
-        }
-    }
-
-    /// The table at a key; an empty one if the key is not set.
-    pub(super) fn table<'t>(&mut self, parent: &mut Section<'t>, key: &'static str) -> Section<'t> {
-        let path = parent.key(key);
-        let pattern = dotted(&parent.pattern, key);
-        match parent.take(key) {
-            Some(node) => self.table_of(node, path, pattern),
-            None => Section {
-                path,
-                pattern,
-                table: None,
-                known: Vec::new(),
-                origin: parent.origin.clone(),
-            },
-        }
-    }
-
-    /// A node that must be a table.
-    pub(super) fn table_of<'t>(&mut self, node: &'t Node, path: String, pattern: String) -> Section<'t> {
-        let table = match &node.data {
-            Data::Table(table) => Some(table),
-            _ => {
-                self.wrong(&path, node, "expected a table");
-                None
-            }
-        };
-        self.origins.insert(path.clone(), node.origin.clone());
-        Section {
-            path,
+impl Hole<'_> {
+    fn at(&self, pattern: String) -> Self {
+        Self {
             pattern,
-            table,
-            known: Vec::new(),
-            origin: node.origin.clone(),
+            fields: self.fields,
         }
     }
 
-    /// The named tables of a section (`[partners.NAME]`), in the order of their names.
-    pub(super) fn named<'t>(
-        &mut self,
-        root: &mut Section<'t>,
-        key: &'static str,
-    ) -> Vec<(String, Section<'t>)> {
-        let all = self.table(root, key);
-        let pattern = format!("{key}.NAME");
-        let mut named = Vec::new();
-        for (name, node) in all.table.into_iter().flatten() {
-            let path = all.key(name);
-            if !good_name(name) {
-                self.report(Severity::Error, &path, &node.origin, None, "not a name")
-                    .hint("use letters, digits, dots, dashes and underscores, at most 200");
-                continue;
-            }
-            let section = self.table_of(node, path, pattern.clone());
-            named.push((name.clone(), section));
+    fn table<'de, V: Visitor<'de>>(self, keys: &[&'static str], visitor: V) -> Result<V::Value, Error> {
+        let entries = keys.iter().map(|key| (*key, self.at(join(&self.pattern, key))));
+        visitor.visit_map(MapDeserializer::new(entries))
+    }
+}
+
+impl<'de> IntoDeserializer<'de, Error> for Hole<'_> {
+    type Deserializer = Self;
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Hole<'_> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_bool(false)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let element = self.at(format!("{}[]", self.pattern));
+        visitor.visit_seq(SeqDeserializer::new(std::iter::once(element)))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.table(&["NAME"], visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        keys: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        if let Some(fields) = self.fields {
+            fields.borrow_mut().insert(self.pattern.clone(), keys);
         }
-        named
+        self.table(keys, visitor)
     }
 
-    /// Reads one key into its place, if it is set.
-    pub(super) fn read<T>(
-        &mut self,
-        section: &mut Section<'_>,
-        key: &'static str,
-        into: &mut T,
-        parse: impl FnOnce(&Node) -> Result<T, Expected>,
-    ) {
-        if let Some(value) = self.maybe(section, key, parse) {
-            *into = value;
-        }
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        words: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_enum(words.first().copied().unwrap_or_default().into_deserializer())
     }
 
-    /// Reads one key into an optional place.
-    pub(super) fn read_some<T>(
-        &mut self,
-        section: &mut Section<'_>,
-        key: &'static str,
-        into: &mut Option<T>,
-        parse: impl FnOnce(&Node) -> Result<T, Expected>,
-    ) {
-        if let Some(value) = self.maybe(section, key, parse) {
-            *into = Some(value);
-        }
+    forward_to_deserialize_any! {
+        i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple
+        tuple_struct identifier ignored_any
     }
-
-    /// One key's value; `None` if it is not set, or wrong (which is then reported).
-    pub(super) fn maybe<T>(
-        &mut self,
-        section: &mut Section<'_>,
-        key: &'static str,
-        parse: impl FnOnce(&Node) -> Result<T, Expected>,
-    ) -> Option<T> {
-        self.asked.insert(dotted(&section.pattern, key));
-        let node = section.take(key)?;
-        let path = section.key(key);
-        self.origins.insert(path.clone(), node.origin.clone());
-        match parse(node) {
-            Ok(value) => Some(value),
-            Err(expected) => {
-                self.wrong(&path, node, expected);
-                None
-            }
-        }
-    }
-
-    /// One key's value, which must be there.
-    pub(super) fn required<T>(
-        &mut self,
-        section: &mut Section<'_>,
-        key: &'static str,
-        parse: impl FnOnce(&Node) -> Result<T, Expected>,
-    ) -> Option<T> {
-        let set = section.table.is_some_and(|table| table.contains_key(key));
-        let value = self.maybe(section, key, parse);
-        if !set {
-            let origin = section.origin.clone();
-            self.report(
-                Severity::Error,
-                &section.key(key),
-                &origin,
-                None,
-                "is missing and has no default",
-            );
-        }
-        value
-    }
-
-    /// Reports the keys of a table that nobody asked for, each with the nearest known one.
-    pub(super) fn finish(&mut self, section: &Section<'_>) {
-        for (name, node) in section.table.into_iter().flatten() {
-            if section.known.contains(&name.as_str()) {
-                continue;
-            }
-            let full = dotted(&section.pattern, name);
-            if let Some((_, why)) = GONE.iter().find(|(key, _)| *key == full) {
-                let finding = self.report(Severity::Error, &section.key(name), &node.origin, None, *why);
-                finding.hint = Some("take it out".to_owned());
-                continue;
-            }
-            // The value is not shown: under a misspelt key nobody knows whether it is a secret.
-            let near = nearest(name, section.known.iter().copied());
-            let known = section.known.join(", ");
-            let finding = self.report(
-                Severity::Error,
-                &section.key(name),
-                &node.origin,
-                None,
-                "unknown key",
-            );
-            finding.hint = Some(match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known here: {known}"),
-            });
-        }
-    }
-}
-
-/// Keys that there once were, and why not any more.
-const GONE: [(&str, &str); 1] = [(
-    "partners.NAME.client",
-    "there is one client for everything now: HTTP/1.1, HTTP/2, proxies and redirects",
-)];
-
-impl Finding {
-    /// Says how to mend it.
-    pub(super) fn hint(&mut self, hint: impl Into<String>) {
-        self.hint = Some(hint.into());
-    }
-}
-
-fn dotted(pattern: &str, key: &str) -> String {
-    if pattern.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{pattern}.{key}")
-    }
-}
-
-/// Whether a section may be called so: no separator of IDs, paths or topic names can be part of it.
-fn good_name(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    !name.is_empty() && name.len() <= 200 && name.chars().all(good) && name != "." && name != ".."
-}
-
-pub(super) fn text(node: &Node) -> Result<String, Expected> {
-    match &node.data {
-        Data::Text(text) => Ok(text.clone()),
-        _ => Err("expected a text in quotes".into()),
-    }
-}
-
-pub(super) fn filled(node: &Node) -> Result<String, Expected> {
-    text(node).and_then(|t| {
-        if t.trim().is_empty() {
-            Err("expected a text that is not empty".into())
-        } else {
-            Ok(t)
-        }
-    })
-}
-
-pub(super) fn path(node: &Node) -> Result<std::path::PathBuf, Expected> {
-    filled(node).map(Into::into)
-}
-
-pub(super) fn flag(node: &Node) -> Result<bool, Expected> {
-    match &node.data {
-        Data::Flag(flag) => Ok(*flag),
-        _ => Err("expected true or false, without quotes".into()),
-    }
-}
-
-pub(super) fn duration(node: &Node) -> Result<Duration, Expected> {
-    let parsed = text(node)
-        .map_err(|_| "expected a duration in quotes, with its unit: \"200ms\", \"2s\", \"5m\", \"24h\"")?;
-    units::parse_duration(&parsed).map_err(|e| e.to_string())
-}
-
-/// A duration above zero.
-pub(super) fn some_time(node: &Node) -> Result<Duration, Expected> {
-    duration(node).and_then(|d| {
-        if d.is_zero() {
-            Err("expected more than zero".into())
-        } else {
-            Ok(d)
-        }
-    })
-}
-
-pub(super) fn size(node: &Node) -> Result<u64, Expected> {
-    let parsed = text(node)
-        .map_err(|_| "expected a size in quotes, with its unit: \"512MiB\", \"64KiB\", \"10KB\"")?;
-    units::parse_size(&parsed).map_err(|e| e.to_string())
-}
-
-/// A size of at least this.
-pub(super) fn size_from(least: u64) -> impl Fn(&Node) -> Result<u64, Expected> {
-    move |node| {
-        let bytes = size(node)?;
-        if bytes < least {
-            Err(format!("expected at least {}", units::size(least)))
-        } else {
-            Ok(bytes)
-        }
-    }
-}
-
-/// A whole number of at least this.
-pub(super) fn count<T: TryFrom<i64>>(least: i64) -> impl Fn(&Node) -> Result<T, Expected> {
-    move |node| {
-        let expected = || format!("expected a whole number of at least {least}, without quotes");
-        match &node.data {
-            Data::Int(n) if *n >= least => T::try_from(*n).map_err(|_| "expected a smaller number".into()),
-            _ => Err(expected()),
-        }
-    }
-}
-
-/// One of some words.
-pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Node) -> Result<T, Expected> {
-    move |node| {
-        let found = text(node)?;
-        words
-            .iter()
-            .find(|(word, _)| *word == found)
-            .map(|(_, value)| *value)
-            .ok_or_else(|| {
-                let all: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-                let near =
-                    nearest(&found, all.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
-                format!("expected one of {}{}", all.join(", "), near.unwrap_or_default())
-            })
-    }
-}
-
-/// A list of texts; a single text is a list of one.
-pub(super) fn texts(node: &Node) -> Result<Vec<String>, Expected> {
-    match &node.data {
-        Data::Text(text) => Ok(vec![text.clone()]),
-        Data::List(items) => items
-            .iter()
-            .map(text)
-            .collect::<Result<_, _>>()
-            .map_err(|_| "expected a list of texts".into()),
-        _ => Err("expected a list of texts".into()),
-    }
-}
-
-/// Every text of a list, or the only one, read by itself: all that are wrong are told, by their texts.
-pub(super) fn each<T>(node: &Node, one: impl Fn(&str) -> Result<T, Expected>) -> Result<Vec<T>, Expected> {
-    let texts = texts(node)?;
-    let mut values = Vec::with_capacity(texts.len());
-    let mut wrong = Vec::new();
-    for text in &texts {
-        match one(text) {
-            Ok(value) => values.push(value),
-            Err(expected) if texts.len() == 1 => wrong.push(expected),
-            Err(expected) => wrong.push(format!("`{text}`: {expected}")),
-        }
-    }
-    if wrong.is_empty() {
-        Ok(values)
-    } else {
-        Err(wrong.join("; "))
-    }
-}
-
-/// `HOST:PORT` with a numeric host.
-pub(super) fn address(node: &Node) -> Result<std::net::SocketAddr, Expected> {
-    let form = "expected an address with a port, as 127.0.0.1:7070 or [::1]:7070";
-    text(node)?
-        .replace("localhost:", "127.0.0.1:")
-        .parse()
-        .map_err(|_| form.into())
-}
-
-/// `json:/POINTER`, as the pointer without its prefix.
-pub(super) fn json_pointer(text: &str) -> Result<String, Expected> {
-    let form = "expected json:/POINTER, as json:/user or json:/order/id (`~1` for a slash, `~0` for a tilde)";
-    let pointer = text.strip_prefix("json:").ok_or(form)?;
-    let escapes = pointer
-        .split('~')
-        .skip(1)
-        .all(|rest| rest.starts_with(['0', '1']));
-    if (pointer.is_empty() || pointer.starts_with('/')) && escapes {
-        Ok(pointer.to_owned())
-    } else {
-        Err(form.into())
-    }
-}
-
-/// A condition, which compiles.
-pub(super) fn condition(about: Vocabulary) -> impl Fn(&Node) -> Result<String, Expected> {
-    move |node| {
-        let text = filled(node)?;
-        Expr::compile(&text, about)
-            .map(|_| text)
-            .map_err(|e| format!("not a condition: {e}"))
-    }
-}
-
-/// Where a reason stands in an answer, or a text in quotes.
-pub(super) fn reason(node: &Node) -> Result<String, Expected> {
-    let text = filled(node)?;
-    PathExpr::compile(&text, Vocabulary::Answer)
-        .map(|_| text)
-        .map_err(|e| format!("not a path: {e}"))
 }

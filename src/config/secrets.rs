@@ -1,9 +1,64 @@
 //! Secrets: where they come from, and a type that does not show them (I9).
 
-use super::model::SecretSource;
+use super::kinds::{As, File, Filled, Maybe};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Where a secret comes from; a literal is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "SecretForm", into = "SecretForm")]
+pub enum SecretSource {
+    /// An environment variable. Without a name, neither is given: the check refuses it.
+    Env(String),
+    /// A file; a trailing line end is cut off.
+    File(PathBuf),
+}
+
+/// [`SecretSource`] as it is written.
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[serde(
+    expecting = "{ env = \"NAME\" } or { file = \"PATH\" }; a secret itself does not belong into a file of settings"
+)]
+struct SecretForm {
+    /// The secret is the value of this environment variable. Used in templates as `{{ secret('NAME') }}`.
+    #[serde(with = "As::<Maybe<Filled>>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["ACME_TOKEN"]))]
+    env: Option<String>,
+    /// The secret is this file's content; a line end at its end is cut off. Give either `env` or `file`; a literal is
+    /// refused.
+    #[serde(with = "As::<Maybe<File>>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/run/secrets/acme"]))]
+    file: Option<PathBuf>,
+}
+
+impl From<SecretForm> for SecretSource {
+    fn from(form: SecretForm) -> Self {
+        match form.file {
+            Some(file) if form.env.is_none() => Self::File(file),
+            _ => Self::Env(form.env.unwrap_or_default()),
+        }
+    }
+}
+
+impl From<SecretSource> for SecretForm {
+    fn from(source: SecretSource) -> Self {
+        match source {
+            SecretSource::Env(name) => Self {
+                env: Some(name),
+                file: None,
+            },
+            SecretSource::File(path) => Self {
+                env: None,
+                file: Some(path),
+            },
+        }
+    }
+}
 
 /// A secret's text. Neither `Debug` nor `Display` shows it; [`Secret::expose`] is the only way to it.
 #[derive(Clone, PartialEq, Eq)]

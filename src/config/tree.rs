@@ -13,10 +13,12 @@
 //! shells cannot export dashes and dots; else it is a new section.
 
 use super::finding::{Finding, Severity};
-use super::reference;
+use super::manual;
 use config::{Map, Source, Value, ValueKind};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 /// What every environment override begins with.
 pub const ENV_PREFIX: &str = "SLUICEGATE__";
@@ -70,13 +72,23 @@ impl fmt::Display for Origin {
 }
 
 /// A value and where it was written.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Node {
     pub(super) origin: Origin,
     pub(super) data: Data,
+    /// Its key in the table around it.
+    pub(super) name: String,
+    /// Dotted key, as findings name it.
+    pub(super) path: String,
+    /// The same with `NAME` and `[]`, as [`manual`] names it.
+    pub(super) pattern: String,
+    /// Its finding is written down: it is not read again.
+    pub(super) wrong: Cell<bool>,
+    /// Keys of this table that must be there and are not.
+    pub(super) missing: RefCell<Vec<&'static str>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Data {
     Text(String),
     Int(i64),
@@ -87,6 +99,29 @@ pub(super) enum Data {
 }
 
 impl Node {
+    /// Whether it is a table with this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        matches!(&self.data, Data::Table(map) if map.contains_key(key))
+    }
+
+    /// Where each key below it was written, by dotted key.
+    pub(super) fn origins(&self) -> BTreeMap<String, Origin> {
+        let mut origins = BTreeMap::new();
+        self.put_origins(&mut origins);
+        origins
+    }
+
+    fn put_origins(&self, origins: &mut BTreeMap<String, Origin>) {
+        if !self.path.is_empty() {
+            origins.insert(self.path.clone(), self.origin.clone());
+        }
+        match &self.data {
+            Data::Table(map) => map.values().for_each(|node| node.put_origins(origins)),
+            Data::List(items) => items.iter().for_each(|node| node.put_origins(origins)),
+            _ => {}
+        }
+    }
+
     /// The value as it could be written in a file.
     pub(super) fn as_written(&self) -> String {
         match &self.data {
@@ -128,13 +163,12 @@ pub(super) fn join(path: &str, name: &str) -> String {
     }
 }
 
+/// The key in which a table's own origin travels: merging would lose it.
+const ORIGIN: &str = "\0";
+
 /// One layer of settings, as the `config` crate takes it.
 #[derive(Clone, Debug)]
-pub(super) struct Layer {
-    root: Value,
-    /// Tables lose their origin when they are merged; it is kept here, by dotted key.
-    tables: BTreeMap<String, Origin>,
-}
+pub(super) struct Layer(Value);
 
 impl Source for Layer {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
@@ -142,36 +176,31 @@ impl Source for Layer {
     }
 
     fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        Ok(Map::from_iter([(ROOT.to_owned(), self.root.clone())]))
+        Ok(Map::from_iter([(ROOT.to_owned(), self.0.clone())]))
     }
 }
 
 /// Reads one file's text. A text that is no TOML is one finding.
 pub(super) fn file_layer(layer: usize, name: &str, text: &str) -> Result<Layer, Box<Finding>> {
     let lines = LineIndex::new(text);
-    let document = toml_edit::Document::parse(text).map_err(|e| {
-        Box::new(Finding {
-            severity: Severity::Error,
-            key: String::new(),
-            // The text itself is not shown: it may hold a secret.
-            value: None,
-            file: Some(name.to_owned()),
-            line: e.span().map(|span| lines.line(span.start)),
-            message: format!("not TOML: {}", e.message().trim().replace('\n', ", ")),
-            hint: None,
-        })
-    })?;
-    let mut reader = FileReader {
+    let origin = |line| Origin {
         layer,
-        name,
-        lines,
-        tables: BTreeMap::new(),
+        line,
+        name: name.to_owned(),
     };
-    let root = reader.table(document.as_table(), "", 1);
-    Ok(Layer {
-        root,
-        tables: reader.tables,
-    })
+    let document = toml_edit::Document::parse(text).map_err(|e| {
+        // The text itself is not shown: it may hold a secret.
+        let message = format!("not TOML: {}", e.message().trim().replace('\n', ", "));
+        let mut finding = Finding::at(Severity::Error, "", None).says(&message);
+        finding.file = Some(name.to_owned());
+        finding.line = e.span().map(|span| lines.line(span.start));
+        Box::new(finding)
+    })?;
+    let written = |span: Option<Range<usize>>, around: &Origin| match span {
+        Some(span) => origin(lines.line(span.start)),
+        None => around.clone(),
+    };
+    Ok(Layer(table(document.as_table(), &origin(1), &written)))
 }
 
 /// Byte offsets of line starts.
@@ -191,81 +220,56 @@ impl LineIndex {
     }
 }
 
-struct FileReader<'a> {
-    layer: usize,
-    name: &'a str,
-    lines: LineIndex,
-    tables: BTreeMap<String, Origin>,
+/// Where a span lies, by its place and what is around it.
+type Written<'a> = &'a dyn Fn(Option<Range<usize>>, &Origin) -> Origin;
+
+/// TOML as values that say where they were written.
+fn table(table: &dyn toml_edit::TableLike, origin: &Origin, written: Written<'_>) -> Value {
+    let mut map = Map::new();
+    for (name, of) in table.iter() {
+        let span = table.get_key_value(name).and_then(|(key, _)| key.span());
+        let origin = written(span.or_else(|| of.span()), origin);
+        map.insert(name.to_owned(), item(of, &origin, written));
+    }
+    table_of(map, origin)
 }
 
-impl FileReader<'_> {
-    fn origin(&self, line: usize) -> Origin {
-        Origin {
-            layer: self.layer,
-            line,
-            name: self.name.to_owned(),
-        }
-    }
+fn table_of(mut map: Map<String, Value>, origin: &Origin) -> Value {
+    map.insert(ORIGIN.to_owned(), Value::new(None, origin.encode()));
+    Value::new(None, map)
+}
 
-    fn table(&mut self, table: &dyn toml_edit::TableLike, path: &str, line: usize) -> Value {
-        let origin = self.origin(line);
-        let mut map = Map::new();
-        for (name, item) in table.iter() {
-            let span = table
-                .get_key_value(name)
-                .and_then(|(key, _)| key.span())
-                .or_else(|| item.span());
-            let line = span.map_or(line, |span| self.lines.line(span.start));
-            let value = self.item(item, &join(path, name), line);
-            map.insert(name.to_owned(), value);
+fn item(item: &toml_edit::Item, origin: &Origin, written: Written<'_>) -> Value {
+    match item {
+        toml_edit::Item::Value(of) => value(of, origin, written),
+        toml_edit::Item::Table(of) => table(of, origin, written),
+        toml_edit::Item::ArrayOfTables(tables) => {
+            let tables = tables
+                .iter()
+                .map(|of| table(of, &written(of.span(), origin), written));
+            Value::new(Some(&origin.encode()), tables.collect::<Vec<_>>())
         }
-        let value = Value::new(Some(&origin.encode()), map);
-        self.tables.insert(path.to_owned(), origin);
-        value
+        toml_edit::Item::None => Value::new(Some(&origin.encode()), ValueKind::Nil),
     }
+}
 
-    fn item(&mut self, item: &toml_edit::Item, path: &str, line: usize) -> Value {
-        match item {
-            toml_edit::Item::Value(value) => self.value(value, path, line),
-            toml_edit::Item::Table(table) => self.table(table, path, line),
-            toml_edit::Item::ArrayOfTables(tables) => {
-                let items: Vec<_> = tables
-                    .iter()
-                    .enumerate()
-                    .map(|(i, table)| {
-                        let line = table.span().map_or(line, |span| self.lines.line(span.start));
-                        self.table(table, &format!("{path}[{i}]"), line)
-                    })
-                    .collect();
-                Value::new(Some(&self.origin(line).encode()), items)
-            }
-            toml_edit::Item::None => Value::new(Some(&self.origin(line).encode()), ValueKind::Nil),
+fn value(of: &toml_edit::Value, origin: &Origin, written: Written<'_>) -> Value {
+    use toml_edit::Value as Toml;
+    let kind: ValueKind = match of {
+        Toml::String(text) => text.value().as_str().into(),
+        Toml::Integer(n) => (*n.value()).into(),
+        Toml::Float(x) => (*x.value()).into(),
+        Toml::Boolean(flag) => (*flag.value()).into(),
+        Toml::Datetime(at) => at.value().to_string().into(),
+        Toml::InlineTable(of) => return table(of, origin, written),
+        Toml::Array(items) => {
+            let items = items
+                .iter()
+                .map(|of| value(of, &written(of.span(), origin), written));
+            items.collect::<Vec<_>>().into()
         }
-    }
-
-    fn value(&mut self, value: &toml_edit::Value, path: &str, line: usize) -> Value {
-        use toml_edit::Value as Toml;
-        let origin = self.origin(line).encode();
-        match value {
-            Toml::String(text) => Value::new(Some(&origin), text.value().as_str()),
-            Toml::Integer(n) => Value::new(Some(&origin), *n.value()),
-            Toml::Float(x) => Value::new(Some(&origin), *x.value()),
-            Toml::Boolean(flag) => Value::new(Some(&origin), *flag.value()),
-            Toml::Datetime(at) => Value::new(Some(&origin), at.value().to_string()),
-            Toml::InlineTable(table) => self.table(table, path, line),
-            Toml::Array(array) => {
-                let items: Vec<_> = array
-                    .iter()
-                    .enumerate()
-                    .map(|(i, item)| {
-                        let line = item.span().map_or(line, |span| self.lines.line(span.start));
-                        self.value(item, &format!("{path}[{i}]"), line)
-                    })
-                    .collect();
-                Value::new(Some(&origin), items)
-            }
-        }
-    }
+    };
+    Value::new(Some(&origin.encode()), kind)
 }
 
 /// Reads the overrides of the environment; `files` is the tree that the files alone gave.
@@ -275,8 +279,7 @@ pub(super) fn env_layer(
     env: &BTreeMap<String, String>,
     findings: &mut Vec<Finding>,
 ) -> Layer {
-    let mut root = Value::new(None, Map::<String, Value>::new());
-    let mut tables = BTreeMap::new();
+    let mut root = table_of(Map::new(), &Origin::default());
     for (name, text) in env.range(ENV_PREFIX.to_owned()..) {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
             break;
@@ -286,42 +289,37 @@ pub(super) fn env_layer(
             line: 0,
             name: name.clone(),
         };
-        let mut refuse = |message: String, hint: &str| {
-            findings.push(Finding {
-                severity: Severity::Error,
-                key: String::new(),
-                value: None,
-                file: origin.file(),
-                line: None,
-                message,
-                hint: Some(hint.to_owned()),
-            });
-        };
+        let mut refuse =
+            |text: &str| findings.push(Finding::at(Severity::Error, "", Some(&origin)).says(text));
         let parts: Vec<&str> = rest.split("__").collect();
         if parts.len() < 2 || parts.iter().any(|part| part.is_empty()) {
-            let hint = "write SLUICEGATE__SECTION__KEY or SLUICEGATE__SECTION__NAME__KEY, as SLUICEGATE__NODE__MEMORY=1GiB";
-            refuse("not the name of a key".into(), hint);
+            refuse(
+                "not the name of a key\nwrite SLUICEGATE__SECTION__KEY or SLUICEGATE__SECTION__NAME__KEY, as SLUICEGATE__NODE__MEMORY=1GiB",
+            );
             continue;
         }
         let path = match resolve(&parts, files) {
             Ok(path) => path,
             Err(candidates) => {
-                refuse(
-                    format!("may mean several sections: {}", candidates.join(", ")),
-                    "write the section's name exactly, as: env 'SLUICEGATE__PARTNERS__acme-eu__CONCURRENCY=5' sluicegate run",
-                );
+                refuse(&format!(
+                    "may mean several sections: {}\nwrite the section's name exactly, as: env 'SLUICEGATE__PARTNERS__acme-eu__CONCURRENCY=5' sluicegate run",
+                    candidates.join(", ")
+                ));
                 continue;
             }
         };
-        let mut dotted = String::new();
-        for part in &path[..path.len() - 1] {
-            dotted = join(&dotted, part);
-            tables.insert(dotted.clone(), origin.clone());
-        }
-        let value = env_value(&path, text, &origin.encode());
-        put(&mut root, &path, value);
+        // Keys that are text take the value as it stands; all others take it as TOML would, else as text.
+        let parsed = match manual::takes_plain_text(&path) {
+            true => None,
+            false => text.parse::<toml_edit::Value>().ok(),
+        };
+        let of = match parsed {
+            Some(of) => value(&of, &origin, &|_, around| around.clone()),
+            None => Value::new(Some(&origin.encode()), text.as_str()),
+        };
+        put(&mut root, &path, of, &origin);
     }
-    Layer { root, tables }
+    Layer(root)
 }
 
 /// The dotted path that the parts of a variable's name mean, or the sections it may mean.
@@ -329,7 +327,7 @@ fn resolve(parts: &[&str], files: &Node) -> Result<Vec<String>, Vec<String>> {
     let section = parts[0].to_lowercase();
     let mut path = vec![section.clone()];
     let mut rest = &parts[1..];
-    if reference::is_named(&section) {
+    if manual::is_named(&section) {
         let Data::Table(top) = &files.data else {
             return Ok(path);
         };
@@ -362,7 +360,7 @@ fn resolve(parts: &[&str], files: &Node) -> Result<Vec<String>, Vec<String>> {
     }
     for part in rest {
         // Names of headers and properties of the log are free and kept as they are.
-        let free = reference::is_free_table(&path);
+        let free = manual::is_free_table(&path);
         path.push(if free {
             (*part).to_owned()
         } else {
@@ -384,45 +382,11 @@ fn squash(name: &str) -> String {
         .collect()
 }
 
-/// Keys that are text take the value as it stands; all others take it as TOML would, else as text.
-fn env_value(path: &[String], text: &str, origin: &str) -> Value {
-    let origin = origin.to_owned();
-    let parsed = match reference::takes_plain_text(path) {
-        true => None,
-        false => text.parse::<toml_edit::Value>().ok(),
-    };
-    match parsed {
-        Some(value) => plain(&value, &origin),
-        None => Value::new(Some(&origin), text),
-    }
-}
-
-fn plain(value: &toml_edit::Value, origin: &String) -> Value {
-    use toml_edit::Value as Toml;
-    match value {
-        Toml::String(text) => Value::new(Some(origin), text.value().as_str()),
-        Toml::Integer(n) => Value::new(Some(origin), *n.value()),
-        Toml::Float(x) => Value::new(Some(origin), *x.value()),
-        Toml::Boolean(flag) => Value::new(Some(origin), *flag.value()),
-        Toml::Datetime(at) => Value::new(Some(origin), at.value().to_string()),
-        Toml::Array(items) => Value::new(
-            Some(origin),
-            items.iter().map(|item| plain(item, origin)).collect::<Vec<_>>(),
-        ),
-        Toml::InlineTable(table) => {
-            let map = table
-                .iter()
-                .map(|(name, item)| (name.to_owned(), plain(item, origin)));
-            Value::new(Some(origin), map.collect::<Map<_, _>>())
-        }
-    }
-}
-
-fn put(root: &mut Value, path: &[String], value: Value) {
+fn put(root: &mut Value, path: &[String], value: Value, origin: &Origin) {
     let mut at = root;
     for part in path {
         if !matches!(at.kind, ValueKind::Table(_)) {
-            at.kind = ValueKind::Table(Map::new());
+            *at = table_of(Map::new(), origin);
         }
         let ValueKind::Table(map) = &mut at.kind else {
             return;
@@ -439,36 +403,51 @@ pub(super) fn merge(layers: &[Layer]) -> Result<Node, config::ConfigError> {
     let builder = layers.iter().fold(config::Config::builder(), |builder, layer| {
         builder.add_source(layer.clone())
     });
-    let mut merged = builder.build()?.collect()?;
-    let mut tables = BTreeMap::new();
-    for layer in layers {
-        tables.extend(layer.tables.clone());
-    }
-    let root = merged
-        .remove(ROOT)
-        .unwrap_or_else(|| Value::new(None, Map::<String, Value>::new()));
-    Ok(node(root, "", &tables))
+    let root = builder.build()?.collect()?.remove(ROOT);
+    let root = root.unwrap_or_else(|| table_of(Map::new(), &Origin::default()));
+    Ok(node(root, String::new(), String::new(), String::new()))
 }
 
-fn node(value: Value, path: &str, tables: &BTreeMap<String, Origin>) -> Node {
-    let origin = value
-        .origin()
-        .map(Origin::decode)
-        .or_else(|| tables.get(path).cloned())
-        .unwrap_or_default();
+/// Pairs of keys of one table of which one can stand: an overlay cannot take the other one away, so the later layer
+/// wins. In one layer it is a mistake.
+const EXCLUSIVE: [(&str, &str, &str); 3] = [
+    ("secrets.NAME", "env", "file"),
+    ("listen.token", "env", "file"),
+    ("topics.NAME", "partner", "deliver"),
+];
+
+fn node(value: Value, name: String, path: String, pattern: String) -> Node {
+    let mut origin = value.origin().map(Origin::decode).unwrap_or_default();
     let data = match value.kind {
-        ValueKind::Table(map) => Data::Table(
-            map.into_iter()
-                .map(|(name, v)| (name.clone(), node(v, &join(path, &name), tables)))
-                .collect(),
-        ),
-        ValueKind::Array(items) => Data::List(
-            items
-                .into_iter()
-                .enumerate()
-                .map(|(i, v)| node(v, &format!("{path}[{i}]"), tables))
-                .collect(),
-        ),
+        ValueKind::Table(mut map) => {
+            let own = map.remove(ORIGIN).and_then(|own| own.into_string().ok());
+            origin = own.map_or(origin, |own| Origin::decode(&own));
+            let child = |(name, of): (String, Value)| {
+                let path = join(&path, &name);
+                let pattern = match manual::is_named(&pattern) {
+                    true => format!("{pattern}.NAME"),
+                    false => join(&pattern, &name),
+                };
+                (name.clone(), node(of, name, path, pattern))
+            };
+            let mut map: BTreeMap<String, Node> = map.into_iter().map(child).collect();
+            for (of, one, other) in EXCLUSIVE {
+                let layer = |key| map.get(key).map(|node: &Node| node.origin.layer);
+                if of == pattern
+                    && let (Some(a), Some(b)) = (layer(one), layer(other))
+                    && a != b
+                {
+                    map.remove(if a < b { one } else { other });
+                }
+            }
+            Data::Table(map)
+        }
+        ValueKind::Array(items) => {
+            let pattern = format!("{pattern}[]");
+            let items = items.into_iter().enumerate();
+            let items = items.map(|(i, of)| node(of, name.clone(), format!("{path}[{i}]"), pattern.clone()));
+            Data::List(items.collect())
+        }
         ValueKind::Boolean(flag) => Data::Flag(flag),
         ValueKind::I64(n) => Data::Int(n),
         ValueKind::Float(x) => Data::Float(x),
@@ -479,5 +458,13 @@ fn node(value: Value, path: &str, tables: &BTreeMap<String, Origin>) -> Node {
         ValueKind::U128(n) => Data::Text(n.to_string()),
         ValueKind::Nil => Data::Text(String::new()),
     };
-    Node { origin, data }
+    Node {
+        origin,
+        data,
+        name,
+        path,
+        pattern,
+        wrong: Cell::new(false),
+        missing: RefCell::default(),
+    }
 }

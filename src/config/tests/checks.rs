@@ -185,7 +185,7 @@ fn contradictions_are_refused() {
         "dedup.bucket",
         "longer than dedup.retention",
     );
-    for reserved in reference::RESERVED {
+    for reserved in super::super::read::RESERVED {
         refuses(&format!("[{reserved}]\nx = 1"), reserved, "not in this version");
     }
     refuses(

@@ -174,6 +174,110 @@ partitions = 'four'
     );
 }
 
+/// A wrong form is told with the right one, and what follows from it is not told as a mistake of its own.
+#[test]
+fn a_wrong_form_is_told_once_with_the_right_one() {
+    for (lines, key, says) in [
+        (
+            "limits = 5",
+            "partners.p.limits",
+            "a list of names or rates, or a table",
+        ),
+        (
+            "limits = [5, 'x']",
+            "partners.p.limits",
+            "a list of names or rates, or a table",
+        ),
+        ("doubt = 5", "partners.p.doubt", "or one a cause: { crash = "),
+        ("doubt = 'prak'", "partners.p.doubt", "or one a cause: { crash = "),
+        (
+            "doubt = { crash = 'x' }",
+            "partners.p.doubt.crash",
+            "expected one of park, resend, verify",
+        ),
+        (
+            "verdict = 5",
+            "partners.p.verdict",
+            "expected a list, as [{ when = ",
+        ),
+        ("verify = 5", "partners.p.verify", "expected a table"),
+        ("timeout = []", "partners.p.timeout", "expected a table"),
+        ("headers = 5", "partners.p.headers", "as { x-api-version = "),
+        ("mask = [1]", "partners.p.mask", "expected a list of texts, as ["),
+        (
+            "redirect_to = 5",
+            "partners.p.redirect_to",
+            "expected a list of origins, as [",
+        ),
+        (
+            "http2 = 1",
+            "partners.p.http2",
+            "expected true or false, without quotes",
+        ),
+        (
+            "url_reach = 5",
+            "partners.p.url_reach",
+            "expected one of usual, public, any",
+        ),
+        (
+            "redirects = -1",
+            "partners.p.redirects",
+            "a whole number of at least 0",
+        ),
+        (
+            "concurrency = 1.5",
+            "partners.p.concurrency",
+            "a whole number of at least 1",
+        ),
+        (
+            "concurrency = nan",
+            "partners.p.concurrency",
+            "a whole number of at least 1",
+        ),
+        ("retention = nan", "partners.p.retention", "a duration in quotes"),
+        ("answer_limit = 5", "partners.p.answer_limit", "a size in quotes"),
+        ("ca = ''", "partners.p.ca", "not empty"),
+    ] {
+        let findings = bad(&partner(lines));
+        let told = told(&findings);
+        assert!(
+            findings.len() == 1 && findings[0].key == key && told.contains(says),
+            "{lines}: {told}"
+        );
+    }
+    for (text, key) in [
+        ("[topics.t]\npartner = 'p'\n[partners]\np = 5\n", "partners.p"),
+        ("[topics.t]\npartner = 'p'\n[partners.p]\n", "partners.p.url"),
+        (
+            "[topics.t]\npartner = 5\n[partners.p]\nurl = 'http://h/'\n",
+            "topics.t.partner",
+        ),
+        (
+            "[topics.t]\npartner = 'p'\n[partners.p]\nurl = 'http://h/'\nlimits = 'l'\n[limits]\nl = 5\n",
+            "limits.l",
+        ),
+    ] {
+        let findings = bad(text);
+        let errors: Vec<_> = findings
+            .iter()
+            .filter(|f| f.severity == Severity::Error)
+            .collect();
+        assert!(errors.len() == 1 && errors[0].key == key, "{}", told(&findings));
+    }
+}
+
+/// Each section is read to its end, whatever the others say.
+#[test]
+fn many_mistakes_of_many_sections_are_told_in_one_go() {
+    let sections: String = (0..300)
+        .map(|n| format!("[partners.p{n}]\nurl = 'http://h/'\nretry = {{ frist = '1s', longest = 'x' }}\nconcurrency = 0\n"))
+        .collect();
+    let errors = bad(&sections)
+        .into_iter()
+        .filter(|f| f.severity == Severity::Error);
+    assert_eq!(errors.count(), 900);
+}
+
 #[test]
 fn broken_toml_is_told_without_its_text() {
     let findings = bad("[secrets]\nacme = \"s3cret\n[node]\n");
@@ -201,9 +305,11 @@ limits = ['5/s']
 a = { file = '/nonexistent' }
 [topics.orders]
 deliver = [{ partner = 'acme', when = 'partition == 0' }]
+[listen]
+token = { file = '/nonexistent' }
 ";
     let base = format!(
-        "{SMALL}[secrets]\na = {{ env = 'A' }}\n[partners.acme.timeout]\nconnect = '1s'\nrequest = '2s'\n"
+        "{SMALL}[listen]\ntoken = {{ env = 'A' }}\n[secrets]\na = {{ env = 'A' }}\n[partners.acme.timeout]\nconnect = '1s'\nrequest = '2s'\n"
     );
     let loaded = load_texts(&[&base, over], &[]).unwrap_or_else(|f| panic!("{}", told(&f)));
     let acme = &loaded.config.partners["acme"];
@@ -216,6 +322,10 @@ deliver = [{ partner = 'acme', when = 'partition == 0' }]
     assert_eq!(
         loaded.config.secrets["a"],
         SecretSource::File("/nonexistent".into())
+    );
+    assert_eq!(
+        loaded.config.listen.token,
+        Some(SecretSource::File("/nonexistent".into()))
     );
     assert_eq!(
         loaded.config.topics["orders"].deliver[0].when.as_deref(),
@@ -332,7 +442,8 @@ proptest::proptest! {
     /// Whatever a file or a variable says, the loader answers; it never panics.
     #[test]
     fn no_value_breaks_the_loader(at in 0usize..200, value in ".{0,12}", name in "[A-Za-z_.-]{1,30}") {
-        let key = reference::KEYS[at % reference::KEYS.len()].path.replace("[]", "").replace("NAME", "full");
+        let keys = &super::manual::manual().keys;
+        let key = keys[at % keys.len()].path.replace("[]", "").replace("NAME", "full");
         let variable = format!("SLUICEGATE__{}", key.replace('.', "__"));
         let mut vars = env(&[(&variable, &value)]);
         vars.insert(format!("SLUICEGATE__{name}"), value.clone());

@@ -66,6 +66,8 @@ token = 'planted-3'
 url = 'ftp://u:planted-4@host/?token=planted-5'
 headers = { authorization = ['planted-6'], 'bad name' = 'planted-7' }
 hedaers = { authorization = 'planted-8' }
+[partners.q]
+url = { token = 'planted-9' }
 [topics.t]
 partner = 'p'
 ";
