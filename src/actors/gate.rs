@@ -107,6 +107,7 @@ impl Preparing {
 enum Ticket {
     Waits(Waker),
     Granted(Slot),
+    Deferred(Time),
 }
 
 struct State {
@@ -131,6 +132,8 @@ pub struct PartnerGate {
     ask_at: Cell<Time>,
     /// Steps of the wall clock seen.
     wall_steps: Cell<u64>,
+    /// How often limits have changed.
+    limits: Cell<u64>,
     /// Tells the keeper of the time that `ask_at` has moved closer.
     pub(super) alarm: Notify,
     /// Since when, and when last, this node lacked what a connection needs.
@@ -167,6 +170,7 @@ impl PartnerGate {
             cap,
             ask_at: Cell::new(Time::NEVER),
             wall_steps: Cell::new(0),
+            limits: Cell::new(0),
             alarm: Notify::new(),
             short: Cell::new(None),
         })
@@ -180,6 +184,11 @@ impl PartnerGate {
             draws,
             ticket: None,
         }
+    }
+
+    /// A message that was deferred is about to enter again.
+    pub fn came_back(&self, draws: &Draws) {
+        self.budgets.borrow_mut().came_back(draws);
     }
 
     /// The partner.
@@ -208,9 +217,19 @@ impl PartnerGate {
     /// Looks at, or changes, the budgets; then grants what that made possible.
     pub fn with_budgets<R>(&self, f: impl FnOnce(&mut BudgetTable, Time) -> R) -> R {
         let result = f(&mut self.budgets.borrow_mut(), self.clock.now());
+        self.limits_changed();
+        result
+    }
+
+    fn limits_changed(&self) {
+        self.limits.set(self.limits.get() + 1);
         self.state.borrow_mut().turnstile.limits_changed();
         self.pump();
-        result
+    }
+
+    /// Rises whenever limits have changed: messages that were sent away for them may come back at once.
+    pub fn limits_version(&self) -> u64 {
+        self.limits.get()
     }
 
     /// A start took so long to prepare: from its permit until all was there, connection and durable intent.
@@ -240,8 +259,7 @@ impl PartnerGate {
         }
         if steps != self.wall_steps.replace(steps) {
             // A quota's slots have moved.
-            self.state.borrow_mut().turnstile.limits_changed();
-            self.pump();
+            self.limits_changed();
         }
     }
 
@@ -259,7 +277,7 @@ impl PartnerGate {
             let waiting: Vec<Waker> = all
                 .filter_map(|(_, ticket)| match ticket {
                     Ticket::Waits(waker) => Some(waker.clone()),
-                    Ticket::Granted(_) => None,
+                    Ticket::Granted(_) | Ticket::Deferred(_) => None,
                 })
                 .collect();
             waiting
@@ -317,8 +335,12 @@ impl PartnerGate {
                 )
             };
             self.cap.give_back(room - granted.len());
-            for Granted { ticket, slot } in granted.drain(..) {
-                if let Some(Ticket::Waits(waker)) = tickets.insert(ticket, Ticket::Granted(slot)) {
+            let granted = granted.drain(..).map(|g| (g.ticket, Ticket::Granted(g.slot)));
+            let deferred = turnstile
+                .deferred()
+                .map(|d| (d.ticket, Ticket::Deferred(d.until)));
+            for (ticket, state) in granted.chain(deferred) {
+                if let Some(Ticket::Waits(waker)) = tickets.insert(ticket, state) {
                     woken.push(waker);
                 }
             }
@@ -451,6 +473,16 @@ fn tell_budgets(news: &Minded, now: Time) {
     }
 }
 
+/// What comes of waiting at the gate.
+pub enum Entered {
+    /// Leave to start.
+    Permit(Permit),
+    /// Its value of a split budget is used up: it is to come again at this time.
+    Deferred(Time),
+    /// The gate is closed: the node stops.
+    Closed,
+}
+
 /// Waits for a slot; see [`PartnerGate::enter`].
 pub struct Enter {
     gate: Rc<PartnerGate>,
@@ -460,18 +492,17 @@ pub struct Enter {
 }
 
 impl Future for Enter {
-    /// None: the gate is closed.
-    type Output = Option<Permit>;
+    type Output = Entered;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Permit>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Entered> {
         let gate = self.gate.clone();
         if gate.state.borrow().closed {
-            return Poll::Ready(None);
+            return Poll::Ready(Entered::Closed);
         }
         let ticket = match self.ticket {
             None => {
                 if let Some(slot) = gate.try_enter(&self.draws) {
-                    return Poll::Ready(Some(Permit {
+                    return Poll::Ready(Entered::Permit(Permit {
                         gate,
                         slot: Some(slot),
                     }));
@@ -496,13 +527,14 @@ impl Future for Enter {
                 waker.clone_from(cx.waker());
                 Poll::Pending
             }
-            Some(Ticket::Granted(_)) | None => {
+            Some(Ticket::Granted(_) | Ticket::Deferred(_)) | None => {
                 self.ticket = None;
                 match state.tickets.remove(&ticket) {
-                    Some(Ticket::Granted(slot)) => Poll::Ready(Some(Permit {
+                    Some(Ticket::Granted(slot)) => Poll::Ready(Entered::Permit(Permit {
                         gate: gate.clone(),
                         slot: Some(slot),
                     })),
+                    Some(Ticket::Deferred(until)) => Poll::Ready(Entered::Deferred(until)),
                     // Not reachable: a ticket stays in the table until its future takes it out.
                     _ => Poll::Pending,
                 }
@@ -551,7 +583,7 @@ impl Permit {
         }
     }
 
-    /// The slot's time is over before the first byte: it is spent, another one is needed.
+    /// The slot's time is over before the first byte: another one is needed.
     pub fn missed(mut self) {
         if let Some(slot) = self.slot.take() {
             self.gate.miss(&slot);
@@ -591,9 +623,16 @@ mod tests {
         )
     }
 
+    /// The permit, if there is one by now.
+    fn permit(entered: Option<Entered>) -> Option<Permit> {
+        match entered? {
+            Entered::Permit(permit) => Some(permit),
+            Entered::Deferred(_) | Entered::Closed => None,
+        }
+    }
+
     fn entered(gate: &Rc<PartnerGate>) -> Permit {
-        let permit = gate.enter(0, Draws::new()).now_or_never().flatten();
-        permit.expect("a free place")
+        permit(gate.enter(0, Draws::new()).now_or_never()).expect("a free place")
     }
 
     #[test]
@@ -603,7 +642,7 @@ mod tests {
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
         first.finish(AttemptResult::Answered);
-        let second = second.as_mut().now_or_never().flatten().expect("the freed place");
+        let second = permit(second.as_mut().now_or_never()).expect("the freed place");
         assert_eq!(gate.in_use(), 1);
         drop(second);
         assert_eq!((gate.in_use(), gate.cap.in_flight()), (0, 0));
@@ -650,13 +689,13 @@ mod tests {
         let mut second = Box::pin(gate.enter(0, Draws::new()));
         assert!(second.as_mut().now_or_never().is_none());
         gate.close();
-        assert!(second.as_mut().now_or_never().expect("told").is_none());
+        assert!(permit(second.as_mut().now_or_never()).is_none());
         drop(second);
         // Who is inside may finish.
         first.finish(AttemptResult::Answered);
         assert_eq!((gate.waiting(), gate.in_use(), gate.cap.in_flight()), (0, 0, 0));
         let third = gate.enter(0, Draws::new()).now_or_never();
-        assert!(third.expect("told").is_none());
+        assert!(matches!(third, Some(Entered::Closed)));
     }
 
     #[test]

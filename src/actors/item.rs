@@ -58,6 +58,11 @@ pub struct Item {
     /// An order ended it, and its record with it: only its place in the queue is left. A later record of its ID is a
     /// message of its own.
     pub over: bool,
+    /// The ledger has an intent of it that no outcome has closed, though a look-up said that it was not taken: to the
+    /// ledger it is in doubt, and nobody who makes it anew from there may find it so.
+    pub open: bool,
+    /// The gate sent it away until its value of a limit has a slot.
+    pub deferred: bool,
     /// Number of its last outcome in the lane's port.
     pub outcome: u64,
     /// Bytes counted for it against the memory bound. Who has it shed its payload gives back what that freed.
@@ -106,6 +111,7 @@ impl Item {
         matches!(self.task, Task::Send)
             && self.place.is_some()
             && !self.is_unsettled()
+            && !self.open
             // A later round has a key of its own, and goes at its own time.
             && self.delivery.round == 1
             && self.delivery.idempotency_key.is_none()
@@ -117,6 +123,7 @@ impl Item {
         matches!(self.task, Task::Send)
             && !self.over
             && !self.is_unsettled()
+            && !self.open
             && self.off_position
             && self.outcome <= folded
     }

@@ -73,6 +73,7 @@ impl Handler<Stop> for RateLimiterActor {
 
 #[cfg(test)]
 mod tests {
+    use super::super::gate::Entered;
     use super::*;
     use crate::clock::simulated;
     use crate::config::PartnerConfig;
@@ -122,7 +123,7 @@ mod tests {
             let told = starts.clone();
             let drawing = tokio::task::spawn_local(async move {
                 let draws = [BudgetDraw { budget: 1, by: 0 }].into_iter().collect();
-                while let Some(permit) = gate.enter(0, Clone::clone(&draws)).await {
+                while let Entered::Permit(permit) = gate.enter(0, Clone::clone(&draws)).await {
                     told.borrow_mut().push(permit.slot().at);
                     permit.finish(AttemptResult::Answered);
                 }

@@ -240,6 +240,7 @@ impl NodeHooks {
             held_until: figures.held_until,
             hosts: figures.hosts,
             at_gate: (figures.waiting, figures.ask_at),
+            deferred_until: figures.deferred_until,
             short_since: figures.short_since,
             in_flight: u64::from(figures.in_flight),
             ..Facts::default()

@@ -143,6 +143,8 @@ pub struct PartnerFigures {
     pub hosts: (usize, Time),
     /// When its gate is looked at again, if nothing happens before.
     pub ask_at: Time,
+    /// Until when messages are deferred whose value of `by` has used its limit up.
+    pub deferred_until: Time,
     /// Since when this node lacks what connections to it need.
     pub short_since: Option<Time>,
     /// It asked for no starts before this time; in the past if it did not.
@@ -164,6 +166,7 @@ pub fn figures() -> Vec<PartnerFigures> {
                 left_alone: turnstile.breaker().left_alone(),
                 hosts: partner.hosts.borrow().left_alone(partner.clock.now()),
                 ask_at: partner.gate.ask_at(),
+                deferred_until: turnstile.deferred_until(),
                 short_since: partner.gate.short_since(partner.clock.now()),
                 open: turnstile
                     .breaker()

@@ -95,6 +95,8 @@ pub struct Facts {
     /// Messages that wait for a slot, and when somebody looks again whether there is one; [`Time::NEVER`]: when a
     /// request in flight has ended.
     pub at_gate: (usize, Time),
+    /// Until when messages are deferred whose value of `by` has used its limit up; in the past if none is.
+    pub deferred_until: Time,
     /// Since when this node lacks descriptors, ports or memory for connections to it.
     pub short_since: Option<Time>,
     /// Partitions that have taken nothing up for [`STANDS_AFTER`] although their topics have more: how many, and why.
@@ -181,6 +183,15 @@ impl Facts {
                 "limit",
                 format!("its limits are used up: the next start is at {next}"),
                 Some(next),
+            );
+        } else if !stands && self.deferred_until > now.plus(SOON) {
+            let until = self.deferred_until;
+            say(
+                "limit",
+                format!(
+                    "the limits of some values of `by` are used up: their messages are sent up to {until}"
+                ),
+                Some(until),
             );
         }
         for (full, partitions) in &self.full {
@@ -330,6 +341,7 @@ mod tests {
             held_until: hour,
             hosts: (2, hour),
             at_gate: (5, hour),
+            deferred_until: hour,
             short_since: Some(NOW),
             full: Full::ALL.into_iter().map(|full| (full, 1)).collect(),
             settling: 1,
@@ -402,6 +414,21 @@ mod tests {
             Vec::<&str>::new()
         );
         assert_eq!(codes(&at(Time::NEVER)), Vec::<&str>::new());
+        let deferred = |deferred_until| Facts {
+            deferred_until,
+            ..Facts::default()
+        };
+        assert_eq!(
+            codes(&deferred(NOW.plus(Duration::from_millis(20)))),
+            Vec::<&str>::new()
+        );
+        let hour = deferred(NOW.plus(Duration::from_secs(3600)));
+        assert_eq!(codes(&hour), ["limit"]);
+        let paused = Facts {
+            paused: Some(("kim".into(), String::new())),
+            ..hour
+        };
+        assert_eq!(codes(&paused), ["paused"]);
         let midnight = NOW.plus(Duration::from_secs(7_200));
         assert_eq!(codes(&at(midnight)), ["limit"]);
         assert_eq!(at(midnight).waits(NOW)[0].until, Some(midnight));

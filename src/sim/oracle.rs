@@ -81,6 +81,8 @@ pub struct Facts {
     last_round: HashMap<Name, u32>,
     /// IDs that are no longer remembered.
     forgotten: HashSet<Name>,
+    /// Forgotten once, and written again since.
+    again: HashSet<Name>,
     /// Those of them whose order was answered: a record that comes now must be sent.
     free: BTreeSet<Name>,
     /// Messages that orders were about of late: they are what the next orders are about, more often than others.
@@ -129,6 +131,7 @@ impl Facts {
             least_round: HashMap::new(),
             last_round: HashMap::new(),
             forgotten: HashSet::new(),
+            again: HashSet::new(),
             free: BTreeSet::new(),
             of_late: VecDeque::new(),
             rules: BTreeMap::new(),
@@ -282,6 +285,7 @@ impl Facts {
         if self.free.remove(&(at, id)) && self.forgotten.remove(&(at, id)) {
             // Nothing is known of it: it must be sent.
             self.done.remove(&(at, id));
+            self.again.insert((at, id));
         }
     }
 
@@ -571,6 +575,8 @@ impl Facts {
                     // An operator may have called delivered what was in doubt.
                     Some(FinishedState::Parked | FinishedState::Marked) => applied <= 1,
                     None if self.forgotten.contains(&name) => applied <= 1,
+                    // Behind a key that a doubt holds: not sent since.
+                    None if self.again.contains(&name) => applied <= 1,
                     _ => applied == 0,
                 };
                 if !fits {

@@ -240,6 +240,34 @@ fn a_budget_split_by_a_field_holds_for_each_value() {
     );
 }
 
+/// 200 messages whose value has used its limit up come before those of other values: more than a partition lets stand
+/// at the gate.
+#[test]
+fn a_value_that_has_used_its_limit_up_holds_back_no_other() {
+    let mock = partner(Behaviour::default());
+    let with = |rate: &str| {
+        format!(
+            "[partners.p]\nurl = \"http://{}/{{{{ value.app }}}}\"\n\
+             limits = {{ rates = [\"{rate}\"], by = \"json:/app\" }}\n[topics.t]\npartner = \"p\"\nid = \"json:/id\"\n",
+            mock.addr()
+        )
+    };
+    let rig = Rig::new(&with("2/h"));
+    let record = |i: u32, app: &str| format!("{{\"id\":\"m{i}\",\"app\":\"{app}\"}}\n");
+    let flood = (0..200).map(|i| record(i, "flood"));
+    let others = (200..300).map(|i| record(i, &format!("app{}", i % 50)));
+    rig.import("t", flood.chain(others).collect::<String>());
+    let mut node = rig.start(&["--until-drained"]);
+    node.until("102 requests", || counts(&mock).requests >= 102);
+    node.until_said("the limits of some values of `by` are used up");
+    assert_eq!(counts(&mock).requests, 102, "two of each");
+    // With a higher limit they come at once, not when the old one would have let them.
+    rig.configure(&with("1000/s"));
+    node.signal(rustix::process::Signal::HUP);
+    assert_eq!(node.drained().counts(), (300, 0, 0));
+    assert_eq!(counts(&mock).requests, 300);
+}
+
 #[test]
 fn a_quota_is_used_once_whatever_is_killed() {
     let mock = partner(Behaviour::default());

@@ -274,6 +274,7 @@ pub(super) fn settle<S: Sink>(
         Action::ResendAt(at) => {
             note_doubt(route, item, doubt.cause);
             item.task = Task::Send;
+            item.open = verified;
             item.resend_until = if verified {
                 Time::NEVER
             } else {
@@ -367,6 +368,7 @@ pub(super) fn append<S: Sink>(route: &RouteContext<S>, item: &mut Item, when: Ti
     if !route.doubts.borrow().is_empty() {
         route.doubts.borrow_mut().remove(&item.delivery.id);
     }
+    item.open = false;
     let port = &route.partner.port;
     item.outcome = port.outcome(Body::Outcome(Outcome {
         at: route.at,

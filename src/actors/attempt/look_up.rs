@@ -1,8 +1,9 @@
 //! The look-up of a message in doubt, at the partner: a request like another for its limits, without an intent.
 
 use super::conclude::settle;
-use super::{After, DOUBTS, NO_ROOM_WAIT, OVERTAKEN};
+use super::{After, DOUBTS, NO_ROOM_WAIT, OVERTAKEN, defer};
 use crate::actors::context::RouteContext;
+use crate::actors::gate::Entered;
 use crate::actors::item::Item;
 use crate::core::breaker::AttemptResult;
 use crate::core::doubt::{Doubt, Progress};
@@ -27,8 +28,13 @@ pub(super) async fn look_up<S: Sink>(
     let partner = &route.partner;
     let clock = partner.clock;
     'slots: loop {
-        let Some(permit) = partner.gate.enter(route.queue | DOUBTS, draws.clone()).await else {
-            return After::Again(clock.now());
+        if std::mem::take(&mut item.deferred) {
+            partner.gate.came_back(draws);
+        }
+        let permit = match partner.gate.enter(route.queue | DOUBTS, draws.clone()).await {
+            Entered::Permit(permit) => permit,
+            Entered::Deferred(until) => return defer(route, item, until),
+            Entered::Closed => return After::Again(clock.now()),
         };
         if !route.is_current(item) {
             return OVERTAKEN;

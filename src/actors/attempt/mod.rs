@@ -17,6 +17,7 @@ mod look_up;
 pub use conclude::kept;
 
 use super::context::{Approaching, RouteContext};
+use super::gate::Entered;
 use super::item::{Item, Task};
 use super::lines;
 use crate::core::backoff;
@@ -24,7 +25,7 @@ use crate::core::breaker::AttemptResult;
 use crate::core::doubt;
 use crate::core::flood::FloodGuard;
 use crate::core::ledger::entry::{Body, Intent};
-use crate::core::turnstile::{Draws, Slot};
+use crate::core::turnstile::{Draws, NEXT, STAYS, Slot};
 use crate::core::types::{MessageId, Time};
 use crate::ledger::lane::LaneError;
 use crate::sink::{Answer, AnswerDetail, Concerns, Moved, Sent, Sink, Verdict};
@@ -113,7 +114,7 @@ async fn send<S: Sink>(
     let mut moved: Option<Box<Moved>> = None;
     // Kept while the request is sent on: what becomes of it there is what becomes of the message at its host.
     let mut pass = HostPass { partner, pass: None };
-    let mut gave_way = false;
+    let (mut gave_way, mut missed) = (false, false);
     loop {
         if !route.is_current(item) {
             return OVERTAKEN;
@@ -129,15 +130,26 @@ async fn send<S: Sink>(
             // The partition's actor knows what to do with it.
             return After::Again(wanted);
         }
-        // What was sent on takes turns with the others, too: else each of them would be sent on before it goes on.
-        let queue = match item.is_unsettled() || moved.is_some() {
-            true => route.queue | DOUBTS,
-            false => route.queue,
+        // What was sent on takes turns with the others, too: else each of them would be sent on before it goes on. But
+        // it stays: whoever comes back is sent on once more.
+        let queue = match (item.is_unsettled(), moved.is_some()) {
+            (_, true) => route.queue | DOUBTS | STAYS,
+            (true, false) => route.queue | DOUBTS,
+            (false, false) => route.queue,
         };
-        let Some(permit) = partner.gate.enter(queue, draws.clone()).await else {
+        let queue = if missed { queue | NEXT } else { queue };
+        if std::mem::take(&mut item.deferred) {
+            partner.gate.came_back(draws);
+        }
+        let permit = match partner.gate.enter(queue, draws.clone()).await {
+            Entered::Permit(permit) => permit,
+            Entered::Deferred(until) => {
+                partner.metrics.limiter_wait.record(until.since(wanted));
+                return defer(route, item, until);
+            }
             // The node stops: the partition hands nothing out any more, and the next life takes it up. Not a later
             // time: what waits for long is copied into the ledger with it.
-            return After::Again(clock.now());
+            Entered::Closed => return After::Again(clock.now()),
         };
         if permit.slot().probe.is_some()
             && item.was_refused()
@@ -239,6 +251,7 @@ async fn send<S: Sink>(
             // The connect took longer than was left for it: the next one is begun earlier.
             partner.gate.prepared_within(asked.since(granted));
             permit.missed();
+            missed = true;
             continue;
         }
         let first_try = if item.first_try == Time::ZERO {
@@ -300,6 +313,7 @@ async fn send<S: Sink>(
                     drop(permit);
                 } else {
                     permit.missed();
+                    missed = true;
                 }
                 // The next slot may be a day away: meanwhile a process that ends must not leave a doubt behind.
                 if !unsure {
@@ -435,6 +449,18 @@ fn fall_short<S: Sink>(route: &RouteContext<S>, answer: &Answer) {
             event = "node_short", partner = %partner.name, why,
             "connections cannot be made for want of descriptors, ports or memory: no attempt is counted, it goes on by itself"
         );
+    }
+}
+
+/// The message's value has used its limit up: the message comes back at this time.
+fn defer<S: Sink>(route: &RouteContext<S>, item: &mut Item, until: Time) -> After {
+    item.deferred = true;
+    if !route.is_current(item) {
+        return OVERTAKEN;
+    }
+    match route.is_kept_back(item) {
+        true => After::Again(route.partner.clock.now()),
+        false => After::Again(until),
     }
 }
 

@@ -441,6 +441,8 @@ impl<S: Sink> PartitionActor<S> {
             shed: false,
             off_position: false,
             over: false,
+            open: false,
+            deferred: false,
             outcome: 0,
             counted: 0,
         })

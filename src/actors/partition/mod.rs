@@ -138,6 +138,8 @@ pub struct PartitionActor<S: Sink> {
     left_counted: usize,
     /// What waits for long in the ledger, to be woken.
     resting: Resting,
+    /// The version of the partner's limits that it knows.
+    limits_seen: u64,
     /// Bytes counted for it, and for keys that are held and what earlier lives left.
     rest_counted: usize,
     beside_counted: usize,
@@ -223,6 +225,7 @@ impl<S: Sink> PartitionActor<S> {
             left: Left::default(),
             left_counted: 0,
             resting: Resting::default(),
+            limits_seen: 0,
             rest_counted: 0,
             beside_counted: 0,
             copied: None,
@@ -673,6 +676,7 @@ pub const TICK: Duration = Duration::from_millis(5);
 impl<S: Sink> PartitionActor<S> {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.forget_folded();
+        self.heed_limits();
         let now = self.now();
         if self.queues.next_due() <= now {
             self.queues.due(now);

@@ -8,7 +8,7 @@
 //!
 //! What comes after it on its key stays behind it ([`super::left`]), in the topic or in the ledger (I4).
 
-use super::super::item::Task;
+use super::super::item::{Item, Task};
 use super::PartitionActor;
 use super::left::AT_LEAST;
 use crate::core::key_queues::resting::Rested;
@@ -50,6 +50,7 @@ impl<S: Sink> PartitionActor<S> {
                 id: item.delivery.id,
                 key,
                 outage: item.outage_at_first_try,
+                deferred: item.deferred,
             };
             if !self.resting.push(rested, due, now) {
                 self.queue(item, Some(due));
@@ -75,6 +76,7 @@ impl<S: Sink> PartitionActor<S> {
             id,
             key: Some(message.key).filter(|key| *key != KeyHash(id.tail())),
             outage: self.outage(),
+            deferred: message.first_try == Time::ZERO,
         };
         self.resting.push(rested, until, now)
     }
@@ -88,6 +90,23 @@ impl<S: Sink> PartitionActor<S> {
         let of_earlier = self.left_at.len() + self.replaced.len() + self.taken_over.len();
         let bytes = self.holding.len() * HELD_BYTES + of_earlier * EARLIER_BYTES;
         memory.keep_beside(std::mem::replace(&mut self.beside_counted, bytes), bytes);
+    }
+
+    /// Limits have changed: what only a limit keeps back asks again.
+    pub(super) fn heed_limits(&mut self) {
+        let version = self.route.partner.gate.limits_version();
+        if std::mem::replace(&mut self.limits_seen, version) == version {
+            return;
+        }
+        let now = self.now();
+        let sooner = |item: &mut Box<Item>| {
+            if item.deferred {
+                item.not_before = now;
+            }
+            item.deferred
+        };
+        self.queues.hasten(sooner, now);
+        self.resting.hasten(now);
     }
 
     /// Queues what has rested long enough, as far as there is room.

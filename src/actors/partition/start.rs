@@ -359,6 +359,8 @@ impl<S: Sink> PartitionActor<S> {
             shed: true,
             off_position: message.payload.is_some(),
             over: false,
+            open: false,
+            deferred: false,
             outcome: 0,
             counted: 0,
         })

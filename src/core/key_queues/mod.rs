@@ -399,6 +399,30 @@ impl<T: Queued> KeyQueues<T> {
         woken
     }
 
+    /// Has what waits for a time, and for which this is so, wait no longer: the next [`KeyQueues::due`] makes it ready.
+    pub fn hasten(&mut self, mut may: impl FnMut(&mut T) -> bool, now: Time) {
+        let mut soon = self.timers.remove(&now).unwrap_or(List::EMPTY);
+        for (due, list) in std::mem::take(&mut self.timers) {
+            let (mut stay, mut at) = (List::EMPTY, list.head);
+            while at != NIL {
+                let next = self.link(at);
+                let head = match at & UNORDERED {
+                    0 => self.keys.get(at).head,
+                    _ => at & !UNORDERED,
+                };
+                let goes = head != NIL && may(self.items.get_mut(head));
+                self.append(if goes { &mut soon } else { &mut stay }, at);
+                at = next;
+            }
+            if stay.len > 0 {
+                self.timers.insert(due, stay);
+            }
+        }
+        if soon.len > 0 {
+            self.timers.insert(now, soon);
+        }
+    }
+
     /// When [`KeyQueues::due`] has something to do; [`Time::NEVER`] if nothing waits for a time.
     pub fn next_due(&self) -> Time {
         self.timers.keys().next().copied().unwrap_or(Time::NEVER)

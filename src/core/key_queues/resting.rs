@@ -8,7 +8,7 @@
 //! [`Resting::has`]), I6 ([`Resting::bytes`] counts all of it).
 //!
 //! ```text
-//! alone   ID 16 bytes | outage clock at its first attempt, seconds u32
+//! alone   ID 16 bytes | outage clock at its first attempt, seconds; highest bit: waits for a limit (u32)
 //! keyed   the same | key u64
 //! ```
 //! The rows live in memory only.
@@ -49,6 +49,15 @@ pub struct Rested {
     pub key: Option<KeyHash>,
     /// The partner's outage clock when it was first tried, in whole seconds.
     pub outage: Duration,
+    /// Only its limit keeps it back.
+    pub deferred: bool,
+}
+
+/// Of the seconds in a row.
+const DEFERRED: u32 = 1 << 31;
+
+fn is_deferred(row: &[u8]) -> bool {
+    row[19] & 0x80 != 0
 }
 
 impl Resting {
@@ -76,11 +85,19 @@ impl Resting {
 
     /// Lays a message to rest until then; false, and nothing done, where another one of its key rests.
     pub fn push(&mut self, message: Rested, until: Time, now: Time) -> bool {
-        let Rested { id, key, outage } = message;
+        let Rested {
+            id,
+            key,
+            outage,
+            deferred,
+        } = message;
         if key.is_some_and(|key| !self.keys.insert(key)) {
             return false;
         }
-        let seconds = u32::try_from(outage.as_secs()).unwrap_or(u32::MAX);
+        let seconds = u32::try_from(outage.as_secs())
+            .unwrap_or(u32::MAX)
+            .min(DEFERRED - 1);
+        let seconds = if deferred { seconds | DEFERRED } else { seconds };
         let rows = self.times.entry(coalesced(until, now)).or_default();
         let before = rows.bytes();
         match key {
@@ -106,6 +123,29 @@ impl Resting {
     /// When the next message is to be woken; [`Time::NEVER`] if none rests.
     pub fn next_due(&self) -> Time {
         self.times.keys().next().copied().unwrap_or(Time::NEVER)
+    }
+
+    /// Has all that only a limit keeps back be due now.
+    pub fn hasten(&mut self, now: Time) {
+        let mut soon = self.times.remove(&now).unwrap_or_default();
+        self.rows -= soon.bytes();
+        for (due, mut rows) in std::mem::take(&mut self.times) {
+            self.rows -= rows.bytes();
+            soon.alone
+                .extend(rows.alone.extract_if(.., |row| is_deferred(row)));
+            soon.keyed
+                .extend(rows.keyed.extract_if(.., |row| is_deferred(row)));
+            if !rows.is_empty() {
+                rows.alone.shrink_to_fit();
+                rows.keyed.shrink_to_fit();
+                self.rows += rows.bytes();
+                self.times.insert(due, rows);
+            }
+        }
+        if !soon.is_empty() {
+            self.rows += soon.bytes();
+            self.times.insert(now, soon);
+        }
     }
 
     /// Wakes what is due, at most so many.
@@ -157,7 +197,8 @@ impl Rows {
                 key: rest
                     .first_chunk::<8>()
                     .map(|key| KeyHash(u64::from_le_bytes(*key))),
-                outage: Duration::from_secs(u32::from_le_bytes(*seconds).into()),
+                outage: Duration::from_secs((u32::from_le_bytes(*seconds) & !DEFERRED).into()),
+                deferred: u32::from_le_bytes(*seconds) & DEFERRED != 0,
             })
         };
         match pop(&mut self.alone) {
@@ -196,6 +237,7 @@ mod tests {
             id: MessageId(id),
             key: key.map(KeyHash),
             outage: Duration::from_secs(n % 1_000),
+            deferred: n.is_multiple_of(3),
         }
     }
 
@@ -215,6 +257,10 @@ mod tests {
                     if !known {
                         model.insert((coalesced(until, now), message));
                     }
+                } else if most == 39 {
+                    resting.hasten(now);
+                    let due = |(at, m): (Time, Rested)| (if m.deferred { now } else { at }, m);
+                    model = model.into_iter().map(due).collect();
                 } else {
                     now = now.plus(Duration::from_millis(ms));
                     let due = model.iter().filter(|(at, _)| *at <= now).count();

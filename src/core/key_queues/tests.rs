@@ -31,6 +31,7 @@ enum Step {
     Take(u8),
     TakeStuck(u32),
     TakeWaiting(u32),
+    Hasten(u32),
     Places(usize),
 }
 
@@ -47,6 +48,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u8..6).prop_map(Step::Take),
         1 => (1u32..5).prop_map(Step::TakeStuck),
         1 => (1u32..5).prop_map(Step::TakeWaiting),
+        1 => (1u32..4).prop_map(Step::Hasten),
         1 => (1usize..4).prop_map(Step::Places),
     ];
     prop::collection::vec(step, 0..200)
@@ -238,6 +240,23 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 }
                 // As many as may go.
                 prop_assert!(model.loose_waiting.iter().all(|w| w.1 <= now || w.0 % n != 0));
+            }
+            Step::Hasten(n) => {
+                queues.hasten(|item| item.seq % n == 0, now);
+                queues.due(now);
+                let goes = |queue: Option<&VecDeque<u32>>| {
+                    queue.and_then(VecDeque::front).is_some_and(|seq| seq % n == 0)
+                };
+                for (k, until) in &mut model.waiting {
+                    if goes(model.queued.get(k)) {
+                        *until = now.min(*until);
+                    }
+                }
+                for (seq, until) in &mut model.loose_waiting {
+                    if *seq % n == 0 {
+                        *until = now.min(*until);
+                    }
+                }
             }
             Step::Places(n) => {
                 queues.set_busy_keys(n);

@@ -1,5 +1,6 @@
 //! All budgets of a node, by the hash of their names. Several partners may draw from one.
 
+use super::deferral::Deferrals;
 use super::sharing::{Turns, YIELD};
 use super::{HashedMap, LimitError, Limiter, RatesChanged, VALIDITY, WallStep};
 use crate::config::model::LimitConfig;
@@ -18,6 +19,8 @@ pub struct BudgetTable {
     shared: HashedMap<u64, SharedTurns>,
     /// How often a step of the wall clock changed something.
     wall_steps: u64,
+    /// Messages that were sent away until their value has a slot.
+    deferrals: Deferrals,
     sweep_next: usize,
     mind_at: Time,
     told_full: bool,
@@ -85,6 +88,7 @@ impl BudgetTable {
     /// # Errors
     /// A time zone that is not known; then nothing has changed.
     pub fn set(&mut self, budget: u64, limit: &LimitConfig, now: Time) -> Result<RatesChanged, LimitError> {
+        self.deferrals.clear();
         match self.limiters.get_mut(&budget) {
             Some(limiter) => limiter.set_rates(limit, now),
             None => {
@@ -146,6 +150,7 @@ impl BudgetTable {
             };
             if news && limiter.has_quotas() {
                 self.wall_steps += 1;
+                self.deferrals.clear();
                 // One clock, told once, however many quotas follow it.
                 if !steps.contains(&Minded::WallStep(step)) {
                     steps.push(Minded::WallStep(step));
@@ -175,7 +180,11 @@ impl BudgetTable {
     /// The values of all split budgets.
     pub fn values(&self) -> Values {
         let limiters = self.limiters.values();
-        limiters.fold(Values::default(), |sum, limiter| Values {
+        let beside = Values {
+            bytes: self.deferrals.memory(),
+            ..Values::default()
+        };
+        limiters.fold(beside, |sum, limiter| Values {
             own: sum.own + limiter.instances(),
             classes: sum.classes + limiter.classes(),
             bytes: sum.bytes + limiter.memory(),
@@ -221,6 +230,26 @@ impl BudgetTable {
             self.heed_turns(who, draws, now, now.plus(lead), &mut slot, &mut last);
         }
         (slot, last)
+    }
+
+    /// Sends a message away that this draw keeps back; `next`: the earliest slot. Returns about when it can start: in
+    /// turn with those that are away already.
+    pub fn defer(&mut self, draw: BudgetDraw, next: Time, now: Time) -> Time {
+        match self.limiters.get(&draw.budget) {
+            Some(limiter) => self.deferrals.defer(draw, next, now, limiter),
+            None => next,
+        }
+    }
+
+    /// A message that was sent away is back.
+    pub fn came_back(&mut self, draws: &[BudgetDraw]) {
+        draws.iter().for_each(|draw| self.deferrals.came_back(draw));
+    }
+
+    /// See [`Limiter::starts_within`].
+    pub fn starts_within(&self, draw: BudgetDraw, time: Duration) -> u32 {
+        let limiter = self.limiters.get(&draw.budget);
+        limiter.map_or(u32::MAX, |limiter| limiter.starts_within(time))
     }
 
     fn heed_turns(

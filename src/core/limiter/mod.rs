@@ -1,7 +1,7 @@
 //! When the next start may be (I5): the arithmetic of one budget.
 //!
 //! A *slot* is the time of a start, from which it is valid for a short while ([`Limiter::validity`]); one that is
-//! missed is spent. A budget has *rates* that all hold at once: over any sliding window, or a quota of a calendar
+//! missed is spent, but of a long window or a quota ([`Limiter::missed`]). A budget has *rates* that all hold at once: over any sliding window, or a quota of a calendar
 //! span. It may be split: one *instance* for each value that `by` names, each with all the rates.
 //! With `burst = n` at most n starts are back to back, then they are evenly spaced.
 //!
@@ -19,6 +19,7 @@
 
 mod budgets;
 mod calendar;
+mod deferral;
 mod sharing;
 mod sliding;
 #[cfg(test)]
@@ -51,6 +52,12 @@ const SMALL_STEP_US: i64 = 1_000_000;
 
 /// Bytes for the values of a split budget where nobody says another bound.
 const VALUES_BYTES: usize = 16 << 20;
+
+/// And missed slots move them apart by no more than this: who misses slots so far apart would miss any.
+const WIDEST_GAP: Duration = Duration::from_millis(100);
+
+/// A window of this length or more gets a slot back that was missed.
+const GIVEN_BACK: Duration = Duration::from_secs(10);
 
 /// Slots of one budget are at least so far apart where nothing else spaces them, for a thread needs about 10 to
 /// 20 us to write a request and would miss the later ones of a thousand slots at one time.
@@ -304,13 +311,13 @@ impl Limiter {
     }
 
     /// A slot was not met in time: the next ones are set further apart, up to nearly even spacing, and closer
-    /// again by and by. A missed slot is spent, and where all slots of a second lie in its first 50 ms a thread
-    /// that misses some misses as many in each second. A quota gets it back, for there is no second chance before
-    /// its span ends, and the partner has seen no request.
+    /// again by and by. Of a short window a missed slot is spent, and where all slots of a second lie in its first 50 ms
+    /// a thread that misses some misses as many in each second. A quota and a window of [`GIVEN_BACK`] get it
+    /// back, for there is no second chance for long, and the partner has seen no request.
     pub fn missed(&mut self, by: u64, slot: Time) {
         self.taken_since_miss = 0;
         self.rates.gap = (self.rates.gap * 2).min(self.widest_gap).max(self.least_gap);
-        if self.rates.quotas.is_empty() {
+        if self.rates.quotas.is_empty() && self.rates.longest < GIVEN_BACK {
             return;
         }
         match by {
@@ -455,7 +462,8 @@ impl Limiter {
         // A quarter of even spacing leaves room to catch up after a stall; nine tenths nearly none.
         let fastest = windows.iter().map(|&(n, w)| interval_ns(w, n)).min();
         self.least_gap = fastest.map_or(Duration::ZERO, |ns| Duration::from_nanos(ns / 4).min(LEAST_GAP));
-        self.widest_gap = fastest.map_or(Duration::ZERO, |ns| Duration::from_nanos(ns - ns / 10));
+        let widest = fastest.map_or(Duration::ZERO, |ns| Duration::from_nanos(ns - ns / 10));
+        self.widest_gap = widest.min(WIDEST_GAP);
         rates.gap = self.least_gap;
         self.rates = rates;
         Ok(())
@@ -529,6 +537,15 @@ impl Instance {
     fn give_back(&mut self, slot: Time, rates: &Rates) {
         for (quota, drawn) in rates.quotas.iter().zip(&mut self.drawn) {
             quota.give_back(drawn, slot, rates.wall_offset);
+        }
+        for window in self.windows.iter_mut().filter(|w| w.span() >= GIVEN_BACK) {
+            window.give_back(slot);
+        }
+        // Spacing is that of the slowest rate, whose window is the longest but for odd settings.
+        if let Some(spacing) = rates.spacing
+            && rates.longest >= GIVEN_BACK
+        {
+            self.due_ns = self.due_ns.saturating_sub(spacing.interval_ns);
         }
     }
 

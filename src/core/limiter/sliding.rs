@@ -127,6 +127,19 @@ impl SlidingWindow {
         }
     }
 
+    /// A start at this slot was not made.
+    pub(super) fn give_back(&mut self, slot: Time) {
+        // A bucket counts at its last start.
+        let at = self.buckets.partition_point(|bucket| bucket.last < slot);
+        if let Some(bucket) = self.buckets.get_mut(at) {
+            bucket.starts -= 1;
+            self.total -= 1;
+            if bucket.starts == 0 {
+                self.buckets.remove(at);
+            }
+        }
+    }
+
     /// Puts starts that came before all that is known in front of them. `older` is rising.
     pub(super) fn prepend(&mut self, older: &[(Time, u64)]) {
         let first = self.buckets.front().map_or(Time::NEVER, |b| b.last);

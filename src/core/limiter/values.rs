@@ -17,7 +17,7 @@
 
 use super::calendar::Drawn;
 use super::sliding::SlidingWindow;
-use super::{HashedMap, Instance, Rates};
+use super::{GIVEN_BACK, HashedMap, Instance, Rates};
 use crate::core::ledger::fold::used::{coarser_class, is_class};
 use crate::core::types::Time;
 use smallvec::SmallVec;
@@ -146,19 +146,15 @@ impl Values {
         self.with(by, slot, rates, |kept, rates, room| kept.take(slot, rates, room));
     }
 
-    /// A slot was not met: quotas get it back.
+    /// A slot was not met: quotas and long windows get it back.
     pub(super) fn give_back(&mut self, by: u64, slot: Time, rates: &Rates) {
         let kept = match self.home(by, slot, rates) {
             Home::Own => self.shards[shard_of(by)].map.get_mut(&by),
             Home::Class(class) => self.classes.get_mut(&class),
             Home::New => None,
         };
-        if let (Some(kept), Some(quota)) = (kept, rates.quotas.first()) {
-            match kept {
-                Kept::One(one) => quota.give_back(&mut one.drawn, slot, rates.wall_offset),
-                Kept::Few(few) => quota.give_back(&mut few.drawn, slot, rates.wall_offset),
-                Kept::Full(instance) => instance.give_back(slot, rates),
-            }
+        if let Some(kept) = kept {
+            kept.give_back(slot, rates);
         }
     }
 
@@ -428,6 +424,32 @@ impl Kept {
         self.add(slot, 1, rates, room);
         if let (Some(quota), Some(drawn)) = (rates.quotas.first(), self.drawn()) {
             quota.take(drawn);
+        }
+    }
+
+    fn give_back(&mut self, slot: Time, rates: &Rates) {
+        if let Kept::Full(instance) = self {
+            return instance.give_back(slot, rates);
+        }
+        if let (Some(quota), Some(drawn)) = (rates.quotas.first(), self.drawn()) {
+            quota.give_back(drawn, slot, rates.wall_offset);
+        }
+        // The groups stand for all windows at once.
+        if rates.sliding.iter().any(|window| window.span < GIVEN_BACK) {
+            return;
+        }
+        match self {
+            Kept::One(one) if one.at >= slot => one.starts = one.starts.saturating_sub(1),
+            Kept::Few(few) => {
+                let at = few.starts.partition_point(|group| group.0 < slot);
+                if let Some(group) = few.starts.get_mut(at) {
+                    group.1 = group.1.saturating_sub(1);
+                    if group.1 == 0 {
+                        few.starts.remove(at);
+                    }
+                }
+            }
+            Kept::One(_) | Kept::Full(_) => {}
         }
     }
 

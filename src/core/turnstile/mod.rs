@@ -13,6 +13,9 @@
 //! steps out to the lines that can start; the next one follows when that one has been served. So a slot
 //! costs the same however many lines wait for it, and a queue that comes anew cannot overtake those in the round.
 //!
+//! Tickets that only their value of a split budget keeps back, for longer than [`NEAR`], are *deferred*: they leave with
+//! the time to come back at ([`Turnstile::deferred`]). At the gate they would take the room of those that can start.
+//!
 //! Never a lost wake: every waiting ticket is in exactly one line; every line with tickets is in exactly one round;
 //! every budget's round that is not empty either has a line stepped out or is in the list of wakes. What
 //! [`Turnstile::grant`] returns is the earliest of these, or [`Time::NEVER`] where only an event (a place freed, an
@@ -41,15 +44,32 @@ const LOST_TURNS: u8 = 8;
 /// ... is given one that all of them allow, up to so far ahead, at the price of what they leave unused till then.
 const FARTHEST: Duration = Duration::from_secs(1);
 
+/// A ticket whose value has a slot so soon waits for it here: it could not be queued again and back in much less.
+pub const NEAR: Duration = Duration::from_millis(25);
+/// Marks a queue whose tickets wait here however long it takes: they cannot come back.
+pub const STAYS: u32 = 1 << 30;
+/// Marks a queue whose tickets are deferred to their value's next slot, not behind those that are away: they had a
+/// slot, and missed it.
+pub const NEXT: u32 = 1 << 29;
+
 /// The budgets that one start draws from.
 pub type Draws = SmallVec<[BudgetDraw; 2]>;
+
+/// How soon the slot of a line must come that waits here. Two values of different budgets seldom have a slot at the same
+/// time: such a line stays so long that it can lose turns, and be given one ahead.
+fn near(draws: &Draws) -> Duration {
+    match draws.iter().filter(|draw| draw.by != 0).count() {
+        0 | 1 => NEAR,
+        _ => FARTHEST * 2,
+    }
+}
 
 /// Leave to start once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slot {
     /// Not before this time.
     pub at: Time,
-    /// Not after this time: then the slot is missed and spent. [`Time::NEVER`] where no rate limits it.
+    /// Not after this time: then the slot is missed. [`Time::NEVER`] where no rate limits it.
     pub valid_until: Time,
     /// What was drawn; goes into the intent.
     pub draws: Draws,
@@ -66,6 +86,15 @@ pub struct Granted {
     pub ticket: u64,
     /// Its slot.
     pub slot: Slot,
+}
+
+/// A ticket that left: see [`Turnstile::deferred`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferred {
+    /// The ticket.
+    pub ticket: u64,
+    /// When it is to come back.
+    pub until: Time,
 }
 
 /// The gate to one partner. See the module.
@@ -93,6 +122,11 @@ pub struct Turnstile {
     rounds: HashedMap<BudgetDraw, Round>,
     /// When each round's next line steps out.
     wakes: BTreeSet<(Time, BudgetDraw)>,
+    /// Tickets that came to a line with no room for them, and the draw that keeps it back.
+    surplus: Vec<(u64, BudgetDraw)>,
+    deferred: Vec<Deferred>,
+    /// When the last of the deferred tickets is to come back.
+    deferred_until: Time,
 }
 
 #[derive(Debug)]
@@ -108,6 +142,8 @@ struct Line {
     stepped_out_of: Option<BudgetDraw>,
     /// Times that its turn with one budget came while another one kept it back.
     lost_turns: u8,
+    /// The split budget that keeps it back, and how many of its tickets may wait for it here.
+    room: Option<(BudgetDraw, u32)>,
 }
 
 #[derive(Debug, Default)]
@@ -156,6 +192,9 @@ impl Turnstile {
             ready: FairSet::default(),
             rounds: HashedMap::default(),
             wakes: BTreeSet::new(),
+            surplus: Vec::new(),
+            deferred: Vec::new(),
+            deferred_until: Time::ZERO,
         }
     }
 
@@ -207,6 +246,11 @@ impl Turnstile {
         let line = &mut self.lines[id as usize];
         line.tickets.push_back((ticket, self.enqueued));
         line.waiting += 1;
+        if let Some((draw, room)) = line.room
+            && line.waiting > room
+        {
+            self.surplus.push((ticket, draw));
+        }
         if !line.placed {
             line.placed = true;
             self.ready.push(queue, id);
@@ -240,6 +284,17 @@ impl Turnstile {
     ) -> Time {
         let horizon = now.plus(lead);
         let mut left = max;
+        for (ticket, draw) in std::mem::take(&mut self.surplus) {
+            let queue = self
+                .tickets
+                .get(&ticket)
+                .map(|(line, _)| self.lines[*line as usize].queue);
+            if let Some(queue) = queue {
+                self.cancel(ticket);
+                // Its slot comes behind those of the ones that have room.
+                self.defer((queue, ticket), draw, (now.plus(NEAR), NEAR), now, budgets);
+            }
+        }
         loop {
             if self.tickets.is_empty() {
                 return Time::NEVER;
@@ -283,6 +338,35 @@ impl Turnstile {
             self.step_in(from);
             return false;
         }
+        line.room = None;
+        let (at, last) = budgets.earliest(
+            self.who,
+            &line.draws,
+            not_before,
+            lead.saturating_sub(not_before.since(now)),
+        );
+        if let Some(draw) = last
+            && draw.by != 0
+            && at > now.plus(lead)
+            && line.queue & STAYS == 0
+        {
+            let near = near(&line.draws);
+            let room = match at > now.plus(lead).plus(near) {
+                true => 0,
+                false => budgets.starts_within(draw, near),
+            };
+            line.room = Some((draw, room));
+            if line.waiting > room {
+                self.defer_behind(id, room, draw, at, now, budgets);
+            }
+            if room == 0 {
+                self.ready.pop_unserved();
+                self.drop_line(id);
+                self.step_in(from);
+                return false;
+            }
+        }
+        let line = &mut self.lines[id as usize];
         // Others wait for one of these budgets already: behind them. (One that has waited its turn for one
         // budget does not ask who waits for the others: it could be sent to and fro for ever.)
         if from.is_none()
@@ -294,12 +378,6 @@ impl Turnstile {
             }
             return false;
         }
-        let (at, last) = budgets.earliest(
-            self.who,
-            &line.draws,
-            not_before,
-            lead.saturating_sub(not_before.since(now)),
-        );
         let patient = line.lost_turns >= LOST_TURNS && at <= now.plus(FARTHEST);
         if let Some(draw) = last
             && at > now.plus(lead)
@@ -364,6 +442,60 @@ impl Turnstile {
         true
     }
 
+    /// The line's tickets but the first `room` are deferred, from its next slot on.
+    fn defer_behind(
+        &mut self,
+        id: u32,
+        room: u32,
+        draw: BudgetDraw,
+        next: Time,
+        now: Time,
+        budgets: &mut BudgetTable,
+    ) {
+        let line = &mut self.lines[id as usize];
+        let (queue, near) = (line.queue, near(&line.draws));
+        let waits =
+            |&(ticket, number): &(u64, u64)| self.tickets.get(&ticket).is_some_and(|&(_, n)| n == number);
+        let all = line.tickets.drain(..).filter(waits);
+        let mut all: VecDeque<(u64, u64)> = all.collect();
+        let surplus = all.split_off(all.len().min(room as usize));
+        line.tickets = all;
+        line.waiting = line.tickets.len() as u32;
+        for (ticket, _) in surplus {
+            self.tickets.remove(&ticket);
+            self.defer((queue, ticket), draw, (next, near), now, budgets);
+        }
+    }
+
+    /// Sends a ticket away that this draw keeps back. `next`: its value's next slot; `near`: how soon it must come for
+    /// the ticket to wait here.
+    fn defer(
+        &mut self,
+        (queue, ticket): (u32, u64),
+        draw: BudgetDraw,
+        (next, near): (Time, Duration),
+        now: Time,
+        budgets: &mut BudgetTable,
+    ) {
+        let slot = budgets.defer(draw, next, now);
+        let slot = if queue & NEXT != 0 { next } else { slot };
+        // Not right before its slot, for it has to come here first. And never so soon that it comes and goes without end.
+        let until = slot.minus(near - near / 5).max(now.plus(NEAR));
+        self.deferred_until = self.deferred_until.max(until);
+        self.deferred.push(Deferred { ticket, until });
+    }
+
+    /// Tickets that left since the last call. They are to be put in again, at the time that each was told, after
+    /// [`BudgetTable::came_back`].
+    pub fn deferred(&mut self) -> std::vec::Drain<'_, Deferred> {
+        self.deferred.drain(..)
+    }
+
+    /// Until when tickets are deferred; in the past if none is.
+    pub fn deferred_until(&self) -> Time {
+        self.deferred_until
+    }
+
     /// An attempt with a slot has ended, or was never made: its place is free, the breaker knows. `rnd` is a
     /// random number. The caller asks [`Turnstile::grant`] afterwards.
     #[inline]
@@ -378,7 +510,7 @@ impl Turnstile {
         self.breaker.on_result(result, slot.probe, now, rnd);
     }
 
-    /// A slot was not met in time: it is spent, its place is free, and the next slots are set further apart.
+    /// A slot was not met in time ([`BudgetTable::missed`]): its place is free, and the next slots are set further apart.
     pub fn missed(&mut self, slot: &Slot, now: Time, budgets: &mut BudgetTable) {
         budgets.missed(&slot.draws, slot.at);
         self.finish(slot, AttemptResult::NotMade, now, 0);
@@ -449,6 +581,7 @@ impl Turnstile {
 
     /// Limits were raised: what waits for them is looked at again by the next [`Turnstile::grant`].
     pub fn limits_changed(&mut self) {
+        self.deferred_until = Time::ZERO;
         for (_, draw) in std::mem::take(&mut self.wakes) {
             if let Some(round) = self.rounds.get_mut(&draw) {
                 round.wake = Some(Time::ZERO);
@@ -585,6 +718,7 @@ impl Turnstile {
                     placed: false,
                     stepped_out_of: None,
                     lost_turns: 0,
+                    room: None,
                 };
                 match free.pop() {
                     Some(id) => {

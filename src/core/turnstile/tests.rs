@@ -2,7 +2,7 @@ use super::*;
 use crate::config::model::{LimitConfig, Rate};
 use proptest::prelude::*;
 use smallvec::smallvec;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const START: Time = Time::from_millis(1_700_000_000_000);
 const LEAD: Duration = Duration::from_millis(3);
@@ -96,7 +96,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn draws(kind: u8) -> Draws {
     match kind % 8 {
         0 => smallvec![],
-        1 | 2 => smallvec![draw(1, 0)],
+        1 => smallvec![draw(1, 0)],
+        2 => smallvec![draw(2, u64::from(kind >> 3 & 1) + 1)],
         3 => smallvec![draw(9, 0)],
         n => smallvec![
             draw(2, u64::from(n & 1) + 1),
@@ -117,9 +118,35 @@ struct World {
     in_flight: Vec<Slot>,
     next: u64,
     concurrency: usize,
+    /// What each ticket is, and those that were sent away, by when they come back.
+    tickets: HashMap<u64, (u32, Draws)>,
+    away: BTreeSet<(Time, u64)>,
 }
 
 impl World {
+    fn enqueue(&mut self, ticket: u64) {
+        let (queue, draws) = self.tickets[&ticket].clone();
+        self.waiting.insert(ticket);
+        self.gate.enqueue(queue, ticket, draws.clone());
+        self.gate.enqueue(queue, ticket, draws);
+    }
+
+    /// When something happens by itself.
+    fn next_event(&self) -> Time {
+        let back = self.away.first().map_or(Time::NEVER, |&(at, _)| at);
+        self.ask_at.min(back)
+    }
+
+    fn come_back(&mut self) {
+        while let Some(&(at, ticket)) = self.away.first()
+            && at <= self.now
+        {
+            self.away.remove(&(at, ticket));
+            self.budgets.came_back(&self.tickets[&ticket].1);
+            self.enqueue(ticket);
+        }
+    }
+
     fn ask(&mut self, max: usize) -> Result<(), TestCaseError> {
         let mut granted = Vec::new();
         self.ask_at = self
@@ -129,6 +156,13 @@ impl World {
         for Granted { ticket, slot } in granted {
             prop_assert!(self.waiting.remove(&ticket), "{} was not waiting", ticket);
             self.granted(slot)?;
+        }
+        for Deferred { ticket, until } in self.gate.deferred() {
+            prop_assert!(self.waiting.remove(&ticket), "{} was not waiting", ticket);
+            let (queue, draws) = &self.tickets[&ticket];
+            prop_assert!(queue & STAYS == 0 && draws.iter().any(|d| d.by != 0));
+            prop_assert!(until >= self.now.plus(NEAR), "it would come and go without end");
+            self.away.insert((until, ticket));
         }
         prop_assert!(self.ask_at > self.now || self.gate.waiting() > 0);
         Ok(())
@@ -145,8 +179,9 @@ impl World {
     fn tick(&mut self, us: u64) -> Result<(), TestCaseError> {
         let until = self.now.plus(Duration::from_micros(us));
         let mut turns = 0;
-        while self.ask_at <= until {
-            self.now = self.now.max(self.ask_at);
+        while self.next_event() <= until {
+            self.now = self.now.max(self.next_event());
+            self.come_back();
             self.ask(4)?;
             turns += 1;
             prop_assert!(turns < 1_000, "asked to ask again and again");
@@ -168,14 +203,16 @@ fn everything_is_served(steps: Vec<Step>) -> Result<(), TestCaseError> {
         in_flight: Vec::new(),
         next: 0,
         concurrency: 6,
+        tickets: HashMap::new(),
+        away: BTreeSet::new(),
     };
     for step in steps {
         match step {
             Step::Enqueue { queue, kind } => {
                 w.next += 1;
-                w.waiting.insert(w.next);
-                w.gate.enqueue(queue, w.next, draws(kind));
-                w.gate.enqueue(queue, w.next, draws(kind));
+                let stays = if kind > 200 { STAYS } else { 0 };
+                w.tickets.insert(w.next, (queue | stays, draws(kind)));
+                w.enqueue(w.next);
                 w.ask(8)?;
             }
             Step::Try { kind } => {
@@ -237,21 +274,22 @@ fn everything_is_served(steps: Vec<Step>) -> Result<(), TestCaseError> {
     w.ask(8)?;
     let patience = w.now.plus(ms(3_600_000));
     let mut turns = 0;
-    while !w.waiting.is_empty() || !w.in_flight.is_empty() {
+    while !w.waiting.is_empty() || !w.in_flight.is_empty() || !w.away.is_empty() {
         for slot in std::mem::take(&mut w.in_flight) {
             w.gate.finish(&slot, AttemptResult::Answered, w.now, 0);
         }
         w.ask(8)?;
         turns += 1;
         prop_assert!(turns < 2_000, "asked to ask again and again: {:?}", w.gate);
-        if w.in_flight.is_empty() && !w.waiting.is_empty() {
+        if w.in_flight.is_empty() && !(w.waiting.is_empty() && w.away.is_empty()) {
             prop_assert!(
-                w.ask_at < Time::NEVER,
+                w.ask_at < Time::NEVER || w.waiting.is_empty(),
                 "{} tickets are forgotten",
                 w.waiting.len()
             );
-            prop_assert!(w.ask_at < patience, "not served within an hour");
-            w.now = w.now.max(w.ask_at);
+            prop_assert!(w.next_event() < patience, "not served within an hour");
+            w.now = w.now.max(w.next_event());
+            w.come_back();
             w.ask(8)?;
         }
     }
@@ -445,7 +483,97 @@ fn an_exhausted_value_holds_back_nobody_else() {
     let ask = gate.grant(START, LEAD, 100, &mut budgets, &mut out);
     let tickets: HashSet<u64> = out.iter().map(|g| g.ticket).collect();
     assert_eq!(tickets, HashSet::from([0, 1, 100, 101]));
-    assert!(ask > START.plus(ms(1_000)) && ask < START.plus(ms(1_014)));
+    assert_eq!(
+        (ask, gate.waiting()),
+        (Time::NEVER, 0),
+        "the others do not stand here"
+    );
+    // Each of them has a slot of its own to come back for, two a second, in the order in which they came.
+    let deferred: Vec<Deferred> = gate.deferred().collect();
+    assert_eq!(
+        deferred.iter().map(|d| d.ticket).collect::<Vec<_>>(),
+        Vec::from_iter(2..50)
+    );
+    for (n, pair) in (1..).zip(deferred.chunks(2)) {
+        let slot = START.plus(ms(1_014 * n));
+        for Deferred { until, .. } in pair {
+            assert!(*until < slot && *until > slot.minus(NEAR * 2), "{n}: {until:?}");
+        }
+    }
+    assert_eq!(gate.deferred_until(), deferred[47].until);
+    // Who comes back for the last but one turn finds that slot near, and has it.
+    let back = deferred[1].until;
+    budgets.came_back(&[draw(2, 1), draw(1, 0)]);
+    gate.enqueue(0, 3, smallvec![draw(2, 1), draw(1, 0)]);
+    let ask = gate.grant(back, LEAD, 100, &mut budgets, &mut out);
+    assert_eq!((gate.waiting(), gate.deferred().count()), (1, 0));
+    assert!(ask < back.plus(NEAR));
+    let _ = gate.grant(ask, LEAD, 100, &mut budgets, &mut out);
+    assert_eq!(out.last().map(|g| g.ticket), Some(3));
+}
+
+#[test]
+fn a_fast_value_uses_its_limit_and_few_of_it_stand_here() {
+    let mut gate = Turnstile::new(0, settings(1_000), START);
+    let mut budgets = budgets(1_000, 200);
+    let (mut now, mut out) = (START, Vec::new());
+    let mut away: BTreeSet<(Time, u64)> = (0..300).map(|ticket| (START, ticket)).collect();
+    let mut comings = 0;
+    while out.len() < 300 {
+        while let Some(&(at, ticket)) = away.first()
+            && at <= now
+        {
+            away.remove(&(at, ticket));
+            if comings >= 300 {
+                budgets.came_back(&[draw(2, 1)]);
+            }
+            comings += 1;
+            gate.enqueue(0, ticket, smallvec![draw(2, 1)]);
+        }
+        let ask = gate.grant(now, LEAD, 1_000, &mut budgets, &mut out);
+        away.extend(gate.deferred().map(|d| (d.until, d.ticket)));
+        assert!(gate.waiting() <= 4, "what 25 ms allow");
+        let back = away.first().map_or(Time::NEVER, |&(at, _)| at);
+        now = now.max(ask.min(back));
+    }
+    let tickets: HashSet<u64> = out.iter().map(|granted| granted.ticket).collect();
+    assert_eq!((tickets.len(), out.len()), (300, 300));
+    // 200 at the beginning, and 100 when these count no more.
+    assert!(out[199].slot.at < START.plus(ms(200)), "{:?}", out[199].slot);
+    let next = START.plus(ms(1_014));
+    assert!(
+        out[200].slot.at >= next && out[299].slot.at < next.plus(ms(100)),
+        "{:?}",
+        out[299].slot
+    );
+    assert!(comings < 1_500, "{comings}");
+}
+
+#[test]
+fn what_was_sent_on_stays_however_long_it_takes() {
+    let mut gate = Turnstile::new(0, settings(10), START);
+    let mut budgets = budgets(1_000, 1);
+    let mut out = Vec::new();
+    (0..3).for_each(|ticket| gate.enqueue(STAYS, ticket, smallvec![draw(2, 1)]));
+    let ask = gate.grant(START, LEAD, 10, &mut budgets, &mut out);
+    assert_eq!((out.len(), gate.waiting(), gate.deferred().count()), (1, 2, 0));
+    assert_eq!(ask, START.plus(ms(1_014)).minus(LEAD));
+}
+
+#[test]
+fn who_missed_its_slot_comes_before_those_that_are_away() {
+    let mut gate = Turnstile::new(0, settings(10), START);
+    let mut budgets = budgets(1_000, 1);
+    let mut out = Vec::new();
+    (0..10).for_each(|ticket| gate.enqueue(0, ticket, smallvec![draw(2, 1)]));
+    let _ = gate.grant(START, LEAD, 10, &mut budgets, &mut out);
+    gate.missed(&out[0].slot, START, &mut budgets);
+    assert_eq!(gate.deferred().count(), 9);
+    gate.enqueue(NEXT, 0, smallvec![draw(2, 1)]);
+    let _ = gate.grant(START, LEAD, 10, &mut budgets, &mut out);
+    let deferred: Vec<Deferred> = gate.deferred().collect();
+    assert_eq!(deferred.len(), 1);
+    assert!(deferred[0].until <= START.plus(ms(1_014)), "{deferred:?}");
 }
 
 #[test]

@@ -27,7 +27,15 @@ fn holds(
                 limiter = Limiter::try_new(&config(factor), now).unwrap();
                 restore(&mut limiter, &folded(&slots), now);
             }
-            6..9 => limiter.missed(0, now),
+            6..9 => {
+                // The last slot was not met: nothing was started.
+                if let Some(&slot) = slots.last()
+                    && starts.last().is_some_and(|&at| at >= slot)
+                {
+                    starts.pop();
+                    limiter.missed(0, slot);
+                }
+            }
             9..12 if changes => {
                 factor = 3 - factor;
                 let changed = limiter.set_rates(&config(factor), now).unwrap();
@@ -156,6 +164,42 @@ fn missed_slots_move_the_next_ones_apart_and_that_passes() {
     assert!(slots.len() >= 9_850, "even so the rate is used: {}", slots.len());
     saturate(&mut limiter, 0, START.plus(ms(20_000)), ms(60_000));
     assert_eq!(span_of_100(&mut limiter, START.plus(ms(90_000))), close);
+}
+
+/// Two an hour, and a burst of two: a slot that a busy machine missed must not cost half an hour.
+#[test]
+fn a_long_window_gets_a_missed_slot_back() {
+    let hours = |burst| LimitConfig {
+        burst,
+        by: Some("/app".into()),
+        ..limit(vec![sliding(3, ms(3_600_000))])
+    };
+    for (burst, by) in [(None, 0), (None, 9), (Some(3), 0), (Some(3), 9)] {
+        let mut limiter = Limiter::try_new(&hours(burst), START).unwrap();
+        let take = |limiter: &mut Limiter, now| {
+            let slot = limiter.earliest(by, now);
+            limiter.take(by, slot);
+            slot
+        };
+        let first = take(&mut limiter, START);
+        let second = take(&mut limiter, START.plus(ms(10)));
+        let third = take(&mut limiter, START.plus(ms(20)));
+        let later = START.plus(ms(50));
+        assert!(limiter.earliest(by, later) > START.plus(ms(1_000_000)));
+        limiter.missed(by, second);
+        assert_eq!(take(&mut limiter, later), later, "{burst:?} {by}");
+        limiter.missed(by, first);
+        limiter.missed(by, third);
+        // However many were missed before, of whatever value: that they are set apart is not seen over an hour.
+        (0..50).for_each(|_| limiter.missed(by + 1, START.plus(ms(100_000))));
+        let slots = saturate(&mut limiter, by, START.plus(ms(60)), ms(1_000));
+        assert_eq!(slots.len(), 2, "{burst:?} {by}: one was met");
+        (0..50).for_each(|_| limiter.missed(by, later.plus(ms(100_000))));
+        assert_eq!(
+            saturate(&mut limiter, by, START.plus(ms(2_000)), ms(1_000)).len(),
+            0
+        );
+    }
 }
 
 #[test]
