@@ -213,15 +213,19 @@ impl Pointers {
             twice: None,
             broken,
         };
-        let mut parser = serde_json::Deserializer::from_slice(json);
-        let read = Walk {
+        let walk = Walk {
             picker: &mut picker,
             node: 0,
             is_container: matches!(json.trim_ascii_start().first(), Some(b'{' | b'[')),
-        }
-        .deserialize(&mut parser);
+        };
+        // Checked once as a whole, not again with each name and value. Where it is no text as a whole, what nobody asks
+        // for may still be anything.
+        let read = match std::str::from_utf8(json) {
+            Ok(text) => walk_through(walk, serde_json::Deserializer::from_str(text)),
+            Err(_) => walk_through(walk, serde_json::Deserializer::from_slice(json)),
+        };
         let twice = picker.twice;
-        if let Err(error) = read.and_then(|()| parser.end()) {
+        if let Err(error) = read {
             return Err(match twice {
                 Some(node) => {
                     out.fill(None);
@@ -247,6 +251,14 @@ impl Pointers {
             .rev()
             .fold(String::new(), |path, name| path + "/" + name)
     }
+}
+
+fn walk_through<'a, R: serde_json::de::Read<'a>>(
+    walk: Walk<'_, '_, '_, 'a>,
+    mut parser: serde_json::Deserializer<R>,
+) -> Result<(), serde_json::Error> {
+    walk.deserialize(&mut parser)?;
+    parser.end()
 }
 
 /// The steps of a pointer.
@@ -515,6 +527,25 @@ mod tests {
     fn refused(json: &[u8], pointer: &str) -> bool {
         let compiled = Pointers::compile(&[pointer]).unwrap();
         compiled.extract(json, &mut [None]).is_err()
+    }
+
+    /// What nobody asks for may be any bytes, what is asked for and what it is called may not.
+    #[test]
+    fn a_text_that_is_not_utf8_everywhere_is_read_where_it_is() {
+        let compiled = Pointers::compile(&["/id"]).unwrap();
+        let picked = |json: &[u8]| {
+            let mut out = [None];
+            let read = compiled.extract(json, &mut out).is_ok();
+            let [found] = out;
+            read.then_some(found.map(|v| v.text.into_owned()))
+        };
+        assert_eq!(picked(b"{\"x\":\"\xff\",\"id\":7}"), Some(Some("7".to_owned())));
+        assert_eq!(
+            picked("{\"x\":\"é\",\"id\":\"é\"}".as_bytes()),
+            Some(Some("é".to_owned()))
+        );
+        assert_eq!(picked(b"{\"id\":\"\xff\"}"), None);
+        assert_eq!(picked(b"{\"\xff\":1,\"id\":7}"), None);
     }
 
     #[test]
