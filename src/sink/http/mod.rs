@@ -247,6 +247,7 @@ impl HttpSink {
     ///
     /// The gate is asked right before the first byte. A connection that turns out closed is replaced once, before
     /// the gate is asked where that is known by then, else the gate is asked again.
+    #[inline]
     pub fn send(
         &self,
         connection: Connection,
