@@ -293,7 +293,7 @@ Per node. What is not named can stay at its default.
 | ledger: `log.commit_gap` | default: a commit follows at once when idle | default | 2-5 ms: larger commits, each delivery that much later |
 | ledger: `ledger.checkpoint_entries` | default | default | 5,000,000 where restarts may take a second longer |
 | node: `actors.requests` | default | default | sum of rate x latency over partners; needs as many file descriptors |
-| supervisors: `actors.restart.*`, `actors.mailbox` | default | default | `mailbox` 4,096 where `/metrics` shows partitions waiting on the ledger |
+| supervisors: `actors.restart.*` | default | default | default |
 ";
 
 /// The manual page as Markdown.

@@ -195,9 +195,6 @@ pub struct ActorsConfig {
     /// on.
     #[serde(with = "As::<Count<1>>")]
     pub ranges: usize,
-    /// Mailbox capacity of partitions, limiters and the ledger. Full means the sender keeps its message and waits.
-    #[serde(with = "As::<Count<1>>")]
-    pub mailbox: usize,
     /// Start slots that a limiter grants to one partition in one turn. More: fewer messages between actors; fewer:
     /// fairer turns among partitions at a low limit.
     #[serde(with = "As::<Count<1>>")]
@@ -233,7 +230,6 @@ impl Default for ActorsConfig {
             read_chunk: 64 * KIB as usize,
             window: 4_000,
             ranges: 100_000,
-            mailbox: 1_024,
             permits: 256,
             restart: RestartConfig::default(),
         }

@@ -42,6 +42,11 @@ const NOTES: &[(&str, Option<&str>, &str)] = &[
     ("log.prefix", None, EMBEDDED_ONLY),
     ("log.lanes", None, EMBEDDED_ONLY),
 ];
+/// Keys that do nothing any more. Files that have them still load.
+const IDLE: [(&str, &str); 1] = [(
+    "actors.mailbox",
+    "has no effect: mailboxes of actors have a fixed size, and what they hold is bounded by other keys\ntake it out",
+)];
 const HTTP_ONLY: &str = "this version has the http sink only, expected \"http\"";
 const EMBEDDED_ONLY: &str =
     "this version has the embedded log only, expected kind = \"embedded\"\ntake the key out";
@@ -180,6 +185,12 @@ fn note(notes: &Notes, node: &Node, error: Error) -> Error {
         // The value is not shown: under a misspelt key nobody knows whether it is a secret.
         Error::Unknown(known) => {
             node.wrong.set(true);
+            let idle = IDLE.iter().find(|(pattern, _)| *pattern == node.pattern);
+            if let Some((_, text)) = idle {
+                finding.severity = Severity::Warning;
+                notes.borrow_mut().push(finding.says(text));
+                return Error::Noted;
+            }
             let reserved = RESERVED
                 .contains(&node.pattern.as_str())
                 .then(|| NOT_YET.to_owned());

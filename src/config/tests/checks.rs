@@ -274,6 +274,14 @@ fn topics_and_their_routes_are_checked() {
     refuses(&same, "topics.b.match", "same pattern");
 }
 
+/// A file of an earlier version loads, and is told that the key does nothing.
+#[test]
+fn a_key_without_effect_is_warned_of() {
+    warns("[actors]\nmailbox = 512", "actors.mailbox", "has no effect");
+    warns("actors = { mailbox = 'x' }", "actors.mailbox", "take it out");
+    refuses("[actors]\nmailboxes = 512", "actors.mailboxes", "unknown key");
+}
+
 #[test]
 fn where_attempts_or_age_is_moot_it_is_said() {
     let retry = |retry: &str| partner(&format!("retry = {{ {retry} }}"));
