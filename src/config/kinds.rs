@@ -619,10 +619,9 @@ macro_rules! short {
 
 short! { DeliverConfig DoubtConfig }
 
-/// Says in the schema that a text is taken, too.
-pub(super) fn or_text(schema: &mut Schema) {
-    let table = std::mem::take(schema);
-    *schema = json_schema!({ "anyOf": [{ "type": "string" }, table] });
+/// Says in the schema of a table that its short form is taken, too.
+pub(super) fn or_short(table: &mut Schema, short: Schema) {
+    *table = json_schema!({ "anyOf": [short, std::mem::take(table)] });
 }
 
 /// The budgets of a partner: a name, a list of names and rates, or a table.

@@ -1,12 +1,12 @@
-//! Every key of `actors.toml`, as the types of the sections tell it: what it takes, default, effect. Manual, sample,
-//! schema and effective configuration come from here.
+//! Every key of `actors.toml`, as the types of the sections tell it: what it takes, default, effect. The
+//! [pages](super::pages) and the effective configuration come from here.
 //!
 //! `schemars` gives descriptions, defaults and words, [`read::fields`] the order. What a schema has no word for stands
 //! in keys of our own: `x-takes` (what it takes, as a phrase), `x-default` (what it depends on), `x-mask` (how it is
 //! masked), `x-leaf` (its table is one value: `inline`, or key by key in the order of another table).
 
 use super::model::Config;
-use super::read::{self, RESERVED};
+use super::read;
 use super::tree::{join, key, quoted};
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
@@ -49,7 +49,7 @@ pub fn manual() -> &'static Manual {
 }
 
 /// The schema of the whole file, with our own keys in it.
-fn full_schema() -> Value {
+pub(super) fn full_schema() -> Value {
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
     settings
         .into_generator()
@@ -143,17 +143,14 @@ impl Manual {
             };
             let path = join(pattern, name);
             let (named, element) = (format!("{path}.NAME"), format!("{path}[]"));
-            if let Some(section) = of.get("additionalProperties").filter(|_| self.is_table(&named)) {
-                self.table(&named, section);
-                continue;
-            }
             let mut required = forms(schema)
                 .filter_map(|form| form.get("required")?.as_array())
                 .flatten();
             let mut key = Key::new(path.clone(), of, required.any(|key| key == name));
-            let parts = match of.get("items") {
+            let parts = match (of.get("items"), of.get("additionalProperties")) {
                 _ if key.leaf.is_some() => None,
-                Some(items) if self.is_table(&element) => Some((element, items)),
+                (Some(items), _) if self.is_table(&element) => Some((element, items)),
+                (_, Some(section)) if self.is_table(&named) => Some((named, section)),
                 _ => self.is_table(&path).then_some((path, of)),
             };
             if parts.is_some() && of.get("x-takes").is_none() {
@@ -233,100 +230,4 @@ pub(super) fn is_free_table(path: &[String]) -> bool {
 pub(super) fn takes_plain_text(path: &[String]) -> bool {
     find(path).is_some_and(|key| key.is_text)
         || path.split_last().is_some_and(|(_, table)| is_free_table(table))
-}
-
-const HEAD: &str = "\
-# Configuration
-
-Printed from the sections in `src/config/`; `SLUICEGATE_WRITE_DOCS=1 cargo test --lib config::tests::manual` writes it
-again.
-
-Sluicegate reads `./actors.toml`, or the files that `--config` names: several overlay each other key by key, the later
-one wins. Lists are replaced, tables are merged. `sluicegate check` names every mistake with file and line, and
-`sluicegate check --effective` shows every value and where it comes from, secrets masked. Only a partner's `url` and the
-link between topic and partner have no default.
-
-## Environment
-
-`SLUICEGATE__SECTION__KEY` or `SLUICEGATE__SECTION__NAME__KEY` goes over all files; parts are separated by two underscores:
-
-```sh
-SLUICEGATE__NODE__MEMORY=1GiB sluicegate run
-SLUICEGATE__PARTNERS__ACME_EU__TIMEOUT__REQUEST=5s sluicegate run           # acme-eu, acme.eu or Acme_EU
-env 'SLUICEGATE__PARTNERS__acme-eu__CONCURRENCY=5' sluicegate run           # the exact name
-env 'SLUICEGATE__PARTNERS__acme-eu__HEADERS__X-Api-Version=3' sluicegate run
-```
-
-Section and key may be in any case. A name is meant exactly as written if such a section exists; else the one that is
-alike but for case and punctuation (several such are an error); else it begins a new section. Header names are kept as
-written. Text is taken as it stands; counts, lists and tables as TOML writes them: `SLUICEGATE__PARTNERS__acme__LIMITS='[\"5/s\"]'`.
-
-`SLUICEGATE_ADMIN` and `SLUICEGATE_TOKEN` tell commands which node to talk to, and with what token.
-
-## Units
-
-| kind | forms |
-|---|---|
-| duration | `200ms`, `2s`, `5m`, `24h`, `8d`, `1h30m`; a bare number is refused |
-| size | `512MiB`, `64KiB` (1,024s), `10KB` (1,000s), `100B` |
-| rate | `500/s`, `20000/min`, `10/250ms`, `7/day`: any sliding window of that length; `1000000/day@Europe/London`: from midnight to midnight of a zone |
-| template | `{{ }}` over `value`, `key`, `headers`, `topic`, `partition`, `offset`, `time`, `id`, `message_id`, `attempt`, `partner`, `source`, `idempotency_key` and `secret('name')` |
-
-Names of sections are letters, digits, `.`, `_` and `-`, at most 200 bytes.
-";
-
-const WHICH: &str = "
-## Which knob matters when
-
-Per node. What is not named can stay at its default.
-
-| actor | 10 messages/s | 1,000 messages/s | 100,000 messages/s (several nodes or fast partners) |
-|---|---|---|---|
-| all: `actors.threads` | 1 is enough and saves memory | 0 (one a core) | 0; cores are the bound |
-| partition: `topics.NAME.partitions` | 1 keeps everything in one order of reading | 4 | 2 x cores of the cluster or more |
-| partition: `actors.window`, `actors.read_chunk` | default | default; raise `window` where few keys hold most records | `read_chunk` 1 MiB; `window` x record size x partitions must fit `node.memory` |
-| partition: `actors.ranges` | default | default | raise where one stuck key lets millions of others finish |
-| subpartition: `actors.busy_keys`, `topics.NAME.busy_keys` | default | ≥ rate x latency ÷ partitions: 1,000/s x 0.1 s ÷ 4 = 25; default is ample | 100,000/s x 0.1 s ÷ 16 = 625; raise to twice that |
-| limiter: `partners.NAME.limits` | what the partner allows: the first knob at any rate | the same | the same |
-| limiter: `partners.NAME.concurrency` | default | rate x latency: 1,000/s x 0.1 s = 100 | rate x latency, bounded by `actors.requests` |
-| limiter: `actors.permits` | 1 to 16: fair turns at a low limit | default | 1,024: fewer messages between actors |
-| ledger: `log.commit_gap` | default: a commit follows at once when idle | default | 2-5 ms: larger commits, each delivery that much later |
-| ledger: `ledger.checkpoint_entries` | default | default | 5,000,000 where restarts may take a second longer |
-| node: `actors.requests` | default | default | sum of rate x latency over partners; needs as many file descriptors |
-| supervisors: `actors.restart.*` | default | default | default |
-";
-
-/// The manual page as Markdown.
-pub fn markdown() -> String {
-    let mut page = String::from(HEAD);
-    let mut section = "";
-    let manual = manual();
-    for key in manual.keys.iter().filter(|key| !key.takes.is_empty()) {
-        let (head, short) = key.path.split_once('.').unwrap_or((&key.path, ""));
-        if head != section {
-            section = head;
-            let title = if is_named(head) {
-                format!("{head}.NAME")
-            } else {
-                head.to_owned()
-            };
-            page.push_str(&format!(
-                "\n## `[{title}]`\n\n| key | takes | default | effect |\n|---|---|---|---|\n"
-            ));
-        }
-        let short = short.strip_prefix("NAME.").unwrap_or(short);
-        let default = match (&key.depends, &key.default) {
-            (Some(depends), _) => depends.clone(),
-            (None, Value::Null | Value::Object(_)) => "unset".to_owned(),
-            (None, default) => format!("`{}`", manual.toml(&key.path, default)),
-        };
-        let effect = key.effect.replace('|', "\\|");
-        page.push_str(&format!("| `{short}` | {} | {default} | {effect} |\n", key.takes));
-    }
-    page.push_str(WHICH);
-    let reserved = RESERVED.map(|name| format!("`{name}`")).join(", ");
-    page.push_str(&format!(
-        "\nSection names kept for later versions: {reserved}; and `log.kafka`.\n"
-    ));
-    page
 }

@@ -9,7 +9,7 @@
 //!
 //! A key is written once, as a field of its section in `node`, `limits`, `partner`, `topic` or `secrets`: type and
 //! [kind](kinds) say how it is read and printed, `Default` has its default, the doc comment is its text in the manual.
-//! [`manual`] makes `docs/configuration.md`, `actors.toml` and the schema for editors of that,
+//! [`pages`] prints `docs/configuration.md`, `actors.toml` and the schema for editors from that,
 //! [`load::Loaded::effective`] shows what holds and where it comes from, credentials masked (I9).
 
 mod check;
@@ -23,6 +23,7 @@ pub mod manual;
 mod mask;
 pub mod model;
 mod node;
+pub mod pages;
 mod partner;
 mod read;
 pub mod secrets;

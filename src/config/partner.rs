@@ -2,10 +2,10 @@
 
 use super::kinds::{
     Any, As, Count, File, Headers, KIB, Limits, List, Maybe, Method, OverAnswer, Proxy, Reason, Short, Size,
-    Template, Time, Url, WebOrigin, or_text, word,
+    Template, Time, Url, WebOrigin, or_short, word,
 };
 use super::limits::LimitRef;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub struct PartnerConfig {
     pub retry: RetryConfig,
     /// What to do with an attempt whose outcome is unknown. `park`: hold it for an operator (at most once). `resend`:
     /// send again with the same Idempotency-Key, within `idempotency_window`. `verify`: ask the partner's look-up URL.
-    #[schemars(extend("x-takes" = "park, resend, verify, or a table by cause"))]
+    #[schemars(extend("x-takes" = "park, resend, verify, or a table by cause", "examples" = ["park"]))]
     pub doubt: DoubtConfig,
     /// Whether the key of a message in doubt goes on or waits until the doubt is settled (strict order).
     pub on_doubt: OnDoubt,
@@ -286,7 +286,7 @@ pub enum DoubtPolicy {
 /// One policy a cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", default, deny_unknown_fields)]
-#[schemars(transform = or_text)]
+#[schemars(transform = or_policy)]
 pub struct DoubtConfig {
     /// Policy where the process ended between intent and outcome.
     pub crash: DoubtPolicy,
@@ -317,6 +317,10 @@ impl DoubtConfig {
     pub fn uses(&self, policy: DoubtPolicy) -> bool {
         [self.crash, self.timeout, self.gateway].contains(&policy)
     }
+}
+
+fn or_policy(schema: &mut Schema) {
+    or_short(schema, DoubtPolicy::json_schema(&mut SchemaGenerator::default()));
 }
 
 impl Short for DoubtConfig {

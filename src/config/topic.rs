@@ -1,11 +1,11 @@
 //! `[topics.NAME]`.
 
 use super::kinds::{
-    As, Count, Filled, List, MIB, Maybe, OverRecord, Pattern, Pointer, Short, Size, Text, Time, or_text,
+    As, Count, Filled, List, MIB, Maybe, OverRecord, Pattern, Pointer, Short, Size, Text, Time, or_short,
 };
 use super::model::Config;
 use regex::Regex;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ impl Config {
 /// One route of a topic section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
-#[schemars(transform = or_text)]
+#[schemars(transform = or_name)]
 pub struct DeliverConfig {
     /// A partner that the topic feeds, with progress of its own. An element may be just the name.
     #[serde(with = "As::<PartnerRef>")]
@@ -144,6 +144,10 @@ impl DeliverConfig {
             when: None,
         }
     }
+}
+
+fn or_name(schema: &mut Schema) {
+    or_short(schema, json_schema!({ "type": "string" }));
 }
 
 impl Short for DeliverConfig {

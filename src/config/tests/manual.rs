@@ -1,45 +1,55 @@
 //! The table of keys, the shipped file and the manual say what the loader does.
 
 use super::super::effective::{self, Show};
-use super::super::manual::{self, is_named, manual};
-use super::super::read;
+use super::super::manual::{is_named, manual};
+use super::super::{pages, read};
 use super::{EVERYTHING, good, partner};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// Each commented-out key of the shipped file is one that the loader knows.
+/// Each commented-out key of the shipped file can stand as it is written there.
 #[test]
-fn what_the_shipped_file_comments_out_exists() {
-    let shipped = include_str!("../../../actors.toml");
-    let mut section = String::new();
-    let mut seen = 0;
-    for line in shipped.lines() {
-        let line = line.strip_prefix("# ").unwrap_or(line);
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
-            section = name.to_owned();
-        } else if let Some((key, _)) = line
-            .split_once(" = ")
-            .filter(|(key, _)| !key.trim().contains(' '))
-        {
-            let mut path: Vec<String> = section
-                .split('.')
-                .chain(key.trim().split('.'))
-                .map(str::to_owned)
-                .collect();
-            // Tables and secrets written inline name their first key only.
-            let known = manual().keys.iter().any(|k| {
-                if is_named(&path[0]) && path.len() > 1 {
-                    path[1] = "NAME".into();
-                }
-                let dotted = path.join(".");
-                let rest = k.path.strip_prefix(&dotted);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-            });
-            assert!(known, "{section}: {line}");
-            seen += 1;
-        }
+fn what_the_shipped_file_comments_out_loads() {
+    let not_at_once = ["#file = ", "#deliver = ", "#ca = "];
+    let lines = pages::sample();
+    let lines = lines.lines().map(|line| match line.strip_prefix('#') {
+        Some(key) if key.starts_with([' ', ':']) || not_at_once.iter().any(|k| line.starts_with(k)) => line,
+        Some(key) => key,
+        None => line,
+    });
+    let all: Vec<&str> = lines.collect();
+    let loaded = good(&all.join("\n"));
+    assert_eq!(loaded.config.partners["example"].retry.attempts, Some(100));
+    assert_eq!(loaded.config.limits["acme-account"].rates.len(), 3);
+    let set = all
+        .iter()
+        .filter(|line| line.contains(" = ") && !line.starts_with('#'))
+        .count();
+    assert!(set > 80, "only {set} keys are shown");
+}
+
+/// An editor is told every key, and nothing of this machine.
+#[test]
+fn the_schema_has_every_key() {
+    let schema = pages::schema();
+    let text = schema.to_string();
+    for gone in ["\"x-", "\"required\":", "\"default\":null"] {
+        assert!(!text.contains(gone), "{gone}");
     }
-    assert!(seen > 40, "only {seen} keys are shown");
+    let node = &schema["properties"]["node"]["properties"];
+    assert_eq!(
+        (&node["drain"]["default"], &node["id"]["default"]),
+        (&"20s".into(), &serde_json::Value::Null)
+    );
+    let partner = &schema["properties"]["partners"]["additionalProperties"]["properties"];
+    for key in manual()
+        .keys
+        .iter()
+        .filter_map(|key| key.path.strip_prefix("partners.NAME."))
+    {
+        let name = key.split(['.', '[']).next().unwrap_or_default();
+        assert!(partner[name]["description"].is_string(), "{key}");
+    }
 }
 
 /// A hole reads as anything: so the manual knows the keys of every table.
@@ -122,17 +132,21 @@ fn the_table_tells_the_defaults_that_hold() {
 }
 
 #[test]
-fn the_manual_is_up_to_date() {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
-    let page = manual::markdown();
-    if std::env::var_os("SLUICEGATE_WRITE_DOCS").is_some() {
-        std::fs::write(&file, &page).unwrap();
+fn what_is_printed_is_up_to_date() {
+    for (name, page) in [
+        ("docs/configuration.md", pages::markdown()),
+        ("actors.toml", pages::sample()),
+    ] {
+        let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name);
+        if std::env::var_os("SLUICEGATE_WRITE_DOCS").is_some() {
+            std::fs::write(&file, &page).unwrap();
+        }
+        let stored = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(
+            stored == page,
+            "{name} is old: SLUICEGATE_WRITE_DOCS=1 cargo test --lib config::tests::manual writes it"
+        );
     }
-    let stored = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(
-        stored == page,
-        "docs/configuration.md is old: SLUICEGATE_WRITE_DOCS=1 cargo test --lib config::tests::manual writes it"
-    );
 }
 
 #[test]
