@@ -34,6 +34,7 @@ pub mod partners;
 pub mod reference;
 pub mod render;
 pub mod run;
+pub mod schema;
 pub mod send;
 pub mod skip;
 pub mod status;
@@ -167,6 +168,8 @@ pub enum Command {
     Check(check::Args),
     /// Show the request a record would become, without sending it
     Render(render::Args),
+    /// Print the JSON Schema of actors.toml, by which editors complete and explain its keys
+    Schema(schema::Args),
     /// The whole system on this machine in one go
     Demo(demo::Args),
     /// The stand-in partner used by demo, tests and benchmarks
@@ -184,7 +187,7 @@ pub const GROUPS: [(&str, &[&str]); 5] = [
     ("Deliver", &["run", "import", "send"]),
     ("Inspect", &["status", "health", "message", "partners", "dedup"]),
     ("Operate", &["doubt", "dead", "skip"]),
-    ("Configure", &["init", "check", "render"]),
+    ("Configure", &["init", "check", "render", "schema"]),
     ("Try and test", &["demo", "mock", "completions", "man", "version"]),
 ];
 
@@ -250,6 +253,7 @@ fn dispatch(command: Command, global: &Global) -> Result<Exit, CliError> {
         Command::Init(args) => init::run(args, global),
         Command::Check(args) => check::run(args, global),
         Command::Render(args) => render::run(args, global),
+        Command::Schema(args) => schema::run(args, global),
         Command::Demo(args) => demo::run(args, global),
         Command::Mock(args) => mock::run(*args, global),
         Command::Completions(args) => completions::run(args, global),
