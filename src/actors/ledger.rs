@@ -448,7 +448,8 @@ mod tests {
                 sent += 1;
                 again().await;
             }
-            assert!(sent > 40, "two tables and one more took {sent}");
+            // More fit in, unless a duty asks the store for a sync before.
+            assert!(sent > 5 + 16, "one table at least took {sent}");
             assert!(lane.is_refused() && keeper.refuses().is_some());
             (0..5).for_each(|n| _ = port.outcome(delivered(n)));
             while port.outcomes_durable() < port.last_outcome() {
