@@ -11,7 +11,7 @@ use crate::core::record::Headers;
 use crate::core::types::*;
 use crate::dedup::{DedupOptions, DedupStore};
 use crate::ledger::restore::{Expected, restore};
-use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use crate::log::embedded::{EmbeddedLog, EmbeddedOptions, Fault, Step};
 use crate::log::{Batch, TopicSpec};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -152,6 +152,10 @@ impl World {
             zero_rate: 0,
             care_every: HOUR,
             now: Arc::new(move || *now),
+            // Killed is the process, not the machine: what it wrote is there.
+            fault: Some(Arc::new(|step, _| {
+                (step == Step::Sync).then_some(Fault::Unsynced)
+            })),
             ..EmbeddedOptions::default()
         };
         let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&self.dir.path().join("log"), options).unwrap());

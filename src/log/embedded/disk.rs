@@ -29,6 +29,9 @@ pub enum Fault {
     Error(i32),
     /// The power fails: of a write at most so many bytes arrive, and no later step does anything.
     Cut(usize),
+    /// A sync is taken for done; any other step happens. For tests that find the files in the page cache all the same: where a
+    /// sync takes 50 ms, the thousands that they make take an hour.
+    Unsynced,
 }
 
 /// Asked before each step, with the step's number since opening; `None` lets it happen.
@@ -62,13 +65,14 @@ impl Disk {
         if matches!(fault, Some(Fault::Cut(_))) {
             self.dead.store(true, Ordering::Release);
         }
-        fault
+        fault.filter(|fault| *fault != Fault::Unsynced || step == Step::Sync)
     }
 
     fn refused(fault: Fault) -> io::Error {
         match fault {
             Fault::Error(number) => io::Error::from_raw_os_error(number),
             Fault::Cut(_) => io::Error::other("the power was cut"),
+            Fault::Unsynced => io::Error::other("nothing was synced"),
         }
     }
 
@@ -87,6 +91,7 @@ impl Disk {
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
         match self.fault(Step::Sync) {
             None => file.sync_data(),
+            Some(Fault::Unsynced) => Ok(()),
             Some(fault) => Err(Self::refused(fault)),
         }
     }

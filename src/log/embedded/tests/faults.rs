@@ -10,7 +10,7 @@ const EROFS: i32 = 30;
 
 fn with_fault(hook: impl Fn(Step, u64) -> Option<Fault> + Send + Sync + 'static) -> EmbeddedOptions {
     EmbeddedOptions {
-        fault: Some(Arc::new(hook)),
+        fault: Some(Arc::new(move |step, n| hook(step, n).or(unsynced(step)))),
         ..tiny()
     }
 }

@@ -29,8 +29,14 @@ pub(super) fn tiny() -> EmbeddedOptions {
         commit_gap: Duration::ZERO,
         zero_rate: 0,
         care_every: Duration::from_secs(3600),
+        fault: Some(Arc::new(|step, _| unsynced(step))),
         ..EmbeddedOptions::default()
     }
+}
+
+/// Of a log whose disk these tests read through the page cache.
+pub(super) fn unsynced(step: Step) -> Option<Fault> {
+    (step == Step::Sync).then_some(Fault::Unsynced)
 }
 
 pub(super) fn open(dir: &Path, options: &EmbeddedOptions) -> Result<EmbeddedLog, LogError> {
