@@ -230,7 +230,9 @@ pub fn schema() -> Value {
 fn plain(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
-            if map.contains_key("x-default") || map.get("default").is_some_and(Value::is_null) {
+            // The default of a table stands at its keys.
+            let is_idle = |default: &Value| default.is_null() || default.is_object();
+            if map.contains_key("x-default") || map.get("default").is_some_and(is_idle) {
                 map.remove("default");
             }
             map.retain(|name, value| !name.starts_with("x-") && (name != "required" || !value.is_array()));
