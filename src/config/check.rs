@@ -6,7 +6,7 @@ use super::secrets;
 use super::topic::whole_name;
 use super::tree::{self, Origin, join, quoted};
 use super::units::duration as show;
-use super::{mask, template};
+use super::{mask, template, units};
 use crate::core::expr::{Expr, Vocabulary};
 use crate::core::mask::Masker;
 use crate::core::shown::shown_id;
@@ -195,7 +195,7 @@ impl Check<'_> {
         }
         self.share_of_memory();
         if c.log.segment > c.node.memory {
-            let value = Some(quoted(&super::units::size(c.log.segment)));
+            let value = Some(quoted(&units::size(c.log.segment)));
             let message = "is larger than node.memory";
             let hint = "segments of 64MiB are large enough";
             self.warn("log", "segment", value, message, hint);
@@ -213,12 +213,12 @@ impl Check<'_> {
         if partners == 0 || share >= least {
             return;
         }
-        let value = Some(quoted(&super::units::size(c.node.memory)));
+        let value = Some(quoted(&units::size(c.node.memory)));
         let message = format!(
             "leaves each of {partners} partners {} KiB, less than {SHARE_CHUNKS} times actors.read_chunk: they read a few records at a time",
             share >> 10
         );
-        let wanted = super::units::size((partners * least).next_multiple_of(1 << 20));
+        let wanted = units::size((partners * least).next_multiple_of(1 << 20));
         let hint = format!("raise it to {wanted}, or lower actors.read_chunk");
         self.warn("node", "memory", value, message, &hint);
     }
@@ -244,36 +244,21 @@ impl Check<'_> {
     fn machine(&mut self, machine: &Machine) {
         let Some(files) = machine.open_files else { return };
         let requests = self.config.actors.requests as u64;
-        let wanted = self
-            .config
-            .partners
-            .values()
-            .map(|p| p.concurrency as u64)
-            .sum::<u64>()
-            .min(requests);
-        let message = |n: u64| {
-            format!(
-                "{n} requests in flight and {OTHER_FILES} other files exceed the limit of {files} open files"
-            )
-        };
-        let hint = "raise the limit (ulimit -Hn, LimitNOFILE= of systemd), or lower actors.requests";
-        if wanted + OTHER_FILES > files {
-            self.error(
-                "actors",
-                "requests",
-                Some(requests.to_string()),
-                message(wanted),
-                hint,
-            );
+        let places = self.config.partners.values().map(|p| p.concurrency as u64);
+        let wanted = places.sum::<u64>().min(requests);
+        let (of, severity) = if wanted + OTHER_FILES > files {
+            (wanted, Severity::Error)
         } else if requests + OTHER_FILES > files && self.is_set("actors", "requests") {
-            self.warn(
-                "actors",
-                "requests",
-                Some(requests.to_string()),
-                message(requests),
-                hint,
-            );
-        }
+            (requests, Severity::Warning)
+        } else {
+            return;
+        };
+        let message = format!(
+            "{of} requests in flight and {OTHER_FILES} other files exceed the limit of {files} open files"
+        );
+        let hint = "raise the limit (ulimit -Hn, LimitNOFILE= of systemd), or lower actors.requests";
+        let value = Some(requests.to_string());
+        self.report(severity, "actors", "requests", value, message, hint);
     }
 
     fn limits(&mut self) {
@@ -283,28 +268,20 @@ impl Check<'_> {
     }
 
     pub(super) fn limit(&mut self, section: &str, prefix: &str, limit: &LimitConfig) {
-        let sliding: Vec<_> = limit
-            .rates
-            .iter()
-            .filter_map(|rate| match rate {
-                Rate::Sliding { count, window } => Some((*count, *window)),
-                Rate::Calendar { .. } => None,
-            })
-            .collect();
-        for (count, window) in &sliding {
+        let sliding = limit.rates.iter().filter_map(|rate| match rate {
+            Rate::Sliding { count, window } => Some((rate, *count, *window)),
+            Rate::Calendar { .. } => None,
+        });
+        for (loose, count, window) in sliding.clone() {
             let tighter = sliding
-                .iter()
-                .find(|(other, span)| (other, span) != (count, window) && other <= count && span >= window);
-            if let Some((other, span)) = tighter {
-                let loose = super::units::rate(&Rate::Sliding {
-                    count: *count,
-                    window: *window,
-                });
-                let tight = super::units::rate(&Rate::Sliding {
-                    count: *other,
-                    window: *span,
-                });
-                let message = format!("{loose} never bites: {tight} is stricter");
+                .clone()
+                .find(|(rate, other, span)| *rate != loose && *other <= count && *span >= window);
+            if let Some((tight, ..)) = tighter {
+                let message = format!(
+                    "{} never bites: {} is stricter",
+                    units::rate(loose),
+                    units::rate(tight)
+                );
                 let hint = "take it out, or check which one the partner means";
                 self.warn(section, &format!("{prefix}rates"), None, message, hint);
             }
@@ -324,15 +301,12 @@ impl Check<'_> {
 
     fn unused(&mut self) {
         let c = self.config;
-        let named: BTreeSet<&str> = c
-            .partners
-            .values()
-            .flat_map(|p| &p.limits)
-            .filter_map(|limit| match limit {
-                LimitRef::Named(name) => Some(name.as_str()),
-                LimitRef::Inline(_) => None,
-            })
-            .collect();
+        let limits = c.partners.values().flat_map(|p| &p.limits);
+        let named = limits.filter_map(|limit| match limit {
+            LimitRef::Named(name) => Some(name.as_str()),
+            LimitRef::Inline(_) => None,
+        });
+        let named: BTreeSet<&str> = named.collect();
         for name in c.limits.keys().filter(|name| !named.contains(name.as_str())) {
             let message = "no partner draws from it";
             let hint = "set limits at a partner, or take it out";
@@ -343,20 +317,14 @@ impl Check<'_> {
             self.warn(&join("secrets", name), "", None, "no template uses it", "");
         }
         let routes = c.topics.values().flat_map(|t| &t.deliver);
-        let by_field = routes
-            .clone()
-            .any(|route| matches!(route.partner, PartnerRef::Field(_)));
-        let fed: BTreeSet<&str> = routes
-            .filter_map(|route| match &route.partner {
-                PartnerRef::Named(name) => Some(name.as_str()),
-                PartnerRef::Field(_) => None,
-            })
-            .collect();
-        for name in c
-            .partners
-            .keys()
-            .filter(|name| !by_field && !fed.contains(name.as_str()))
-        {
+        let mut fed = BTreeSet::new();
+        for route in routes {
+            match &route.partner {
+                PartnerRef::Named(name) => fed.insert(name),
+                PartnerRef::Field(_) => return,
+            };
+        }
+        for name in c.partners.keys().filter(|name| !fed.contains(name)) {
             let message = "no topic feeds it";
             let hint = "add [topics.NAME] with partner = this one";
             self.warn(&join("partners", name), "", None, message, hint);
@@ -366,14 +334,6 @@ impl Check<'_> {
     fn topic(&mut self, t: &TopicConfig) {
         let section = join("topics", &t.name);
         let s = section.as_str();
-        let short = !self.is_set(s, "deliver");
-        let key = |i: usize| {
-            if short {
-                "partner".to_owned()
-            } else {
-                format!("deliver[{i}].partner")
-            }
-        };
         let (partner, deliver) = (self.is_set(s, "partner"), self.is_set(s, "deliver"));
         if partner && deliver {
             let hint = "partner is short for deliver with one partner: keep one of them";
@@ -387,16 +347,21 @@ impl Check<'_> {
             let hint = "write partner = \"NAME\", or deliver = [{ partner = \"NAME\" }]";
             self.error(s, "", None, "names no partner", hint);
         }
+        let key = |i: usize| match deliver {
+            true => format!("deliver[{i}].partner"),
+            false => "partner".to_owned(),
+        };
         let mut seen = BTreeSet::new();
         for (i, route) in t.deliver.iter().enumerate() {
             let PartnerRef::Named(name) = &route.partner else {
                 continue;
             };
             if !self.is_set("partners", &tree::key(name)) {
-                let hint = match nearest(name, self.config.partners.keys().map(String::as_str)) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("add [partners.{name}] with its url"),
-                };
+                let hint = or_nearest(
+                    name,
+                    &self.config.partners,
+                    format!("add [partners.{name}] with its url"),
+                );
                 let message = format!("no partner `{name}` is defined");
                 self.error(s, &key(i), Some(quoted(name)), message, &hint);
             }
@@ -439,16 +404,11 @@ impl Check<'_> {
     /// that way, or only for some topics, is said.
     fn patterns(&mut self) {
         let c = self.config;
-        let patterns: Vec<_> = c
-            .topics
-            .values()
-            .filter_map(|t| {
-                t.pattern
-                    .as_ref()
-                    .and_then(|p| whole_name(p).ok())
-                    .map(|regex| (t, regex))
-            })
-            .collect();
+        let patterns = c.topics.values().filter_map(|t| {
+            let regex = whole_name(t.pattern.as_ref()?).ok()?;
+            Some((t, regex))
+        });
+        let patterns: Vec<_> = patterns.collect();
         for (i, (t, regex)) in patterns.iter().enumerate() {
             let s = join("topics", &t.name);
             let same = patterns[..i]
@@ -460,11 +420,8 @@ impl Check<'_> {
                 self.error(&s, "match", None, message, hint);
                 continue;
             }
-            for named in c
-                .topics
-                .values()
-                .filter(|n| n.pattern.is_none() && regex.is_match(&n.name))
-            {
+            let mut topics = c.topics.values();
+            while let Some(named) = topics.find(|n| n.pattern.is_none() && regex.is_match(&n.name)) {
                 let message = format!("also matches {}, whose own section goes first", named.name);
                 let hint = "narrow the pattern, if that is not meant";
                 self.warn(&s, "match", None, message, hint);
@@ -473,23 +430,25 @@ impl Check<'_> {
     }
 }
 
+/// A hint at the name that was probably meant, or else this one.
+pub(super) fn or_nearest<T>(wanted: &str, known: &BTreeMap<String, T>, hint: String) -> String {
+    let near = nearest(wanted, known.keys().map(String::as_str));
+    near.map_or(hint, |near| format!("did you mean `{near}`?"))
+}
+
 /// Every template of a partner with its key.
-pub(super) fn templates(p: &PartnerConfig) -> Vec<(String, &str)> {
-    let mut all = vec![("url".to_owned(), p.url.as_str())];
-    all.extend(
-        p.headers
+pub(super) fn templates<'p>(p: &'p PartnerConfig) -> Vec<(String, &'p str)> {
+    let headers = |at: &'static str, headers: &'p [(String, String)]| {
+        headers
             .iter()
-            .map(|(name, value)| (join("headers", name), value.as_str())),
-    );
+            .map(move |(name, value)| (join(at, name), value.as_str()))
+    };
+    let mut all = vec![("url".to_owned(), p.url.as_str())];
+    all.extend(headers("headers", &p.headers));
     all.extend(p.body.iter().map(|body| ("body".to_owned(), body.as_str())));
     if let Some(verify) = &p.verify {
         all.push(("verify.url".to_owned(), &verify.url));
-        all.extend(
-            verify
-                .headers
-                .iter()
-                .map(|(name, value)| (join("verify.headers", name), value.as_str())),
-        );
+        all.extend(headers("verify.headers", &verify.headers));
     }
     all
 }

@@ -1,11 +1,10 @@
 //! Checks of one partner: policies that contradict each other, references, credentials written out.
 
-use super::check::{Check, templates};
-use super::finding::nearest;
+use super::check::{Check, or_nearest, templates};
 use super::model::*;
 use super::tree::{self, join, quoted};
 use super::units::duration as show;
-use super::{mask, template};
+use super::{mask, template, units};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -48,12 +47,9 @@ impl Check<'_> {
             match limit {
                 LimitRef::Named(name) if !self.is_set("limits", &tree::key(name)) => {
                     let message = format!("no limit `{name}` is defined");
-                    let hint = match nearest(name, self.config.limits.keys().map(String::as_str)) {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => {
-                            format!("add [limits.{name}] with rates = [\"50/s\"], or write the rates here")
-                        }
-                    };
+                    let hint =
+                        format!("add [limits.{name}] with rates = [\"50/s\"], or write the rates here");
+                    let hint = or_nearest(name, &self.config.limits, hint);
                     self.error(s, "limits", Some(quoted(name)), message, &hint);
                 }
                 LimitRef::Named(_) => {}
@@ -106,7 +102,7 @@ impl Check<'_> {
         }
         let held = (p.answer_limit as u64).saturating_mul(p.concurrency as u64);
         if held > self.config.node.memory {
-            let value = Some(quoted(&super::units::size(p.answer_limit as u64)));
+            let value = Some(quoted(&units::size(p.answer_limit as u64)));
             let message = format!("times concurrency ({}) exceeds node.memory", p.concurrency);
             let hint = "answers are read up to this bound only: lower it";
             self.warn(s, "answer_limit", value, message, hint);
@@ -283,10 +279,8 @@ impl Check<'_> {
                 if self.is_set("secrets", &tree::key(&name)) {
                     continue;
                 }
-                let hint = match nearest(&name, self.config.secrets.keys().map(String::as_str)) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("add to [secrets]: {} = {{ env = \"NAME\" }}", tree::key(&name)),
-                };
+                let hint = format!("add to [secrets]: {} = {{ env = \"NAME\" }}", tree::key(&name));
+                let hint = or_nearest(&name, &self.config.secrets, hint);
                 self.error(s, &key, None, format!("no secret `{name}` is defined"), &hint);
             }
         }

@@ -11,7 +11,7 @@ use crate::core::expr::{Expr, PathExpr, Vocabulary};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -511,11 +511,7 @@ impl Headers {
         headers: &[(String, String)],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(headers.len()))?;
-        for (name, value) in headers {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
+        serializer.collect_map(headers.iter().map(|(name, value)| (name, value)))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(

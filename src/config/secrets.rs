@@ -47,16 +47,11 @@ impl From<SecretForm> for SecretSource {
 
 impl From<SecretSource> for SecretForm {
     fn from(source: SecretSource) -> Self {
-        match source {
-            SecretSource::Env(name) => Self {
-                env: Some(name),
-                file: None,
-            },
-            SecretSource::File(path) => Self {
-                env: None,
-                file: Some(path),
-            },
-        }
+        let (env, file) = match source {
+            SecretSource::Env(name) => (Some(name), None),
+            SecretSource::File(path) => (None, Some(path)),
+        };
+        Self { env, file }
     }
 }
 
