@@ -15,35 +15,35 @@ use std::sync::LazyLock;
 
 /// One key.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub(super) struct Key {
     /// Dotted path; `NAME` stands for a section's name, `[]` for each element of a list.
-    pub path: String,
+    pub(super) path: String,
     /// What it takes, in words. Empty for a table that is written by its keys.
-    pub takes: String,
+    pub(super) takes: String,
     /// The words that it takes, if it takes one of some words.
-    pub words: Vec<String>,
+    pub(super) words: Vec<String>,
     /// Its default; `null` for none.
-    pub default: Value,
+    pub(super) default: Value,
     /// What its default depends on, or `required`.
-    pub depends: Option<String>,
+    pub(super) depends: Option<String>,
     /// A value that it may have.
-    pub example: Value,
+    pub(super) example: Value,
     /// What it does, and what is traded for it.
-    pub effect: String,
+    pub(super) effect: String,
     pub(super) mask: Option<String>,
     pub(super) leaf: Option<String>,
     is_text: bool,
 }
 
 /// All keys.
-pub struct Manual {
+pub(super) struct Manual {
     /// In the order of the types.
-    pub keys: Vec<Key>,
+    pub(super) keys: Vec<Key>,
     fields: BTreeMap<String, &'static [&'static str]>,
 }
 
 /// All keys, as the types of the sections tell them.
-pub fn manual() -> &'static Manual {
+pub(super) fn manual() -> &'static Manual {
     static MANUAL: LazyLock<Manual> = LazyLock::new(Manual::new);
     &MANUAL
 }
@@ -169,7 +169,7 @@ impl Manual {
     }
 
     /// The key of this path.
-    pub fn find(&self, path: &str) -> Option<&Key> {
+    pub(super) fn find(&self, path: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.path == path)
     }
 
@@ -208,7 +208,7 @@ impl Manual {
 }
 
 /// Whether a top-level section holds named sections (`[partners.acme]`).
-pub fn is_named(section: &str) -> bool {
+pub(super) fn is_named(section: &str) -> bool {
     ["secrets", "limits", "partners", "topics"].contains(&section)
 }
 

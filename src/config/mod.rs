@@ -19,7 +19,7 @@ pub mod finding;
 mod kinds;
 mod limits;
 pub mod load;
-pub mod manual;
+mod manual;
 mod mask;
 pub mod model;
 mod node;
