@@ -55,25 +55,33 @@ const NOT_YET: &str =
 /// Sections kept for later versions.
 pub(super) const RESERVED: [&str; 6] = ["ingest", "import", "jobs", "reports", "alerts", "telemetry"];
 
+/// Readings of one tree: more mistakes than this in one section are not told at once.
+const ROUNDS: usize = 1_000;
+
 /// Reads a tree. Keys that are wrong keep their defaults, and have their findings in `findings`.
 pub(super) fn config(tree: &Node, findings: &mut Vec<Finding>) -> Config {
     let notes = RefCell::new(std::mem::take(findings));
-    let config = loop {
-        match Config::deserialize(At {
-            node: tree,
-            notes: &notes,
-        }) {
-            Ok(config) => break config,
-            // One more node is marked: this ends.
-            Err(Error::Noted) => {}
-            Err(error) => {
-                note(&notes, tree, error);
-                break Config::default();
+    let at = At {
+        node: tree,
+        notes: &notes,
+    };
+    let error = 'read: {
+        for _ in 0..ROUNDS {
+            match Config::deserialize(at) {
+                Ok(config) => {
+                    *findings = notes.into_inner();
+                    return config;
+                }
+                // One more node is marked.
+                Err(Error::Noted) => {}
+                Err(other) => break 'read other,
             }
         }
+        Error::Wrong("more mistakes than these\nmend these first".to_owned())
     };
+    note(&notes, tree, error);
     *findings = notes.into_inner();
-    config
+    Config::default()
 }
 
 /// The keys of each table that the types know, by [`Node::pattern`] of the table, in the order of the types.

@@ -276,6 +276,10 @@ fn many_mistakes_of_many_sections_are_told_in_one_go() {
         .into_iter()
         .filter(|f| f.severity == Severity::Error);
     assert_eq!(errors.count(), 900);
+    // What is no configuration at all ends, too.
+    let rubbish: String = (0..3_000).map(|n| format!("key{n} = {n}\n")).collect();
+    let errors = bad(&format!("[node]\n{rubbish}"));
+    assert!(told(&errors).contains("more mistakes than these"));
 }
 
 #[test]
