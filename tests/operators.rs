@@ -6,20 +6,19 @@ use bytes::Bytes;
 use serde_json::Value;
 use sluicegate::admin::{self, AdminOptions, AdminServer, Answer, Exported, Lines, NodeApi, Upload};
 use sluicegate::api::*;
-use sluicegate::app::Offline;
+use sluicegate::app::{Offline, open_log};
 use sluicegate::clock::Clock;
 use sluicegate::config::{self, Config};
 use sluicegate::core::ledger::entry::*;
 use sluicegate::core::message_id::{IdScope, route_id};
 use sluicegate::core::record::{Headers, SOURCE_HEADER};
 use sluicegate::core::types::*;
+use sluicegate::intake::topic_spec;
 use sluicegate::ledger::desk::carry_out::Carrier;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-const TOPIC_ID: TopicId = TopicId(77);
 
 fn actors_toml(dir: &Path, admin: &str) -> std::path::PathBuf {
     let text = format!(
@@ -55,19 +54,7 @@ fn load(file: &Path) -> Arc<Config> {
     )
 }
 
-/// A place as `route_id` has it.
-fn at() -> RoutePartition {
-    RoutePartition {
-        route: route_id("orders", TOPIC_ID, "acme"),
-        partition: 0,
-    }
-}
-
-fn id(n: u64) -> MessageId {
-    IdScope::new("orders", TOPIC_ID, 0, "acme").id(&[format!("order-{n}").as_bytes()])
-}
-
-fn kept(n: u64, reason: &str) -> Box<Kept> {
+fn kept(n: u64, id: MessageId, reason: &str) -> Box<Kept> {
     Box::new(Kept {
         key: KeyHash(n),
         record_key: Some(Bytes::from(format!("user-{n}"))),
@@ -75,7 +62,7 @@ fn kept(n: u64, reason: &str) -> Box<Kept> {
         value: Bytes::from(format!(r#"{{"id":"order-{n}","card":"4111-{n}"}}"#)),
         headers: Headers::encode([(SOURCE_HEADER, format!("day.jsonl:{n}").as_bytes())]),
         readable: format!("order-{n}"),
-        idempotency_key: id(n).to_string(),
+        idempotency_key: id.to_string(),
         reason: reason.into(),
         answer: r#"{"error":"no"}"#.into(),
         first_try: Clock::wall(),
@@ -84,16 +71,20 @@ fn kept(n: u64, reason: &str) -> Box<Kept> {
 }
 
 /// Messages 1 to 3 delivered, 4 and 5 dead, 6 parked.
-fn fill(folder: &Offline) {
+fn fill(folder: &Offline, topic_id: TopicId) {
+    let at = RoutePartition {
+        route: route_id("orders", topic_id, "acme"),
+        partition: 0,
+    };
     let mut entries = vec![
         Body::Route(RouteInfo {
-            route: at().route,
+            route: at.route,
             topic: "orders".into(),
-            topic_id: TOPIC_ID,
+            topic_id,
             partner: "acme".into(),
         }),
         Body::Position(Position {
-            at: at(),
+            at,
             leader_epoch: 0,
             position: 0,
             finished: vec![],
@@ -101,9 +92,10 @@ fn fill(folder: &Offline) {
         }),
     ];
     for n in 1..=6u64 {
+        let id = IdScope::new("orders", topic_id, 0, "acme").id(&[format!("order-{n}").as_bytes()]);
         entries.push(Body::Intent(Intent {
-            at: at(),
-            id: id(n),
+            at,
+            id,
             key: KeyHash(n),
             offset: n,
             round: 1,
@@ -122,13 +114,13 @@ fn fill(folder: &Offline) {
                     readable: Bytes::from(format!("order-{n}")),
                 },
             ),
-            4 => (422, OutcomeKind::Dead(kept(n, "refused: 422 email"))),
-            5 => (404, OutcomeKind::Dead(kept(n, "refused: 404 user"))),
-            _ => (0, OutcomeKind::Parked(kept(n, "timeout: no answer"))),
+            4 => (422, OutcomeKind::Dead(kept(n, id, "refused: 422 email"))),
+            5 => (404, OutcomeKind::Dead(kept(n, id, "refused: 404 user"))),
+            _ => (0, OutcomeKind::Parked(kept(n, id, "timeout: no answer"))),
         };
         entries.push(Body::Outcome(Outcome {
-            at: at(),
-            id: id(n),
+            at,
+            id,
             offset: n,
             round: 1,
             attempts: 1,
@@ -149,13 +141,18 @@ fn no_fork() -> MutexGuard<'static, ()> {
     FORKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes what `run` would leave: the folder is laid out by the first opening, which needs one.
+/// Makes what `run` would leave: its topic, and in the ledger what became of the topic's messages.
 fn prepared(dir: &Path, admin: &str) -> std::path::PathBuf {
     let file = actors_toml(dir, admin);
-    std::fs::create_dir_all(dir.join("data/log")).unwrap();
+    let config = load(&file);
     let _guard = no_fork();
-    let folder = Offline::open(load(&file), &[]).unwrap();
-    fill(&folder);
+    let log = open_log(&config).unwrap();
+    let spec = topic_spec(&config, &config.topics["orders"]);
+    let topic_id = log.create_topic("orders", &spec).unwrap().id;
+    log.close().unwrap();
+    drop(log);
+    let folder = Offline::open(config, &[]).unwrap();
+    fill(&folder, topic_id);
     folder.close().unwrap();
     file
 }
@@ -345,6 +342,37 @@ fn on_the_folder_of_a_stopped_node() {
     all_verbs(&cli, dir.path());
     let test = cli.run(&["partners", "test", "acme"]);
     assert!(String::from_utf8_lossy(&test.stderr).contains("check --connect"));
+}
+
+/// On a folder that no node has run on, `dedup mark` makes the topics that the configuration names. What it shows first, and a
+/// dry run, count them already, and make none.
+#[test]
+fn marks_count_topics_that_they_will_make() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = actors_toml(dir.path(), "127.0.0.1:1");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    text.push_str("[topics.returns]\npartner = \"acme\"\npartitions = 3\nid = \"json:/id\"\n");
+    std::fs::write(&file, text).unwrap();
+    std::fs::create_dir_all(dir.path().join("data/log")).unwrap();
+    let cli = Cli {
+        file: &file,
+        env: Vec::new(),
+    };
+    let topics = || {
+        let _guard = no_fork();
+        let log = open_log(&load(&file)).unwrap();
+        let names = log.topics().into_iter().map(|topic| topic.name);
+        let names: Vec<_> = names.filter(|name| !name.starts_with("__")).collect();
+        log.close().unwrap();
+        names
+    };
+    let would = &cli.json(&["dedup", "mark", "a", "--dry-run"])[0];
+    assert_eq!((&would["touched"], topics().len()), (&Value::from(4), 0));
+    let did = &cli.json(&["dedup", "mark", "a", "--topic", "returns"])[0];
+    assert_eq!((&did["touched"], topics().len()), (&Value::from(3), 2));
+    assert_eq!(cli.json(&["dedup", "mark", "b"])[0]["touched"], 4);
+    let again = cli.run(&["dedup", "mark", "b"]);
+    assert_eq!(again.status.code(), Some(1), "it is marked already");
 }
 
 #[test]

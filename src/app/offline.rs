@@ -17,7 +17,7 @@ use crate::intake::topic_spec;
 use crate::ledger::desk::carry_out::{Carrier, Counter};
 use crate::ledger::desk::{Desk, LogEntries, Pick, Standing, View, explain};
 use crate::ledger::keeper::KeeperError;
-use crate::log::{Batch, LogError};
+use crate::log::{Batch, LogError, TopicSpec};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -141,21 +141,29 @@ impl Offline {
     /// # Errors
     /// [`ApiError`].
     pub fn order(&self, request: &OrderRequest) -> Result<OrderReport, ApiError> {
-        if matches!(request.order, Order::Mark { .. } | Order::DedupImport { .. }) && !request.dry_run {
-            self.make_topics()?;
+        if !request.dry_run {
+            self.make_topics(&request.order)?;
         }
         self.desk.carry_out(&self.counter, self, request)
     }
 
-    /// Makes the topics that the configuration names and that no node has made yet: IDs are called delivered in what it says
-    /// is there, before the first start as after it.
-    fn make_topics(&self) -> Result<(), ApiError> {
-        let log = &self.opened.log;
-        for section in self.config.topics.values().filter(|t| t.pattern.is_none()) {
-            if log.topic(&section.name).is_none() {
-                log.create_topic(&section.name, &topic_spec(&self.config, section))
-                    .map_err(|e| ApiError::Internal(format!("cannot make topic `{}`: {e}", section.name)))?;
-            }
+    /// Topics that the configuration names and that no node has made yet, if this order is also about them: IDs are called
+    /// delivered in what it says is there, before the first start as after it.
+    fn to_make(&self, order: &Order) -> impl Iterator<Item = (&str, TopicSpec)> {
+        let meant = matches!(order, Order::Mark { .. } | Order::DedupImport { .. });
+        let named = self
+            .config
+            .topics
+            .values()
+            .filter(move |t| meant && t.pattern.is_none());
+        let missing = named.filter(|t| self.opened.log.topic(&t.name).is_none());
+        missing.map(|t| (t.name.as_str(), topic_spec(&self.config, t)))
+    }
+
+    fn make_topics(&self, order: &Order) -> Result<(), ApiError> {
+        for (topic, spec) in self.to_make(order) {
+            let made = self.opened.log.create_topic(topic, &spec);
+            made.map_err(|e| ApiError::Internal(format!("cannot make topic `{topic}`: {e}")))?;
         }
         Ok(())
     }
@@ -237,5 +245,13 @@ impl Carrier for Offline {
 
     fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    fn would_make(&self, order: &Order) -> Vec<(String, u32)> {
+        let topics = self.to_make(order);
+        // As the log makes them.
+        topics
+            .map(|(name, spec)| (name.to_owned(), spec.partitions.max(1)))
+            .collect()
     }
 }

@@ -2,7 +2,7 @@
 //! one's folder; they differ in how they write ([`Carrier`]).
 
 use super::{Desk, View};
-use crate::api::{ApiError, OrderReport, OrderRequest};
+use crate::api::{ApiError, Order, OrderReport, OrderRequest};
 use crate::core::ledger::entry::Body;
 use crate::core::ledger::fold::LaneState;
 use crate::core::types::Time;
@@ -26,6 +26,12 @@ pub trait Carrier {
     fn write(&self, entries: Vec<Body>) -> Result<Vec<usize>, ApiError>;
     /// The present time.
     fn now(&self) -> Time;
+    /// Topics that the order would have made before it is carried out, with their partitions: a dry run must count what they
+    /// will hold.
+    fn would_make(&self, order: &Order) -> Vec<(String, u32)> {
+        let _ = order;
+        Vec::new()
+    }
 }
 
 /// One order at a time: an order is settled against a fold that holds all orders before it, or two could open the
@@ -51,7 +57,10 @@ impl Desk {
         let now = lane.now();
         let pick = Self::pick_for_order(&request.order, now)?;
         let mut view = Ok(View::default());
-        let served = self.served();
+        let mut served = self.served();
+        for (topic, partitions) in lane.would_make(&request.order) {
+            served.extend(self.served_once_made(&topic, partitions));
+        }
         lane.look(&mut |state| view = View::of(state, &pick, &served));
         let view = view?;
         let prepared = self.prepare(&view, request, now)?;

@@ -8,7 +8,7 @@ use super::Desk;
 use crate::app::route_rules;
 use crate::core::ledger::entry::{Body, Position, RouteInfo};
 use crate::core::message_id::route_id;
-use crate::core::types::{Offset, RoutePartition};
+use crate::core::types::{Offset, RoutePartition, TopicId};
 use crate::intake::section_of;
 
 /// A route, with the first offset that the topic still has of each partition.
@@ -48,6 +48,9 @@ impl Served {
     }
 }
 
+/// Stands for the incarnation of a topic that is not made yet.
+const NOT_MADE: TopicId = TopicId(0);
+
 impl Desk {
     /// All routes that the configuration says and whose topic is there.
     pub fn served(&self) -> Vec<Served> {
@@ -56,23 +59,32 @@ impl Desk {
             let Some((topic_id, partitions)) = self.entries.topic(&topic) else {
                 continue;
             };
-            let Some(section) = section_of(&self.config, &topic) else {
-                continue;
-            };
             let begin = |partition| self.entries.input_bounds(&topic, partition).map_or(0, |b| b.0);
-            let begins: Vec<Offset> = (0..partitions).map(begin).collect();
-            for (partner, _) in route_rules(&self.config, &section) {
-                all.push(Served {
-                    route: RouteInfo {
-                        route: route_id(&topic, topic_id, &partner),
-                        topic: topic.clone(),
-                        topic_id,
-                        partner,
-                    },
-                    begins: begins.clone(),
-                });
-            }
+            let begins = (0..partitions).map(begin).collect();
+            all.extend(self.served_of(&topic, topic_id, begins));
         }
         all
+    }
+
+    /// The routes that a topic will have once it is made. Which IDs they will know nobody can tell yet, but how many.
+    pub(super) fn served_once_made(&self, topic: &str, partitions: u32) -> Vec<Served> {
+        self.served_of(topic, NOT_MADE, vec![0; partitions as usize])
+    }
+
+    fn served_of(&self, topic: &str, topic_id: TopicId, begins: Vec<Offset>) -> Vec<Served> {
+        let Some(section) = section_of(&self.config, topic) else {
+            return Vec::new();
+        };
+        let routes = route_rules(&self.config, &section).into_iter();
+        let served = |partner: String| Served {
+            route: RouteInfo {
+                route: route_id(topic, topic_id, &partner),
+                topic: topic.to_owned(),
+                topic_id,
+                partner,
+            },
+            begins: begins.clone(),
+        };
+        routes.map(|(partner, _)| served(partner)).collect()
     }
 }
