@@ -82,7 +82,7 @@ pub struct PartitionSettings {
     pub waiting_after: Duration,
     /// What waits longer than this, and is in the ledger, can rest outside memory.
     pub rest_after: Duration,
-    /// After so long in which nothing was taken up although there is more, the reason is told: [`STANDS_AFTER`], but in tests.
+    /// After so long in which nothing was taken up although there is more, the reason is told: `STANDS_AFTER`, but in tests.
     pub stands_after: Duration,
     /// Entries of the lane that may be durable and not folded before reading pauses.
     pub backlog: u64,
