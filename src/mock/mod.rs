@@ -36,4 +36,4 @@ mod tests;
 pub use options::{Behaviour, ControlError, MockOptions, PartnerOptions, RetryAfter, Rule};
 pub use server::{Mock, MockError, MockHandle};
 pub use spec::{Fault, FaultShare, Field, Latency, Phase, Rate, Span};
-pub use tally::{PartnerReport, Report};
+pub use tally::{PartnerReport, Report, WindowReport};

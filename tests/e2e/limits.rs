@@ -2,7 +2,7 @@
 //! allowed used; over several partitions, partners and lives.
 
 use super::common::*;
-use sluicegate::mock::{Behaviour, MockHandle, PartnerOptions, PartnerReport, Span};
+use sluicegate::mock::{Behaviour, MockHandle, PartnerOptions, PartnerReport, Span, WindowReport};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -30,6 +30,11 @@ struct Watch {
 
 impl Watch {
     fn begin(addr: SocketAddr) -> Self {
+        Self::asking(addr, "/lookup/nobody")
+    }
+
+    fn asking(addr: SocketAddr, path: &str) -> Self {
+        let question = format!("GET {path} HTTP/1.1\r\nhost: mock\r\n\r\n");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
@@ -39,9 +44,7 @@ impl Watch {
             let mut answer = [0; 1_024];
             while !stopped.load(Ordering::Relaxed) {
                 let asked = Instant::now();
-                stream
-                    .write_all(b"GET /lookup/nobody HTTP/1.1\r\nhost: mock\r\n\r\n")
-                    .expect("asked");
+                stream.write_all(question.as_bytes()).expect("asked");
                 assert!(stream.read(&mut answer).expect("answered") > 0);
                 // From one question to the next: this thread's own sleep counts too.
                 std::thread::sleep(Duration::from_millis(1));
@@ -356,8 +359,17 @@ fn look_ups_keep_the_limit_and_come_before_the_backlog_is_gone() {
         .changed(&serde_json::json!({"faults": ["hang"]}))
         .expect("a behaviour");
     let mock = partner_with(hang, |options| {
-        options.partners[0].most = vec!["5/s".parse().expect("a rate")];
+        // Look-ups count here.
+        let most = windows(SECOND).map(|Span(length)| format!("5/{}ms", length.as_millis()).parse());
+        options.partners[0].most = most.collect::<Result<_, _>>().expect("rates");
+        // Those of the watch are another one's.
+        options.partners.push(PartnerOptions {
+            name: "watched".to_owned(),
+            prefix: "/watched".to_owned(),
+            ..PartnerOptions::default()
+        });
     });
+    let watch = Watch::asking(mock.addr(), "/watched/lookup/nobody");
     let look_up = format!("http://{}/lookup/{{{{ id }}}}", mock.addr());
     let policy = format!(
         "limits = [\"5/s\"]\nconcurrency = 40\ntimeout = {{ request = \"1s\" }}\ndoubt = \"verify\"\n\
@@ -381,7 +393,7 @@ fn look_ups_keep_the_limit_and_come_before_the_backlog_is_gone() {
     );
     node.kill();
     let drained = rig.drain();
-    let end = seen();
+    let (asleep, end) = (watch.end(), seen());
     assert!(end.lookups >= 4, "{end:?}");
     assert_eq!(
         (end.ids_applied, end.ids_applied_again),
@@ -389,7 +401,16 @@ fn look_ups_keep_the_limit_and_come_before_the_backlog_is_gone() {
         "{}",
         drained.said
     );
-    assert!(end.limits[0].kept, "{:?}", end.limits);
+    let counted = windows(SECOND).zip(&end.limits);
+    let windows = counted.map(|(Span(length), limit)| WindowReport {
+        window_ms: length.as_secs_f64() * 1e3,
+        max: limit.most,
+    });
+    let seen = PartnerReport {
+        windows: windows.collect(),
+        ..end.clone()
+    };
+    assert_holds(&seen, 5, SECOND, asleep);
 }
 
 /// A partner of which connections are slow to make, by a clock of its own: SOCKS and TLS handshakes end together, at the
