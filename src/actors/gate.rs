@@ -240,6 +240,18 @@ impl PartnerGate {
         self.preparing.set(preparing);
     }
 
+    /// The request with this slot was written before now. Later than its slot is valid it counts as a start of now: what was
+    /// checked right before the write may be long ago where the thread, or the machine, stood still in between.
+    #[inline]
+    pub fn written(&self, slot: &Slot) {
+        if slot.valid_until < Time::NEVER {
+            let now = self.clock.now();
+            if now > slot.valid_until {
+                self.budgets.borrow_mut().late(&slot.draws, slot.at, now);
+            }
+        }
+    }
+
     /// Whether nothing may start now, though a slot was granted: an operator, or the partner, has paused it since.
     #[inline]
     pub fn is_held(&self, now: Time) -> bool {

@@ -63,6 +63,8 @@ pub struct Item {
     pub open: bool,
     /// The gate sent it away until its value of a limit has a slot.
     pub deferred: bool,
+    /// It had a slot and missed it, and has not started since: the next free one of its value is its own.
+    pub missed: bool,
     /// Number of its last outcome in the lane's port.
     pub outcome: u64,
     /// Bytes counted for it against the memory bound. Who has it shed its payload gives back what that freed.

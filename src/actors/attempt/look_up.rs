@@ -1,17 +1,19 @@
 //! The look-up of a message in doubt, at the partner: a request like another for its limits, without an intent.
 
 use super::conclude::settle;
-use super::{After, DOUBTS, NO_ROOM_WAIT, OVERTAKEN, defer};
+use super::{After, DOUBTS, NO_ROOM_WAIT, OVERTAKEN, defer, noting_the_write};
 use crate::actors::context::RouteContext;
 use crate::actors::gate::Entered;
 use crate::actors::item::Item;
 use crate::core::breaker::AttemptResult;
 use crate::core::doubt::{Doubt, Progress};
 use crate::core::ledger::entry::{Body, BudgetDraw, Used};
-use crate::core::turnstile::{Draws, Slot};
+use crate::core::turnstile::{Draws, NEXT, Slot};
 use crate::ledger::lane::LaneError;
 use crate::sink::{AnswerDetail, Asked, Pace, Sink, Verified};
 use smallvec::SmallVec;
+use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,7 +33,8 @@ pub(super) async fn look_up<S: Sink>(
         if std::mem::take(&mut item.deferred) {
             partner.gate.came_back(draws);
         }
-        let permit = match partner.gate.enter(route.queue | DOUBTS, draws.clone()).await {
+        let queue = route.queue | DOUBTS | if item.missed { NEXT } else { 0 };
+        let permit = match partner.gate.enter(queue, draws.clone()).await {
             Entered::Permit(permit) => permit,
             Entered::Deferred(until) => return defer(route, item, until),
             Entered::Closed => return After::Again(clock.now()),
@@ -66,6 +69,7 @@ pub(super) async fn look_up<S: Sink>(
             // The connect took longer than was left for it: the next one is begun earlier.
             partner.gate.prepared_within(asked.since(granted));
             permit.missed();
+            item.missed = true;
             continue;
         }
         let told =
@@ -86,20 +90,30 @@ pub(super) async fn look_up<S: Sink>(
         if wait > Duration::ZERO {
             tokio::time::sleep(wait).await;
         }
-        let mut held = false;
+        let (mut held, begun) = (false, Cell::new(false));
         let mut may_start = || {
             let now = clock.now();
             held = partner.gate.is_held(now);
-            now <= valid_until && !held
+            let may = now <= valid_until && !held;
+            begun.set(may);
+            may
         };
-        match partner.sink.ask(connection, request, &mut may_start).await {
+        let asked = {
+            let asking = pin!(partner.sink.ask(connection, request, &mut may_start));
+            noting_the_write(asking, &begun, || partner.gate.written(permit.slot())).await
+        };
+        match asked {
             Asked::Stopped if held => drop(permit),
-            Asked::Stopped => permit.missed(),
+            Asked::Stopped => {
+                permit.missed();
+                item.missed = true;
+            }
             Asked::Answered {
                 verified,
                 reached,
                 pace,
             } => {
+                item.missed = false;
                 obey_look_up(route, pace.as_deref(), seq);
                 permit.finish(match reached {
                     true => AttemptResult::Elsewhere,

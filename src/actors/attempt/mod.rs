@@ -33,6 +33,8 @@ use conclude::{close_uncounted, conclude, end, note_first_try, obey, park, resul
 use host_pass::HostPass;
 use look_up::look_up;
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -114,7 +116,7 @@ async fn send<S: Sink>(
     let mut moved: Option<Box<Moved>> = None;
     // Kept while the request is sent on: what becomes of it there is what becomes of the message at its host.
     let mut pass = HostPass { partner, pass: None };
-    let (mut gave_way, mut missed) = (false, false);
+    let mut gave_way = false;
     loop {
         if !route.is_current(item) {
             return OVERTAKEN;
@@ -137,7 +139,7 @@ async fn send<S: Sink>(
             (true, false) => route.queue | DOUBTS,
             (false, false) => route.queue,
         };
-        let queue = if missed { queue | NEXT } else { queue };
+        let queue = if item.missed { queue | NEXT } else { queue };
         if std::mem::take(&mut item.deferred) {
             partner.gate.came_back(draws);
         }
@@ -251,7 +253,7 @@ async fn send<S: Sink>(
             // The connect took longer than was left for it: the next one is begun earlier.
             partner.gate.prepared_within(asked.since(granted));
             permit.missed();
-            missed = true;
+            item.missed = true;
             continue;
         }
         let first_try = if item.first_try == Time::ZERO {
@@ -294,15 +296,20 @@ async fn send<S: Sink>(
         }
         let until = valid_until.min(asked.plus(lease));
         let (mut started, mut held) = (Time::ZERO, false);
-        let of = &*item;
+        let (of, begun) = (&*item, Cell::new(false));
         let mut may_start = || {
             started = clock.now();
             held = partner.gate.is_held(started);
             let may = started <= until && !held && !route.is_kept_back(of);
             written.set(may);
+            begun.set(may);
             may
         };
-        let sent = partner.sink.send(connection, request, &mut may_start).await;
+        let sent = {
+            let sending = pin!(partner.sink.send(connection, request, &mut may_start));
+            noting_the_write(sending, &begun, || partner.gate.written(permit.slot())).await
+        };
+        item.missed = false;
         return match sent {
             Sent::Stopped => {
                 drop(on_wire);
@@ -313,7 +320,7 @@ async fn send<S: Sink>(
                     drop(permit);
                 } else {
                     permit.missed();
-                    missed = true;
+                    item.missed = true;
                 }
                 // The next slot may be a day away: meanwhile a process that ends must not leave a doubt behind.
                 if !unsure {
@@ -379,6 +386,22 @@ async fn send<S: Sink>(
             }
         };
     }
+}
+
+/// Goes on until the request is answered, and tells when it was written: after the poll in which it was begun, for it is
+/// written in the same one as a rule.
+fn noting_the_write<F: Future>(
+    mut sending: Pin<&mut F>,
+    begun: &Cell<bool>,
+    tell: impl Fn(),
+) -> impl Future<Output = F::Output> {
+    poll_fn(move |cx| {
+        let polled = sending.as_mut().poll(cx);
+        if begun.take() {
+            tell();
+        }
+        polled
+    })
 }
 
 /// A refusal whose meaning is not known yet, told to the flood guard until it is dropped.

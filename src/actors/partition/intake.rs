@@ -443,6 +443,7 @@ impl<S: Sink> PartitionActor<S> {
             over: false,
             open: false,
             deferred: false,
+            missed: false,
             outcome: 0,
             counted: 0,
         })

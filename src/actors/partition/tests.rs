@@ -72,6 +72,8 @@ enum Reply {
     PanicAfter,
     /// Taken, and answered so late that there is time for orders.
     Slowly,
+    /// Taken; the thread stands still for so many ms between the last look at the clock and the write.
+    Frozen(u64),
 }
 
 #[derive(Default)]
@@ -80,6 +82,8 @@ struct Partner {
     seen: Vec<(String, u64, Reply)>,
     /// What was looked up, and how many requests had been seen by then.
     asked: Vec<(MessageId, usize)>,
+    /// When each request and look-up came, by a clock that does not jump.
+    came: Vec<std::time::Instant>,
 }
 
 #[derive(Clone)]
@@ -192,7 +196,14 @@ impl Sink for FakeSink {
             return Sent::Stopped;
         }
         let key = String::from_utf8_lossy(delivery.record.key.as_deref().unwrap_or_default()).into_owned();
-        self.partner.lock().seen.push((key, number, reply));
+        if let Reply::Frozen(ms) = reply {
+            std::thread::sleep(Duration::from_millis(ms));
+        }
+        {
+            let partner = &mut *self.partner.lock();
+            partner.seen.push((key, number, reply));
+            partner.came.push(std::time::Instant::now());
+        }
         tokio::task::yield_now().await;
         if reply == Reply::ForbidBehind && delivery.round != BEHIND {
             let answer = Answer {
@@ -235,7 +246,7 @@ impl Sink for FakeSink {
             return Sent::Settling(answer(Verdict::Refused), settling);
         }
         let (verdict, status) = match reply {
-            Reply::Take | Reply::TakeAt(_) | Reply::Slowly => (Verdict::Delivered, 200),
+            Reply::Take | Reply::TakeAt(_) | Reply::Slowly | Reply::Frozen(_) => (Verdict::Delivered, 200),
             Reply::TryLater => (Verdict::TryLater, 429),
             Reply::Refuse => (Verdict::Refused, 422),
             Reply::Forbid | Reply::ForbidBehind => (Verdict::Pause, 403),

@@ -307,6 +307,15 @@ impl BudgetTable {
         valid
     }
 
+    /// The start with these draws and this slot was written as late as `at`: see [`Limiter::late`].
+    pub fn late(&mut self, draws: &[BudgetDraw], slot: Time, at: Time) {
+        for draw in draws {
+            if let Some(limiter) = self.limiters.get_mut(&draw.budget) {
+                limiter.late(draw.by, slot, at);
+            }
+        }
+    }
+
     /// The slot at this time with these draws was not met: see [`Limiter::missed`].
     pub fn missed(&mut self, draws: &[BudgetDraw], slot: Time) {
         for draw in draws {

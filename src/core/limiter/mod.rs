@@ -6,7 +6,7 @@
 //! With `burst = n` at most n starts are back to back, then they are evenly spaced.
 //!
 //! Invariants: for whatever slots are taken, as long as each is at or after what [`Limiter::earliest`] said: starts
-//! within the slots' validity, and a way to the partner that takes unequal time by up to the budget's *margin*, exceed
+//! within the slots' validity (of one that was written later [`Limiter::late`] is told), and a way to the partner that takes unequal time by up to the budget's *margin*, exceed
 //! no rate in any window, as the partner counts (I5). At least 98.5 % of a rate over a second or more can be used with
 //! the default margin. Memory is bounded in bytes (I6): see [`values`]. Slots of one instance only rise.
 //!
@@ -317,6 +317,18 @@ impl Limiter {
     pub fn missed(&mut self, by: u64, slot: Time) {
         self.taken_since_miss = 0;
         self.rates.gap = (self.rates.gap * 2).min(self.widest_gap).max(self.least_gap);
+        self.give_back(by, slot);
+    }
+
+    /// The start of a slot was written as late as `at`, when the slot was not valid any more: the thread, or the machine,
+    /// stood still between the last look at the clock and the write. It counts when it was. A short window keeps it at
+    /// its slot besides, as one that was missed.
+    pub fn late(&mut self, by: u64, slot: Time, at: Time) {
+        self.give_back(by, slot);
+        self.take(by, at);
+    }
+
+    fn give_back(&mut self, by: u64, slot: Time) {
         if self.rates.quotas.is_empty() && self.rates.longest < GIVEN_BACK {
             return;
         }

@@ -129,6 +129,14 @@ impl SlidingWindow {
 
     /// A start at this slot was not made.
     pub(super) fn give_back(&mut self, slot: Time) {
+        if self
+            .buckets
+            .back()
+            .is_some_and(|b| b.last >= slot.plus(self.span))
+        {
+            // It counts no more: what is found behind it are others.
+            return;
+        }
         // A bucket counts at its last start.
         let at = self.buckets.partition_point(|bucket| bucket.last < slot);
         if let Some(bucket) = self.buckets.get_mut(at) {

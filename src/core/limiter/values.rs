@@ -438,7 +438,10 @@ impl Kept {
         if rates.sliding.iter().any(|window| window.span < GIVEN_BACK) {
             return;
         }
+        let over = slot.plus(rates.longest);
         match self {
+            Kept::One(one) if one.at >= over => {}
+            Kept::Few(few) if few.starts.last().is_some_and(|group| group.0 >= over) => {}
             Kept::One(one) if one.at >= slot => one.starts = one.starts.saturating_sub(1),
             Kept::Few(few) => {
                 let at = few.starts.partition_point(|group| group.0 < slot);

@@ -23,6 +23,33 @@ async fn a_partner_that_closes_its_connections_has_its_slots_met() {
     assert!(connects < 3 * 60, "{connects} connects for 60 messages");
 }
 
+/// The thread stands still right before a request is written, as on a busy machine or where a processor quota is used up: the
+/// request counts when it was written, and no second sees more than are allowed (I5).
+#[actix::test]
+async fn a_start_that_is_written_late_counts_when_it_was() {
+    let mut world = World::new();
+    world.limit = Some(LimitConfig {
+        rates: vec![Rate::Sliding {
+            count: 5,
+            window: Duration::from_secs(1),
+        }],
+        ..LimitConfig::default()
+    });
+    world.append((0..15).map(|n| (Some(format!("k{n}")), n)));
+    let seen = world.partner.clone();
+    let fifth = move |_, _| match seen.lock().seen.len() {
+        4 => Reply::Frozen(300),
+        _ => Reply::Take,
+    };
+    world.live(partner(), fifth).await;
+    let came = &world.partner.lock().came;
+    assert_eq!(came.len(), 15);
+    for six in came.windows(6) {
+        let took = six[5] - six[0];
+        assert!(took >= Duration::from_secs(1), "6 of 5 in {took:?}: {came:?}");
+    }
+}
+
 /// A doubt is settled soon, although hundreds of messages wait for the partner's limit: its look-up takes turns with
 /// them at the gate, and does not wait for their room there.
 #[actix_rt::test]

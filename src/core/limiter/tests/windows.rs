@@ -202,6 +202,50 @@ fn a_long_window_gets_a_missed_slot_back() {
     }
 }
 
+/// The last start of a full window was written late, by more than the guard: it counts when it was, for a sole budget and
+/// for each way in which a value's starts are kept.
+#[test]
+fn a_late_start_counts_when_it_was() {
+    for (window, by) in [(1_000, 0), (1_000, 9), (20_000, 0), (20_000, 9)] {
+        let config = LimitConfig {
+            by: Some("/app".into()),
+            ..limit(vec![sliding(5, ms(window))])
+        };
+        let mut limiter = Limiter::try_new(&config, START).unwrap();
+        let mut starts = saturate(&mut limiter, by, START, ms(100));
+        let (last, at) = (starts[4], START.plus(ms(400)));
+        limiter.late(by, last, at);
+        starts[4] = at;
+        starts.extend(saturate(&mut limiter, by, at, ms(3 * window)));
+        assert!(starts.len() >= 15, "{window} {by}: {starts:?}");
+        assert!(
+            most_in_a_window(&starts, ms(window)) <= 5,
+            "{window} {by}: {starts:?}"
+        );
+    }
+}
+
+/// What is told missed once its window is over gives nobody else's start back.
+#[test]
+fn a_slot_that_counts_no_more_is_not_given_back() {
+    for by in [0, 9] {
+        let config = LimitConfig {
+            by: Some("/app".into()),
+            ..limit(vec![sliding(2, ms(10_000))])
+        };
+        let mut limiter = Limiter::try_new(&config, START).unwrap();
+        let first = saturate(&mut limiter, by, START, ms(100));
+        let later = START.plus(ms(10_100));
+        assert_eq!(saturate(&mut limiter, by, later, ms(100)).len(), 2);
+        first.iter().for_each(|slot| limiter.missed(by, *slot));
+        assert_eq!(
+            saturate(&mut limiter, by, later.plus(ms(200)), ms(100)).len(),
+            0,
+            "{by}"
+        );
+    }
+}
+
 #[test]
 fn lowering_holds_at_once_and_raising_gives_no_second_burst() {
     let mut limiter = Limiter::try_new(&limit(vec![sliding(100, ms(1_000))]), START).unwrap();
