@@ -114,9 +114,8 @@ impl Item {
             && self.place.is_some()
             && !self.is_unsettled()
             && !self.open
-            // A later round has a key of its own, and goes at its own time.
-            && self.delivery.round == 1
-            && self.delivery.idempotency_key.is_none()
+            // The Idempotency-Key of a later round is in the ledger, with its payload.
+            && (self.off_position || (self.delivery.round == 1 && self.delivery.idempotency_key.is_none()))
             && (!self.off_position || self.outcome <= folded)
     }
 

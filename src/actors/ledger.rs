@@ -14,6 +14,7 @@ use super::effects::Outlet;
 use super::fault;
 use super::lifeline::Lifeline;
 use crate::clock::Clock;
+use crate::core::in_full::in_full;
 use crate::core::types::RoutePartition;
 use crate::ledger::duties::{Duties, DutyError, DutyRules, Input, Make, Writer};
 use crate::ledger::keeper::{Keeper, KeeperError};
@@ -316,7 +317,7 @@ impl Actor for LedgerActor {
             .map(|result: Result<(), KeeperError>, act, ctx| {
                 match result {
                     Ok(()) => act.lifeline.orderly(),
-                    Err(error) => act.lifeline.failed(error),
+                    Err(error) => act.lifeline.failed(in_full(&error)),
                 }
                 ctx.stop();
             });

@@ -149,13 +149,22 @@ impl Offline {
 
     /// Topics that the configuration names and that no node has made yet, if this order is also about them: IDs are called
     /// delivered in what it says is there, before the first start as after it.
-    fn to_make(&self, order: &Order) -> impl Iterator<Item = (&str, TopicSpec)> {
-        let meant = matches!(order, Order::Mark { .. } | Order::DedupImport { .. });
+    fn to_make<'a>(&'a self, order: &'a Order) -> impl Iterator<Item = (&'a str, TopicSpec)> {
+        let meant: Vec<Option<&str>> = match order {
+            Order::Mark { filter } => vec![filter.topic.as_deref()],
+            Order::DedupImport { rows } => {
+                let mut of: Vec<_> = rows.iter().map(|row| Some(row.topic.as_str())).collect();
+                of.dedup();
+                of
+            }
+            _ => Vec::new(),
+        };
+        let is_meant = move |topic: &str| meant.iter().any(|of| of.is_none_or(|of| of == topic));
         let named = self
             .config
             .topics
             .values()
-            .filter(move |t| meant && t.pattern.is_none());
+            .filter(move |t| t.pattern.is_none() && is_meant(&t.name));
         let missing = named.filter(|t| self.opened.log.topic(&t.name).is_none());
         missing.map(|t| (t.name.as_str(), topic_spec(&self.config, t)))
     }

@@ -155,7 +155,10 @@ impl<K: Kind<T>, T, const LEAST: usize, const ALONE: bool> Kind<Vec<T>> for List
             match K::read(item) {
                 Ok(value) => values.push(value),
                 Err(why) if items.len() == 1 => wrong.push(why),
-                Err(why) => wrong.push(format!("`{}`: {why}", item.as_str().unwrap_or_default())),
+                Err(why) => wrong.push(format!(
+                    "`{}`: {why}",
+                    mask::url(item.as_str().unwrap_or_default())
+                )),
             }
         }
         if wrong.is_empty() {

@@ -210,8 +210,10 @@ fn note(notes: &Notes, node: &Node, error: Error) -> Error {
         }
         Error::Wrong(mut text) => {
             node.wrong.set(true);
-            // Nor is a table: it may hold anything.
-            if !matches!(node.data, Data::Table(_)) {
+            // Nor is a table, or a list of them: it may hold anything.
+            let is_table = |node: &Node| matches!(node.data, Data::Table(_));
+            let in_list = matches!(&node.data, Data::List(items) if items.iter().any(is_table));
+            if !is_table(node) && !in_list {
                 finding.value = Some(mask::found(&node.path, &node.as_written()));
             }
             if let Some(key) = manual().find(&node.pattern).filter(|_| text == "expected a list") {

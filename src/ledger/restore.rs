@@ -360,9 +360,9 @@ fn attempt(
     if let Some(last) = run.fold(&mut state, from, bounds.next)? {
         crc = last;
     }
-    let told = bounds.first > 0 && fed_from < bounds.next;
-    let begun_late = told && (store_fell_back || matches!(folded, FoldedFrom::Start { .. }));
-    if begun_late {
+    // Whether this fold began behind a trim cannot be told from what is here: a life before may have begun so, and ended
+    // in the middle. What is not there is forgotten in vain.
+    if bounds.first > 0 && fed_from < bounds.next {
         run.unlearn(&state);
     }
     run.hand_over(Mark {

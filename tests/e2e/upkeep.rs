@@ -15,7 +15,7 @@ fn what_is_kept_outlives_its_record_and_all_else_goes() {
     let policy = "concurrency = 16\ndoubt = \"resend\"\nretry = { first = \"5ms\", longest = \"50ms\", give_up_after = \"2s\" }";
     let rest = "retention = \"1s\"\n\
          [dedup]\nretention = \"2s\"\nbucket = \"1s\"\n\
-         [ledger]\nwaiting_after = \"300ms\"\nposition_every = \"50ms\"\ncheckpoint_every = \"200ms\"\npayload_retention = \"1m\"";
+         [ledger]\nwaiting_after = \"300ms\"\nposition_every = \"50ms\"\ncheckpoint_every = \"200ms\"\npayload_retention = \"30m\"";
     let rig = Rig::new(&config(&mock, policy, rest));
     rig.import("t", lines(0..MESSAGES, 20));
 

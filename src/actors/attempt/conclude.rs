@@ -175,7 +175,8 @@ pub(super) fn conclude<S: Sink>(
                 attempts: item.delivery.attempt - u32::from(!counts),
                 first_try: item.first_try,
                 held,
-                partner_answers,
+                // A refusal that is its own was told from everybody's by the answers to others.
+                partner_answers: partner_answers || (answer.verdict == Verdict::Pause && counts),
                 retry_after: answer.pace.and_then(|p| p.retry_after),
             };
             match backoff::next(&partner.config.retry, tried, now, fastrand::u64(..)) {

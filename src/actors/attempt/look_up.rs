@@ -33,8 +33,11 @@ pub(super) async fn look_up<S: Sink>(
         if std::mem::take(&mut item.deferred) {
             partner.gate.came_back(draws);
         }
-        let queue = route.queue | DOUBTS | if item.missed { NEXT } else { 0 };
-        let permit = match partner.gate.enter(queue, draws.clone()).await {
+        let permit = match partner
+            .gate
+            .enter(route.queue | DOUBTS | NEXT, draws.clone())
+            .await
+        {
             Entered::Permit(permit) => permit,
             Entered::Deferred(until) => return defer(route, item, until),
             Entered::Closed => return After::Again(clock.now()),

@@ -134,15 +134,16 @@ async fn send<S: Sink>(
         }
         // What was sent on takes turns with the others, too: else each of them would be sent on before it goes on. But
         // it stays: whoever comes back is sent on once more.
-        let queue = match (item.is_unsettled(), moved.is_some()) {
-            (_, true) => route.queue | DOUBTS | STAYS,
-            (true, false) => route.queue | DOUBTS,
-            (false, false) => route.queue,
-        };
-        let queue = if item.missed { queue | NEXT } else { queue };
-        if std::mem::take(&mut item.deferred) {
+        let came_back = std::mem::take(&mut item.deferred);
+        if came_back {
             partner.gate.came_back(draws);
         }
+        let queue = match (item.is_unsettled(), moved.is_some()) {
+            (_, true) => route.queue | DOUBTS | STAYS,
+            (true, false) => route.queue | DOUBTS | NEXT,
+            (false, false) if item.missed || came_back => route.queue | NEXT,
+            (false, false) => route.queue,
+        };
         let permit = match partner.gate.enter(queue, draws.clone()).await {
             Entered::Permit(permit) => permit,
             Entered::Deferred(until) => {

@@ -204,7 +204,8 @@ impl<S: Sink> PartitionActor<S> {
         // The look-up knows what the ledger has of it; of what is in the topic the first record that is read goes.
         self.in_flight.remove(&id);
         self.uncount(item.counted);
-        if item.delivery.attempt > 0 || item.not_before != Time::ZERO {
+        // Its place does not tell the round.
+        if item.delivery.attempt > 0 || item.delivery.round > 1 || item.not_before != Time::ZERO {
             self.left_behind.insert(id, LeftBehind::of_item(item));
         }
     }

@@ -129,6 +129,7 @@ impl<S: Sink> PartitionActor<S> {
             item.place = rested.key;
             item.not_before = not_before.min(now);
             item.outage_at_first_try = rested.outage;
+            item.deferred = rested.deferred;
             self.queue(item, None);
         }
         self.count_rested();

@@ -68,6 +68,9 @@ headers = { authorization = ['planted-6'], 'bad name' = 'planted-7' }
 hedaers = { authorization = 'planted-8' }
 [partners.q]
 url = { token = 'planted-9' }
+redirect_to = ['https://u:planted-10@a.example', 'https://b.example']
+[[limits]]
+name = 'planted-11'
 [topics.t]
 partner = 'p'
 ";

@@ -37,8 +37,10 @@ impl Place {
 #[derive(Debug, Default)]
 pub struct Left {
     keys: HashMap<KeyHash, Row>,
-    /// Every key once, for taking turns.
-    turns: VecDeque<KeyHash>,
+    /// Every key once, for taking turns, with the number of its row; one whose row has gone, or is another one now, has no
+    /// turn any more.
+    turns: VecDeque<(KeyHash, u32)>,
+    rows: u32,
     len: usize,
     /// Bytes of the rows' places.
     places: usize,
@@ -52,11 +54,12 @@ struct Row {
     rest: VecDeque<u8>,
     /// What lies at its front is being read: nothing may be pushed before that.
     reading: bool,
+    number: u32,
 }
 
 /// Bytes of a key here beside its places: the row, its share of the table, its place in the turns, and what the queues
 /// know of a key that waits with nothing queued.
-const KEY_BYTES: usize = size_of::<(KeyHash, Row)>() * 8 / 7 + 16 + 40;
+const KEY_BYTES: usize = size_of::<(KeyHash, Row)>() * 8 / 7 + size_of::<(KeyHash, u32)>() + 40;
 
 impl Left {
     /// Messages left.
@@ -121,7 +124,9 @@ impl Left {
     }
 
     fn insert(&mut self, key: KeyHash, place: Place) {
+        self.rows = self.rows.wrapping_add(1);
         let row = Row {
+            number: self.rows,
             front: place,
             last: place.offset(),
             len: 1,
@@ -129,7 +134,7 @@ impl Left {
             reading: false,
         };
         self.keys.insert(key, row);
-        self.turns.push_back(key);
+        self.turns.push_back((key, self.rows));
     }
 
     /// Whether places may be pushed before those of this key.
@@ -240,12 +245,14 @@ impl Left {
     ) -> Vec<KeyHash> {
         let mut picked = Vec::new();
         for _ in 0..look.min(self.turns.len()) {
-            let Some(key) = self.turns.pop_front() else { break };
-            let Some(row) = self.keys.get(&key) else {
-                // It has nothing left; if it leaves something again it comes anew.
+            let Some((key, number)) = self.turns.pop_front() else {
+                break;
+            };
+            let Some(row) = self.keys.get(&key).filter(|row| row.number == number) else {
+                // It has nothing left; or it has left something again since, and came anew.
                 continue;
             };
-            self.turns.push_back(key);
+            self.turns.push_back((key, number));
             if !row.reading && wanted(key) {
                 picked.push(key);
                 if picked.len() == most {
@@ -389,6 +396,26 @@ mod tests {
                 prop_assert_eq!(all, expected);
             }
         }
+    }
+
+    /// A key that had left nothing for a while has one turn like the others: two would have what lies at its front read,
+    /// and copied, twice.
+    #[test]
+    fn a_key_that_comes_anew_has_one_turn() {
+        let mut left = Left::default();
+        left.push(KeyHash(2), Place::Topic(1));
+        for offset in 2..50 {
+            left.push(KeyHash(1), Place::Topic(offset));
+            if offset % 3 != 0 {
+                left.pop(KeyHash(1));
+            }
+        }
+        assert_eq!(
+            left.turn(usize::MAX, usize::MAX, |_| true),
+            [KeyHash(2), KeyHash(1)]
+        );
+        assert_eq!(left.turn(usize::MAX, usize::MAX, |_| true).len(), 2);
+        assert_eq!(left.turns.len(), 2);
     }
 
     #[test]

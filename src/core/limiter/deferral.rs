@@ -3,7 +3,8 @@
 //! Such a message does not wait at the gate, where its place would keep others out (I8): it is sent back to its queue and
 //! told a time. Told the value's next slot, a hundred thousand of them would come back at once for each one that starts. So the
 //! messages of a value that are away are counted, and the one that is sent away as the nth is told about when the nth
-//! start will be. A time that is told reserves nothing: who comes back and finds the slot taken is sent away again.
+//! start will be. A time that is told reserves nothing: who comes back and finds the slot taken is told the next slot
+//! ([`super::super::turnstile::NEXT`]), for its turn has come.
 
 use super::calendar::Quota;
 use super::{HashedMap, Limiter, SlidingRate};
@@ -19,7 +20,12 @@ const VALUES_MAX: usize = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct Deferrals {
     by: HashedMap<BudgetDraw, Away>,
+    /// A full table is looked through again not before.
+    not_before: Time,
 }
+
+/// Looking through a full table for each further value would be the hot path's end.
+const SWEEP_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Away {
@@ -32,7 +38,10 @@ impl Deferrals {
     /// One more message is sent away; `next`: the value's earliest slot. Returns about when it can start.
     pub(super) fn defer(&mut self, draw: BudgetDraw, next: Time, now: Time, limiter: &Limiter) -> Time {
         if self.by.len() >= VALUES_MAX && !self.by.contains_key(&draw) {
-            self.by.retain(|_, away| away.last > now);
+            if now >= self.not_before {
+                self.not_before = now.plus(SWEEP_AGAIN);
+                self.by.retain(|_, away| away.last > now);
+            }
             if self.by.len() >= VALUES_MAX {
                 return next;
             }
@@ -77,9 +86,12 @@ impl Limiter {
             .iter()
             .map(|&SlidingRate { count, span }| (count, span));
         let quotas = self.rates.quotas.iter().map(|quota| (quota.count, length(quota)));
+        let gap = self.rates.gap;
         let whole = |(count, span): (u64, Duration)| {
-            let spans = starts / count.max(1);
-            span.saturating_mul(u32::try_from(spans).unwrap_or(u32::MAX))
+            let (spans, within) = (starts / count.max(1), starts % count.max(1));
+            let times = |of: Duration, n: u64| of.saturating_mul(u32::try_from(n).unwrap_or(u32::MAX));
+            // Those of one span come one behind the other, as they can start.
+            times(span, spans).saturating_add(times(gap, within).min(span))
         };
         let even = self.rates.spacing.map_or(0, |spacing| spacing.interval_ns);
         let spaced = Duration::from_nanos(even.saturating_mul(starts));

@@ -550,6 +550,9 @@ impl Instance {
         for (quota, drawn) in rates.quotas.iter().zip(&mut self.drawn) {
             quota.give_back(drawn, slot, rates.wall_offset);
         }
+        if self.last.is_some_and(|last| slot.plus(rates.longest) <= last) {
+            return;
+        }
         for window in self.windows.iter_mut().filter(|w| w.span() >= GIVEN_BACK) {
             window.give_back(slot);
         }

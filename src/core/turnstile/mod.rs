@@ -49,7 +49,7 @@ pub const NEAR: Duration = Duration::from_millis(25);
 /// Marks a queue whose tickets wait here however long it takes: they cannot come back.
 pub const STAYS: u32 = 1 << 30;
 /// Marks a queue whose tickets are deferred to their value's next slot, not behind those that are away: they had a
-/// slot, and missed it.
+/// slot and missed it, or were away already, or concern a message in doubt.
 pub const NEXT: u32 = 1 << 29;
 
 /// The budgets that one start draws from.

@@ -397,6 +397,10 @@ impl Log for EmbeddedLog {
         self.shared.wake.notify_all();
         self.shared.room.notify_all();
         let threads = std::mem::take(&mut *self.threads.lock());
+        if threads.is_empty() {
+            // Closed before: who does that gives the lock back, or the last of the threads.
+            return self.shared.check();
+        }
         let own = std::thread::current().id();
         if threads.iter().any(|thread| thread.thread().id() == own) {
             // A callback closes the log, on the writer's own thread. The other one may be waiting for the writer at this

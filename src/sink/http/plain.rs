@@ -192,6 +192,7 @@ impl Exchange {
             Poll::Pending => return begun(0, None),
         }
         match io.poll_flush(cx) {
+            Poll::Ready(Ok(())) if is_broken() => begun(all, None),
             Poll::Ready(Ok(())) => Ok(()),
             Poll::Ready(Err(e)) => begun(all, Some(e)),
             Poll::Pending => begun(all, None),
@@ -384,11 +385,12 @@ impl AsyncRead for Replay {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Also where nothing was read before: an early refusal may lie in the socket by now.
+        if self.left.get() > 0 {
+            self.waits = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         if self.has_read() {
-            if self.left.get() > 0 {
-                self.waits = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
             if !self.begun.read.is_empty() {
                 let n = self.begun.read.len().min(buf.remaining());
                 buf.put_slice(&self.begun.read[..n]);

@@ -246,6 +246,32 @@ fn a_slot_that_counts_no_more_is_not_given_back() {
     }
 }
 
+/// A miss that is told when its window is over gives nothing back: what would go is a start that was made.
+#[test]
+fn a_slot_given_back_late_takes_no_other_start_away() {
+    let limit = |burst| LimitConfig {
+        burst,
+        by: Some("/app".into()),
+        ..limit(vec![sliding(2, ms(10_000))])
+    };
+    for (burst, by) in [(None, 0), (None, 9), (Some(2), 0), (Some(2), 9)] {
+        let mut limiter = Limiter::try_new(&limit(burst), START).unwrap();
+        let mut starts = Vec::new();
+        for at in [0, 1_000, 10_100] {
+            let slot = limiter.earliest(by, START.plus(ms(at)));
+            limiter.take(by, slot);
+            starts.push(slot);
+        }
+        limiter.missed(by, starts[0]);
+        let next = limiter.earliest(by, starts[2].plus(ms(100)));
+        assert!(
+            next.since(starts[1]) >= ms(10_000),
+            "{burst:?} {by}: {:?}",
+            next.since(starts[1])
+        );
+    }
+}
+
 #[test]
 fn lowering_holds_at_once_and_raising_gives_no_second_burst() {
     let mut limiter = Limiter::try_new(&limit(vec![sliding(100, ms(1_000))]), START).unwrap();
