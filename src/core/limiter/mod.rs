@@ -1,14 +1,14 @@
 //! When the next start may be (I5): the arithmetic of one budget.
 //!
 //! A *slot* is the time of a start, from which it is valid for a short while ([`Limiter::validity`]); one that is
-//! missed is spent, but of a long window or a quota ([`Limiter::missed`]). A budget has *rates* that all hold at once: over any sliding window, or a quota of a calendar
-//! span. It may be split: one *instance* for each value that `by` names, each with all the rates.
-//! With `burst = n` at most n starts are back to back, then they are evenly spaced.
+//! missed is spent, but of a long window or a quota ([`Limiter::missed`]). A budget has *rates* that all hold at once:
+//! over any sliding window, or a quota of a calendar span. It may be split: one *instance* for each value that `by`
+//! names, each with all the rates. With `burst = n` at most n starts are back to back, then they are evenly spaced.
 //!
 //! Invariants: for whatever slots are taken, as long as each is at or after what [`Limiter::earliest`] said: starts
-//! within the slots' validity (of one that was written later [`Limiter::late`] is told), and a way to the partner that takes unequal time by up to the budget's *margin*, exceed
-//! no rate in any window, as the partner counts (I5). At least 98.5 % of a rate over a second or more can be used with
-//! the default margin. Memory is bounded in bytes (I6): see [`values`]. Slots of one instance only rise.
+//! within the slots' validity (of one that was written later [`Limiter::late`] is told), and a way to the partner that
+//! takes unequal time by up to the budget's *margin*, exceed no rate in any window, as the partner counts (I5). At
+//! least 98.5 % of a rate over a second or more can be used with the default margin. Memory is bounded in bytes (I6): see [`values`]. Slots of one instance only rise.
 //!
 //! A quota goes by the wall clock, also while the node runs ([`Limiter::set_wall_offset`]): a step back is believed at
 //! once, for it opens nothing; a step forward that would open the next span is believed after [`DISBELIEF`], and until
@@ -53,15 +53,15 @@ const SMALL_STEP_US: i64 = 1_000_000;
 /// Bytes for the values of a split budget where nobody says another bound.
 const VALUES_BYTES: usize = 16 << 20;
 
-/// And missed slots move them apart by no more than this: who misses slots so far apart would miss any.
-const WIDEST_GAP: Duration = Duration::from_millis(100);
-
 /// A window of this length or more gets a slot back that was missed.
 const GIVEN_BACK: Duration = Duration::from_secs(10);
 
 /// Slots of one budget are at least so far apart where nothing else spaces them, for a thread needs about 10 to
 /// 20 us to write a request and would miss the later ones of a thousand slots at one time.
 const LEAST_GAP: Duration = Duration::from_micros(50);
+
+/// Missed slots move them apart by no more than this: who misses slots so far apart would miss any.
+const WIDEST_GAP: Duration = Duration::from_millis(100);
 
 /// For how long a start of a budget with these rates counts, at most: then it need not be known any more.
 pub fn horizon(limit: &LimitConfig) -> Duration {
