@@ -225,27 +225,6 @@ fn a_late_start_counts_when_it_was() {
     }
 }
 
-/// What is told missed once its window is over gives nobody else's start back.
-#[test]
-fn a_slot_that_counts_no_more_is_not_given_back() {
-    for by in [0, 9] {
-        let config = LimitConfig {
-            by: Some("/app".into()),
-            ..limit(vec![sliding(2, ms(10_000))])
-        };
-        let mut limiter = Limiter::try_new(&config, START).unwrap();
-        let first = saturate(&mut limiter, by, START, ms(100));
-        let later = START.plus(ms(10_100));
-        assert_eq!(saturate(&mut limiter, by, later, ms(100)).len(), 2);
-        first.iter().for_each(|slot| limiter.missed(by, *slot));
-        assert_eq!(
-            saturate(&mut limiter, by, later.plus(ms(200)), ms(100)).len(),
-            0,
-            "{by}"
-        );
-    }
-}
-
 /// A miss that is told when its window is over gives nothing back: what would go is a start that was made.
 #[test]
 fn a_slot_given_back_late_takes_no_other_start_away() {
