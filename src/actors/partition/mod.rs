@@ -205,6 +205,7 @@ impl<S: Sink> PartitionActor<S> {
     /// An actor that begins from what `parts.start` says.
     pub fn new(parts: PartitionParts<S>) -> Self {
         let start = parts.start;
+        let limits_seen = parts.route.partner.gate.limits_version();
         let places = places(&parts.settings, parts.route.partner.config.concurrency);
         Self {
             route: parts.route,
@@ -225,7 +226,7 @@ impl<S: Sink> PartitionActor<S> {
             left: Left::default(),
             left_counted: 0,
             resting: Resting::default(),
-            limits_seen: 0,
+            limits_seen,
             rest_counted: 0,
             beside_counted: 0,
             copied: None,
