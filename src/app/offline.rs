@@ -8,6 +8,7 @@ use super::open::{OpenError, Opened, open};
 use crate::api::{ApiError, Filter, Order, OrderReport, OrderRequest, Query, Reply, Status};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::core::in_full::in_full;
 use crate::core::ledger::codec;
 use crate::core::ledger::entry::{Body, Entry};
 use crate::core::ledger::fold::{Effect, LaneState};
@@ -209,8 +210,9 @@ impl Carrier for Offline {
     }
 
     fn write(&self, entries: Vec<Body>) -> Result<Vec<usize>, ApiError> {
-        let failed =
-            |what: &dyn std::fmt::Display| ApiError::Internal(format!("cannot write the ledger: {what}"));
+        let failed = |what: &dyn std::error::Error| {
+            ApiError::Internal(format!("cannot write the ledger: {}", in_full(what)))
+        };
         let entries: Vec<Entry> = entries
             .into_iter()
             .map(|body| Entry {
@@ -234,11 +236,9 @@ impl Carrier for Offline {
             LogError::NoRoom { .. } => ApiError::NoRoom(e.to_string()),
             other => failed(&other),
         })?;
-        let base = appended
-            .bases
-            .first()
-            .map(|b| b.1)
-            .ok_or_else(|| failed(&"the log gave no offset"))?;
+        let base = appended.bases.first().map(|b| b.1).ok_or_else(|| {
+            ApiError::Internal("cannot write the ledger: the log gave no offset".to_owned())
+        })?;
         match self.opened.keeper.fold_entries(base, &entries) {
             // It is in the ledger and folded; the store follows at the next start.
             Err(error) if error.passes() => {}

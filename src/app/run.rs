@@ -17,6 +17,7 @@ use crate::actors::topic::{DrainTopic, IsTopicIdle, RoutePlan, StopTopic, TopicS
 use crate::admin::{AdminError, AdminOptions, AdminServer, serve};
 use crate::clock::Clock;
 use crate::config::{Config, Secret, SecretSource, TopicConfig, raise_open_files};
+use crate::core::in_full::in_full;
 use crate::core::ledger::entry::{Body, RouteInfo, Used};
 use crate::ledger::duties::DutyRules;
 use crate::ledger::keeper::{Keeper, KeeperError};
@@ -360,7 +361,7 @@ impl Node {
                         inputs.lock().extend(plan::inputs(&self.config, &plans));
                         supervisor.do_send(Add(self.topic(name, plans, &hooks.topics)));
                     },
-                    Err(error) => tracing::error!(event = "topics_unread", %error, "cannot look for new topics"),
+                    Err(error) => tracing::error!(event = "topics_unread", error = in_full(&error), "cannot look for new topics"),
                     }
                 }
             }

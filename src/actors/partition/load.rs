@@ -3,6 +3,7 @@
 use super::super::blocking;
 use super::super::item::Item;
 use super::PartitionActor;
+use crate::core::in_full::in_full;
 use crate::core::ledger::entry::OutcomeKind;
 use crate::core::record::Record;
 use crate::core::types::{MessageId, Offset, RoutePartition};
@@ -98,7 +99,7 @@ impl Payloads for NodePayloads {
                     .map(Into::into),
             }),
             Err(PayloadError::Dropped { .. }) => Err(LoadError::Gone),
-            Err(error) => Err(LoadError::Failed(error.to_string())),
+            Err(error) => Err(LoadError::Failed(in_full(&error))),
         }
     }
 }
